@@ -1,0 +1,8 @@
+"""`tlearn score`, for `ray job submit --working-dir . -- python jobs/score.py ...`."""
+
+import sys
+
+from tlearn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["score", *sys.argv[1:]]))

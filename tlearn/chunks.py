@@ -1,0 +1,148 @@
+"""The primitive of both jobs: a list cut into chunks, an actor pool that turns each chunk into one file.
+
+Only paths go into an actor and only small rows come out; what is large the actor writes itself.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from tlearn.errors import TrainingError
+
+
+def chunk_size(num_images: int) -> int:
+    """Images of one task: 64 hide Ray's cost of a task and lose little in a crash; fewer where the pool would idle."""
+    return min(max(math.ceil(num_images / 16), 8), 64)
+
+
+_MAX_RESTARTS = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An id that follows from the content, and the rows to work on."""
+
+    id: str
+    rows: pa.Table
+
+
+_MAX_DEATHS = 3
+
+
+class Work(Protocol):
+    """What an actor does: built once, called once a chunk; returns a small row."""
+
+    def __call__(self, chunk: Chunk) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many actors, and what each holds of the cluster."""
+
+    num_actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute in each actor."""
+        return max(int(self.cpus_per_actor), 1)
+
+    @property
+    def decode_threads(self) -> int:
+        """Threads that decode ahead of the network: one beside a processor's, several before a GPU."""
+        return self.num_threads if self.gpus_per_actor else 1
+
+
+def pool(workers: int | None, num_chunks: int) -> Pool:
+    """One actor for each GPU of the cluster, or one with one thread for each CPU, unless `workers` says otherwise.
+
+    On CPUs two actors of one thread are faster than one of two. Raises ValueError for more than there is.
+    """
+    resources = ray.cluster_resources()
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    available = num_gpus or num_cpus
+    if workers is not None and workers > available:
+        raise ValueError(
+            f"expected at most {available} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), got {workers}"
+        )
+    num_actors = max(min(workers or available, num_chunks), 1)
+    cpus_per_actor = max(num_cpus // num_actors, 1)
+    return Pool(num_actors, cpus_per_actor, 1 if num_gpus else 0)
+
+
+class _Actor:
+    """Between Ray Data's batches and a Work."""
+
+    def __init__(self, work: type[Any], arguments: dict[str, Any], num_threads: int):
+        self.num_threads = num_threads
+        self.work: Work = work(**arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
+        torch.set_num_threads(self.num_threads)
+        results = []
+        for row in batch.to_pylist():
+            with pa.ipc.open_stream(row["rows"]) as reader:
+                results.append(self.work(Chunk(row["id"], reader.read_all())))
+        return pa.Table.from_pylist(results)
+
+
+def run(chunks: Iterable[Chunk], work: type[Any], arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+    """Give every chunk to one of the pool's actors; yield what each returned, as it comes, each once.
+
+    An actor that dies ends a round; the next one goes on with new actors. Raises TrainingError when that has
+    happened too often in a row without a chunk done in between.
+    """
+    pending = {chunk.id: chunk for chunk in chunks}
+    num_deaths = 0
+    while pending:
+        try:
+            for result in _round(list(pending.values()), work, arguments, pool):
+                del pending[result["chunk"]]
+                num_deaths = 0
+                yield result
+        except RayActorError as error:
+            num_deaths += 1
+            if num_deaths > _MAX_DEATHS:
+                raise TrainingError(
+                    f"expected actors that live, {num_deaths} died one after the other ({_first_line(error)}): "
+                    "look for a lack of memory, or try fewer --workers"
+                ) from error
+
+
+def _round(chunks: list[Chunk], work: type[Any], arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+    items = [{"id": chunk.id, "rows": _to_bytes(chunk.rows)} for chunk in chunks]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the limit on restarts has no other name yet (ray#65227)
+        results = dataset.map_batches(
+            _Actor,
+            fn_constructor_kwargs={"work": work, "arguments": arguments, "num_threads": pool.num_threads},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=pool.num_actors),
+            num_cpus=pool.cpus_per_actor,
+            num_gpus=pool.gpus_per_actor or None,
+            max_restarts=0,  # Ray Data's own default is to restart a dead actor for ever
+        )
+    yield from results.iter_rows()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()

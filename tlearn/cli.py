@@ -1,0 +1,162 @@
+"""The command line: parse, call, one line for what went wrong, exit code.
+
+Nothing heavy is imported before it is used.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TypeVar
+
+import tyro
+
+from tlearn import errors
+from tlearn.config import RECIPES, CheckConfig, DemoConfig, ScoreConfig, TrainConfig, WeightsConfig
+
+Config = TypeVar("Config")
+
+_USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its flags)
+
+  train [RECIPE] --data DIR --output RUN       fine-tune a pretrained VGG16; recipes: {recipes}
+  score --model RUN/model --input DIR --output NAME.parquet
+                                               score a folder of images into Parquet
+  check --data DIR                             what is in this folder, what is wrong with it
+  report RUN                                   write RUN/report.html again
+  weights                                      fetch and verify the pretrained weights
+  demo                                         the whole way, on pictures that it draws itself
+"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds like Ctrl-C, so that temporary files and the lease go."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE.format(recipes=", ".join(RECIPES)), end="")
+        return errors.DONE if words else errors.USAGE
+    command = _COMMANDS.get(words[0])
+    if command is None:
+        print(f"tlearn: expected one of {', '.join(_COMMANDS)}, got {words[0]}", file=sys.stderr)
+        return errors.USAGE
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return command(words[1:])
+    except KeyboardInterrupt:
+        return _say("stopped; the same command goes on from here", errors.INTERRUPTED)
+    except _Terminated:
+        return _say("terminated; the same command goes on from here", errors.TERMINATED)
+    except (ValueError, OSError, RuntimeError) as error:
+        if not hasattr(error, "code") and (os.environ.get("TLEARN_DEBUG") or not isinstance(error, ValueError)):
+            raise
+        return _say(str(error), getattr(error, "code", errors.INPUT_INVALID))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _say(text: str, code: int) -> int:
+    print(f"tlearn: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _parse(kind: type[Config], command: str, words: list[str], default: Config | None = None) -> Config:
+    if default is None:
+        return tyro.cli(kind, prog=f"tlearn {command}", args=words)
+    return tyro.cli(kind, prog=f"tlearn {command}", args=words, default=default)
+
+
+def _train(words: list[str]) -> int:
+    name = words[0] if words and not words[0].startswith("-") else "frozen"
+    if name not in RECIPES:
+        return _say(f"expected a recipe ({', '.join(RECIPES)}), got {name}", errors.USAGE)
+    rest = words[1:] if words and words[0] == name else words
+    default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
+    config = _parse(TrainConfig, f"train {name}", rest, default)
+    from tlearn import launch
+
+    summary = launch.train(config)
+    if config.json:
+        print(json.dumps(summary))
+    else:
+        print(
+            f"val_accuracy {summary['val_accuracy']:.4f}, val_loss {summary['val_loss']:.4f} "
+            f"(epoch {summary['best_epoch']} of {summary['epochs']}, {summary['num_val']} images)"
+            f": {config.output}/model"
+        )
+    return errors.DONE
+
+
+def _score(words: list[str]) -> int:
+    config = _parse(ScoreConfig, "score", words)
+    from tlearn import launch
+
+    summary, code = launch.score(config)
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items()))
+    if code == errors.TOO_MANY_BAD_FILES:
+        _say(
+            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {summary['failed']} of "
+            f"{summary['listed']}; the rows are in {config.output}, the reasons in its column error",
+            code,
+        )
+    if config.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{summary['listed']} files listed: {statuses or 'none'}: {config.output}")
+    return code
+
+
+def _check(words: list[str]) -> int:
+    config = _parse(CheckConfig, "check", words)
+    from tlearn import check
+
+    summary = check.check(config)
+    if config.json:
+        print(json.dumps(summary))
+    else:
+        for line in check.lines(summary):
+            print(line)
+    return errors.DONE
+
+
+def _report(words: list[str]) -> int:
+    if len(words) != 1 or words[0].startswith("-"):
+        return _say("expected one run folder: tlearn report RUN", errors.USAGE)
+    from tlearn import report, storage
+
+    print(report.write_report(storage.local(words[0])))
+    return errors.DONE
+
+
+def _weights(words: list[str]) -> int:
+    config = _parse(WeightsConfig, "weights", words)
+    from tlearn import weights
+
+    tensors = weights.load(config.weights, config.cache)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    print(f"{config.weights}: {len(tensors)} tensors, {count:,} parameters, digest {weights.tensors_digest(tensors)}")
+    return errors.DONE
+
+
+def _demo(words: list[str]) -> int:
+    config = _parse(DemoConfig, "demo", words)
+    from tlearn import demo
+
+    return demo.run(config)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "score": _score,
+    "check": _check,
+    "report": _report,
+    "weights": _weights,
+    "demo": _demo,
+}

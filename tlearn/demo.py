@@ -1,0 +1,51 @@
+"""The whole way on pictures that it draws itself: draw, train, score, look at the table."""
+
+import csv
+import dataclasses
+import time
+
+import pyarrow.parquet as pq
+
+from tlearn import drawings, launch, storage
+from tlearn.config import RECIPES, DemoConfig, ScoreConfig
+from tlearn.errors import UsageError
+
+_NUM_SHOWN = 8
+
+
+def run(config: DemoConfig) -> int:
+    """Leave pictures, run and scores in config.output; return the exit code."""
+    started = time.monotonic()
+    folder = storage.local(config.output)
+    pictures = folder / "pictures"
+    if pictures.exists() and not (pictures / "test_labels.csv").exists():
+        raise UsageError(f"expected {pictures} to be new or drawn by the demo: choose another --output")
+    sizes = {"num_train": config.num_train, "num_val": config.num_val, "num_test": config.num_test}
+    drawings.draw_folder(pictures, seed=config.seed, **sizes)
+    print(f"drew {sum(sizes.values())} cats and dogs in {time.monotonic() - started:.0f} s: {pictures}\n", flush=True)
+
+    train = dataclasses.replace(
+        RECIPES["frozen"], data=str(pictures), output=str(folder / "run"), seed=config.seed, cache=config.cache
+    )
+    summary = launch.train(train)
+    scores = folder / "scores.parquet"
+    scored, code = launch.score(
+        ScoreConfig(model=f"{train.output}/model", input=str(pictures / "test"), output=str(scores))
+    )
+
+    table = pq.read_table(scores).to_pylist()
+    print(f"\n{'path':<12} {'status':<11} {'prediction':<10} {'probability':>11}  error")
+    for row in sorted(table, key=lambda row: row["status"] == "scored")[:_NUM_SHOWN]:
+        probability = f"{row['probability']:.3f}" if row["probability"] is not None else ""
+        line = f"{row['path']:<12} {row['status']:<11} {row['prediction'] or '':<10} {probability:>11}"
+        print(f"{line}  {row['error'] or ''}".rstrip())
+    with (pictures / "test_labels.csv").open(newline="") as file:
+        labels = {row["path"]: row["label"] for row in csv.DictReader(file)}
+    rows = [row for row in table if row["status"] == "scored"]
+    num_right = sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in rows)
+
+    print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")
+    print(f"test accuracy       {num_right / len(rows):.3f} of {len(rows)} pictures, {scored['failed']} unreadable")
+    print(f"\n  report  {train.output}/report.html\n  model   {train.output}/model\n  scores  {scores}")
+    print(f"\n{time.monotonic() - started:.0f} seconds in all", flush=True)
+    return code

@@ -1,0 +1,265 @@
+"""The cache of what the frozen layers make of each image.
+
+Keyed by content: the sha256 of the file, the digest of the frozen layers with engine and precision, the digest of
+the preprocessing, the view (the image or its mirror image). A view of one network is a folder, a chunk a file in it:
+
+    CACHE/features/<frozen digest>-<preprocessing digest>-<view>/<chunk id>.arrow
+        sha256     string
+        status     string, "ok" or why there is no feature
+        error      string
+        features   fixed_size_list<float16 or uint8>[channels * height * width]; zeros unless ok
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tlearn import chunks, network, storage, weights
+from tlearn.chunks import Chunk, chunk_size
+from tlearn.config import PreprocessConfig, digest
+from tlearn.errors import IntegrityError
+from tlearn.fetch import Fetched, fetch
+from tlearn.manifest import File, Status
+from tlearn.network import Frozen, Precision
+
+View = Literal["plain", "mirror"]
+
+_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Everything that the features depend on beside the image, and where they are kept."""
+
+    weights: str
+    cache: str
+    frozen_blocks: int
+    preprocess: PreprocessConfig
+    precision: Precision
+    frozen_digest: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return network.feature_shape(self.frozen_blocks, self.preprocess.image_size)
+
+    def folder(self, view: View) -> Path:
+        name = f"{self.frozen_digest}-{digest(self.preprocess)}-{view}"
+        return storage.local(self.cache) / "features" / name
+
+    def load(self) -> Frozen:
+        """The frozen layers, with their weights."""
+        frozen = Frozen(self.frozen_blocks, self.preprocess, self.precision)
+        if self.frozen_blocks:
+            network.load_pretrained(frozen, weights.load(self.weights, self.cache))
+        if frozen.digest() != self.frozen_digest:
+            raise IntegrityError(
+                f"expected frozen layers with digest {self.frozen_digest}, got {frozen.digest()}: "
+                "every node must see the same --weights"
+            )
+        return frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the features of an image are: a chunk file and a row in it."""
+
+    file: Path
+    row: int
+    status: Status
+    error: str | None
+
+
+def index(folder: Path) -> dict[str, Place]:
+    """Find every image of a view by its sha256; a file that cannot be read counts as absent."""
+    places = {}
+    for path in sorted(folder.glob("*.arrow")):
+        try:
+            batch = _open(path)
+        except (OSError, pa.ArrowInvalid):
+            path.unlink(missing_ok=True)
+            continue
+        columns = batch.select(["sha256", "status", "error"]).to_pydict()
+        for row, (sha256, status, error) in enumerate(zip(*columns.values(), strict=True)):
+            places[sha256] = Place(path, row, status, error)
+    return places
+
+
+def _open(path: Path) -> pa.RecordBatch:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).get_batch(0)
+
+
+class Features:
+    """The features of some images, memory-mapped; picklable, opened anew by every process that reads them."""
+
+    def __init__(self, places: Sequence[Place], shape: tuple[int, int, int]):
+        self.shape = shape
+        self.places = places
+        self._open_files: dict[Path, np.ndarray[Any, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "places": self.places, "_open_files": {}}
+
+    def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
+        return torch.from_numpy(np.stack([self._row(self.places[int(i)]) for i in indices]))
+
+    def _row(self, place: Place) -> np.ndarray[Any, Any]:
+        if place.file not in self._open_files:
+            column = _open(place.file).column("features")
+            values = column.flatten().to_numpy(zero_copy_only=True)
+            self._open_files[place.file] = values.reshape(len(column), *self.shape)
+        return self._open_files[place.file][place.row]  # type: ignore[no-any-return]
+
+
+class Compute:
+    """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
+
+    def __init__(self, data: str, cut: Cut, views: Sequence[View], num_threads: int, decode_threads: int):
+        torch.set_num_threads(num_threads)
+        self.data, self.cut, self.views = data, cut, views
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.frozen = cut.load().prepare(self.device)
+        self.threads = ThreadPoolExecutor(decode_threads)
+
+    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        rows = chunk.rows.to_pylist()
+        statuses: list[tuple[Status, str | None]] = []
+        outputs: dict[View, list[np.ndarray[Any, Any]]] = {view: [] for view in self.views}
+        fetched = self.threads.map(lambda row: self._fetch(row["path"], row["sha256"]), rows)
+        for batch in _batches(fetched, _BATCH_SIZE):
+            statuses += [(one.status, one.error) for one in batch]
+            blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
+            pixels = torch.stack([blank if one.pixels is None else one.pixels for one in batch])
+            for view in self.views:
+                seen = pixels.flip(3) if view == "mirror" else pixels
+                outputs[view].append(self.frozen(seen.to(self.device)).cpu().numpy())
+        for view, arrays in outputs.items():
+            self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, np.concatenate(arrays))
+        num_failed = sum(status != "ok" for status, _ in statuses)
+        return {"chunk": chunk.id, "num_images": len(rows), "num_failed": num_failed}
+
+    def _fetch(self, path: str, sha256: str) -> Fetched:
+        fetched = fetch(self.data, path, self.cut.preprocess)
+        if fetched.sha256 is not None and fetched.sha256 != sha256:
+            return Fetched(status="changed", error="changed after it was listed")
+        return fetched
+
+    def _write(
+        self,
+        chunk_id: str,
+        view: View,
+        hashes: list[str],
+        statuses: list[tuple[Status, str | None]],
+        features: np.ndarray[Any, Any],
+    ) -> None:
+        # What depends on the moment and not on the content is tried again in the next run.
+        keep = [i for i, (status, _) in enumerate(statuses) if status in ("ok", "unreadable", "too_large")]
+        size = int(np.prod(self.cut.shape))
+        columns = {
+            "sha256": pa.array([hashes[i] for i in keep], pa.string()),
+            "status": pa.array([statuses[i][0] for i in keep], pa.string()),
+            "error": pa.array([statuses[i][1] for i in keep], pa.string()),
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(features[keep].reshape(-1)), size),
+        }
+        batch = pa.RecordBatch.from_pydict(columns)
+
+        def write_to(sink: Any) -> None:
+            with pa.ipc.new_file(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+
+        storage.write(str(self.cut.folder(view) / f"{chunk_id}.arrow"), write_to)
+
+
+def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
+    batch: list[Fetched] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is missing, as chunks, with the views that each must write."""
+
+    views: tuple[View, ...]
+    chunks: list[Chunk]
+
+    @property
+    def num_images(self) -> int:
+        return sum(chunk.rows.num_rows for chunk in self.chunks)
+
+
+def plan(files: Sequence[File], views: tuple[View, ...], cut: Cut) -> list[Plan]:
+    """Cut what is not in the cache into chunks: one plan for each set of views that is missing."""
+    known = {view: index(cut.folder(view)).keys() for view in views}
+    missing: dict[tuple[View, ...], dict[str, str]] = {}
+    for file in files:
+        if file.sha256 and file.status == "ok":
+            absent = tuple(view for view in views if file.sha256 not in known[view])
+            if absent:
+                missing.setdefault(absent, {})[file.sha256] = file.path
+    plans = []
+    for absent, paths in missing.items():
+        table = pa.table({"path": list(paths.values()), "sha256": list(paths.keys())})
+        size = chunk_size(table.num_rows)
+        slices = [table.slice(start, size) for start in range(0, table.num_rows, size)]
+        plans.append(Plan(absent, [Chunk(_chunk_id(rows), rows) for rows in slices]))
+    return plans
+
+
+def _chunk_id(rows: pa.Table) -> str:
+    return hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16]
+
+
+def compute(
+    plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, done: Callable[[int], None]
+) -> tuple[int, int]:
+    """Run the plans on the cluster; returns the numbers of views computed and of images that failed."""
+    num_views = num_failed = 0
+    for one in plans:
+        pool = chunks.pool(workers, len(one.chunks))
+        arguments = {
+            "data": storage.absolute(data),
+            "cut": cut,
+            "views": one.views,
+            "num_threads": pool.num_threads,
+            "decode_threads": pool.decode_threads,
+        }
+        for result in chunks.run(one.chunks, Compute, arguments, pool):
+            num_views += (result["num_images"] - result["num_failed"]) * len(one.views)
+            num_failed += result["num_failed"]
+            done(result["num_images"])
+    return num_views, num_failed
+
+
+def collect(files: Sequence[File], view: View, cut: Cut) -> list[Place]:
+    """The place of each file's features; a file without any gets its status and is left out."""
+    places = index(cut.folder(view))
+    found = []
+    for file in files:
+        if file.status != "ok":
+            continue
+        place = places.get(file.sha256 or "")
+        if place is None:
+            file.status, file.error = "changed", "changed after it was listed"
+        elif place.status != "ok":
+            file.status, file.error = place.status, place.error
+        else:
+            found.append(place)
+    return found

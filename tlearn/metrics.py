@@ -1,0 +1,49 @@
+"""Loss and accuracy as sums and a count, added over batches and workers, divided once."""
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sample, (batch,): of a sigmoid for (batch, 1) logits, of a softmax for more."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """(batch, classes) that sum to 1; one logit is the second class's."""
+    if logits.shape[1] == 1:
+        second = torch.sigmoid(logits)
+        return torch.cat([1 - second, second], 1)
+    return torch.softmax(logits, 1)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """(batch,) int64: the most probable class."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+class Totals:
+    """What is added up, on the device; `rates` divides."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, count
+
+    def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.sums[0] += losses.detach().double().sum()
+        self.sums[1] += (predictions(logits) == labels).sum()
+        self.sums[2] += len(labels)
+
+    def reduce(self) -> "Totals":
+        """Make this the sum over all workers."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+        return self
+
+    def rates(self) -> tuple[float, float]:
+        """Mean loss and accuracy."""
+        loss, correct, count = self.sums.tolist()
+        return loss / count, correct / count

@@ -1,0 +1,219 @@
+"""VGG16, cut in two: the frozen layers that run once an image, and the trainable layers after the cut.
+
+    images  (batch, 3, size, size) uint8
+    -> Frozen     normalise, blocks 1..frozen_blocks          -> features (batch, channels, height, width) float16
+    -> Trainable  blocks frozen_blocks+1..5, head             -> logits (batch, 1) or (batch, classes) float32
+
+With frozen_blocks=0 the features are the images themselves.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.images import normalize
+from tlearn.weights import BLOCKS, CHANNELS, tensors_digest
+
+Precision = Literal["fp32", "bf16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def convolutions(first_block: int, last_block: int) -> nn.Sequential:
+    """Blocks first..last (from 1, both included) with Keras's layer names; empty where last < first."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for block in range(first_block, last_block + 1):
+        channels_in = CHANNELS[block - 2] if block > 1 else 3
+        for number in range(1, BLOCKS[block - 1] + 1):
+            layers[f"block{block}_conv{number}"] = nn.Conv2d(channels_in, CHANNELS[block - 1], 3, padding=1)
+            layers[f"block{block}_relu{number}"] = nn.ReLU(inplace=True)
+            channels_in = CHANNELS[block - 1]
+        layers[f"block{block}_pool"] = nn.MaxPool2d(2)
+    return nn.Sequential(layers)
+
+
+def feature_shape(frozen_blocks: int, image_size: int) -> tuple[int, int, int]:
+    """(channels, height, width) at the cut."""
+    side = image_size // 2**frozen_blocks
+    return (CHANNELS[frozen_blocks - 1] if frozen_blocks else 3, side, side)
+
+
+class Frozen(nn.Module):
+    """The pretrained layers before the cut; never trained, run without gradient in one precision."""
+
+    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, precision: Precision = "fp32"):
+        super().__init__()
+        self.preprocess = preprocess
+        self.precision: Precision = precision
+        self.layers = convolutions(1, frozen_blocks)
+
+    def digest(self) -> str:
+        """Names what the features depend on beside the image: weights, engine and precision."""
+        return f"{tensors_digest(self.layers.state_dict())}-torch-{self.precision}"
+
+    def prepare(self, device: torch.device | str = "cpu") -> "Frozen":
+        """Move to device, precision and memory format; returns itself."""
+        self.layers.to(device=device, dtype=_DTYPES[self.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.requires_grad_(False)
+        return self.eval()
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, size, size) uint8 -> (batch, channels, height, width) float16.
+
+        Where nothing is frozen the images come back as they are.
+
+        Raises ValueError for a feature that float16 cannot hold.
+        """
+        if not len(self.layers):
+            return images
+        x = normalize(images, self.preprocess, _DTYPES[self.precision]).contiguous(memory_format=torch.channels_last)
+        features = self.layers(x).to(torch.float16).contiguous()
+        if not torch.isfinite(features).all():
+            raise ValueError("expected features below 65,504, got an overflow of float16: check the weights")
+        assert isinstance(features, Tensor)
+        return features
+
+
+class SlicedDropout(nn.Module):
+    """Dropout whose mask is drawn for the global batch and sliced for this worker.
+
+    One worker and four workers therefore drop the same units, and a resumed run drops what it would have dropped.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.keep: Tensor | None = None  # (batch, units) bool
+
+    def draw(self, generator: Generator, global_batch_size: int, rows: slice, num_units: int) -> None:
+        if not self.rate:
+            return
+        self.keep = (torch.rand(global_batch_size, num_units, generator=generator) >= self.rate)[rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        assert self.keep is not None and self.keep.shape == x.shape, "draw() comes before every training step"
+        return x * self.keep.to(x.device) / (1 - self.rate)
+
+
+class Head(nn.Module):
+    """Feature map to logits: pool, scale, hidden layers, one last layer.
+
+    Weights are Glorot-uniform and biases zero, as Keras initialises a Dense layer.
+    """
+
+    def __init__(self, config: HeadConfig, channels: int, side: int, num_logits: int):
+        super().__init__()
+        self.config = config
+        units = channels if config.pool == "average" else channels * side * side
+        self.register_buffer("scale", torch.ones(channels, 1, 1))  # divides each channel
+        self.scale: Tensor
+        self.hidden = nn.ModuleList()
+        for _ in range(config.depth):
+            self.hidden.append(nn.Linear(units, config.width))
+            units = config.width
+        self.dropout = SlicedDropout(config.dropout if config.depth else 0.0)
+        self.last = nn.Linear(units, num_logits)
+
+    def initialize(self, generator: Generator) -> None:
+        for layer in (*self.hidden, self.last):
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> the same, or (batch, channels, 1, 1) where the average is taken."""
+        return x.mean((2, 3), keepdim=True) if self.config.pool == "average" and x.shape[2:] != (1, 1) else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.pool(x) / self.scale).flatten(1)
+        for position, layer in enumerate(self.hidden):
+            x = torch.relu(layer(x))
+            if position == 0:
+                x = self.dropout(x)
+        logits = self.last(x)
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+class Trainable(nn.Module):
+    """The layers after the cut, in float32."""
+
+    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int):
+        super().__init__()
+        self.preprocess = preprocess
+        self.layers = convolutions(frozen_blocks + 1, 5)
+        self.head = Head(head, CHANNELS[-1], preprocess.image_size // 32, num_logits)
+
+    def trunk(self, features: Tensor) -> Tensor:
+        """What the head's first dense layer sees, before its scale: the part without parameters when all is frozen."""
+        x = normalize(features, self.preprocess) if features.dtype == torch.uint8 else features.float()
+        return self.head.pool(self.layers(x))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features at the cut (or after `trunk`, when all blocks are frozen) -> (batch, logits) float32."""
+        logits = self.head(self.trunk(features))
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def build(
+    frozen_blocks: int,
+    preprocess: PreprocessConfig,
+    head: HeadConfig,
+    num_logits: int,
+    *,
+    precision: Precision = "fp32",
+) -> tuple[Frozen, Trainable]:
+    return Frozen(frozen_blocks, preprocess, precision), Trainable(frozen_blocks, preprocess, head, num_logits)
+
+
+def load_pretrained(part: Frozen | Trainable, tensors: Mapping[str, Tensor]) -> None:
+    """Fill the convolutions of this part, strictly; the head is fresh and stays as it is."""
+    part.layers.load_state_dict({name: tensors[name] for name in part.layers.state_dict()})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One line of the table that Keras's model.summary() prints."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    num_parameters: int
+    trained: bool
+
+
+def layers(frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int) -> Iterator[Layer]:
+    """Every layer in order with its output shape (height, width, channels) or (units,)."""
+    size, channels, trained = preprocess.image_size, 3, False
+    yield Layer("input", "InputLayer", (size, size, channels), 0, False)
+    for block, (count, channels_out) in enumerate(zip(BLOCKS, CHANNELS, strict=True), 1):
+        trained = block > frozen_blocks
+        for number in range(1, count + 1):
+            num_parameters = channels * channels_out * 9 + channels_out
+            channels = channels_out
+            yield Layer(f"block{block}_conv{number}", "Conv2D", (size, size, channels), num_parameters, trained)
+        size //= 2
+        yield Layer(f"block{block}_pool", "MaxPooling2D", (size, size, channels), 0, trained)
+    units = channels if head.pool == "average" else channels * size * size
+    yield Layer(head.pool, "GlobalAveragePooling2D" if head.pool == "average" else "Flatten", (units,), 0, True)
+    for number in range(1, head.depth + 1):
+        yield Layer(f"dense_{number}", "Dense", (head.width,), units * head.width + head.width, True)
+        units = head.width
+        if number == 1 and head.dropout:
+            yield Layer("dropout", "Dropout", (units,), 0, True)
+    yield Layer(f"dense_{head.depth + 1}", "Dense", (num_logits,), units * num_logits + num_logits, True)
+
+
+def processor_precision() -> Precision:
+    """bf16 where the processor multiplies in it; elsewhere torch would emulate it, at a quarter of fp32's speed."""
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"

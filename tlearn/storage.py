@@ -1,0 +1,269 @@
+"""Files by local path or URI: list them, read them, write them in one atomic step.
+
+Local files are handled as bytes paths, because a name need not be UTF-8; everything else goes through
+pyarrow's filesystems.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from tlearn.errors import StorageError
+
+# A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
+# where (and only where) it would otherwise be read as such a byte.
+_LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
+_ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One listed file: path relative to the listed folder, size in bytes, time of change in microseconds."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file held when it was read, with the facts that were true at that moment."""
+
+    data: bytes
+    size: int
+    modified: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def encode_name(name: bytes) -> str:
+    """Make a name text, without loss: `decode_name` gives the same bytes back."""
+    text = name.decode("utf-8", "surrogateescape")
+    text = _LOOKS_ENCODED.sub("%25", text)
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def decode_name(path: str) -> bytes:
+    def one(match: re.Match[str]) -> str:
+        escaped, digits = match.groups()
+        return f"%{escaped[2:]}{digits}" if escaped else chr(0xDC00 + int(digits, 16))
+
+    return _ENCODED.sub(one, path).encode("utf-8", "surrogateescape")
+
+
+def is_remote(location: str) -> bool:
+    return "://" in location and not location.startswith("file://")
+
+
+def local(location: str) -> Path:
+    """The local path of a path or of a file:// URI, made absolute because Ray's workers change directory."""
+    path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
+    return Path(path).expanduser().absolute()
+
+
+def absolute(location: str) -> str:
+    return location if is_remote(location) else str(local(location))
+
+
+def join(location: str, *names: str) -> str:
+    return "/".join([location.rstrip("/"), *names])
+
+
+def filesystem(location: str) -> tuple[Any, str]:
+    """pyarrow's filesystem of a URI, and the path in it."""
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise ValueError(f"expected a path or a URI that pyarrow can open, got {location}: {error}") from None
+
+
+def walk(location: str) -> Iterator[Entry]:
+    """List every file under a folder in the order of the bytes of its path.
+
+    Symbolic links to folders are not followed, those to files are; one that leads nowhere is listed with size -1.
+    Pipes, sockets and devices are left out, and so are folders whose name starts with a dot.
+    Raises ValueError where there is no such folder.
+    """
+    if is_remote(location):
+        yield from _walk_remote(location)
+        return
+    root = local(location)
+    if not root.is_dir():
+        came = "found a file" if root.exists() else "found nothing"
+        raise ValueError(f"expected a folder at {root}, {came}: check the path")
+    yield from _walk_local(os.fsencode(root), b"")
+
+
+def _walk_local(root: bytes, prefix: bytes) -> Iterator[Entry]:
+    try:
+        with os.scandir(os.path.join(root, prefix) if prefix else root) as scan:
+            entries = list(scan)
+    except OSError as error:
+        raise ValueError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
+    # A folder sorts as if its name ended in "/", which is how its files' paths go on.
+    is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    for entry in sorted(entries, key=lambda e: e.name + b"/" if is_folder[e.name] else e.name):
+        path = prefix + entry.name
+        if is_folder[entry.name]:
+            if not entry.name.startswith(b"."):
+                yield from _walk_local(root, path + b"/")
+            continue
+        try:
+            status = entry.stat()
+        except OSError:
+            yield Entry(encode_name(path), -1, 0)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield Entry(encode_name(path), status.st_size, status.st_mtime_ns // 1000)
+
+
+def _walk_remote(location: str) -> Iterator[Entry]:
+    from pyarrow import fs
+
+    system, root = filesystem(location)
+    if system.get_file_info(root).type != fs.FileType.Directory:
+        raise ValueError(f"expected a folder at {location}, found none: check the URI")
+    infos = system.get_file_info(fs.FileSelector(root, recursive=True))
+    for info in sorted(infos, key=lambda info: info.path.encode()):
+        path = info.path[len(root.rstrip("/")) + 1 :]
+        hidden = any(part.startswith(".") for part in path.split("/")[:-1])
+        if info.type == fs.FileType.File and not hidden:
+            modified = info.mtime_ns // 1000 if info.mtime_ns is not None else 0
+            yield Entry(encode_name(path.encode()), info.size, modified)
+
+
+def folders(location: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted; those that start with a dot are left out."""
+    if is_remote(location):
+        from pyarrow import fs
+
+        system, root = filesystem(location)
+        infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        names = [info.base_name for info in infos if info.type == fs.FileType.Directory]
+    else:
+        root_path = local(location)
+        if not root_path.is_dir():
+            return []
+        with os.scandir(os.fsencode(root_path)) as scan:
+            names = [encode_name(entry.name) for entry in scan if entry.is_dir(follow_symlinks=False)]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def read(folder: str, path: str, max_bytes: int | None = None) -> Content:
+    """Read a listed file, at most `max_bytes` + 1 bytes of it. Raises OSError; never waits for a pipe."""
+    limit = -1 if max_bytes is None else max_bytes + 1
+    if is_remote(folder):
+        system, root = filesystem(folder)
+        name = f"{root}/{decode_name(path).decode()}"
+        info = system.get_file_info(name)
+        with system.open_input_file(name) as file:
+            data = file.read(None if limit < 0 else limit)
+        return Content(data, info.size, info.mtime_ns // 1000 if info.mtime_ns is not None else 0)
+    name_bytes = os.path.join(os.fsencode(local(folder)), decode_name(path))
+    descriptor = os.open(name_bytes, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"expected a regular file, found another kind: {path}")
+        return Content(file.read(limit), status.st_size, status.st_mtime_ns // 1000)
+
+
+def exists(location: str) -> bool:
+    if is_remote(location):
+        from pyarrow import fs
+
+        system, path = filesystem(location)
+        return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+    return local(location).exists()
+
+
+def write(location: str, write_to: Callable[[Any], object]) -> None:
+    """Let `write_to` fill a binary file that appears under its name in one step, whole and on disk.
+
+    Local: temporary name in the same folder, fsync, rename, fsync of the folder. Object stores show an object
+    only when its upload is complete. Raises StorageError.
+    """
+    if is_remote(location):
+        system, path = filesystem(location)
+        try:
+            with system.open_output_stream(path) as file:
+                write_to(file)
+        except OSError as error:
+            raise StorageError(f"could not write {location}: {error}") from error
+        return
+    target = local(location)
+    # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
+    temporary = target.parent / f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write_to(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"could not write {target}: {error.strerror or error}; free some space or choose another place"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(location: str, data: bytes) -> None:
+    write(location, lambda file: file.write(data))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_writable(folder: str) -> None:
+    """Raise StorageError now rather than after an hour of computing."""
+    if is_remote(folder):
+        return
+    path = local(folder)
+    probe = path / f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"expected a folder that can be written at {path}: {error.strerror}; choose another place"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_folder(folder: Path, keep: Path) -> None:
+    """Remove what is in a folder of ours, but for one file; what is already gone is no error."""
+    for path in folder.iterdir():
+        if path == keep:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
