@@ -80,9 +80,9 @@ def _train(words: list[str]) -> int:
     rest = words[1:] if words and words[0] == name else words
     default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
     config = _parse(TrainConfig, f"train {name}", rest, default)
-    from tlearn import launch
+    from tlearn import training
 
-    summary = launch.train(config)
+    summary = training.train(config)
     if config.json:
         print(json.dumps(summary))
     else:
@@ -96,9 +96,9 @@ def _train(words: list[str]) -> int:
 
 def _score(words: list[str]) -> int:
     config = _parse(ScoreConfig, "score", words)
-    from tlearn import launch
+    from tlearn import scoring
 
-    summary, code = launch.score(config)
+    summary, code = scoring.score(config)
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items()))
     if code == errors.TOO_MANY_BAD_FILES:
         _say(

@@ -58,7 +58,7 @@ class HeadConfig:
     dropout: float = 0.5
     """Share of units dropped after the first hidden layer while training."""
     scale_features: bool = True
-    """Divide each channel by its standard deviation on the training set."""
+    """Divide the features by their standard deviation on the training set."""
 
     def __post_init__(self) -> None:
         _at_least("depth", self.depth, 0)
@@ -73,7 +73,7 @@ class OptimConfig:
 
     name: Literal["sgd", "adamw"] = "adamw"
     """The optimiser."""
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Learning rate at its peak."""
     momentum: float = 0.9
     """Momentum of SGD."""
@@ -170,7 +170,7 @@ class ScoreConfig:
     max_error_rate: float = 0.05
     """Share of files without a score above which the exit code is 4; the rows are written all the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen layers; auto takes the one that the model was trained with."""
+    """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False

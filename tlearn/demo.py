@@ -6,7 +6,7 @@ import time
 
 import pyarrow.parquet as pq
 
-from tlearn import drawings, launch, storage
+from tlearn import drawings, scoring, storage, training
 from tlearn.config import RECIPES, DemoConfig, ScoreConfig
 from tlearn.errors import UsageError
 
@@ -27,9 +27,9 @@ def run(config: DemoConfig) -> int:
     train = dataclasses.replace(
         RECIPES["frozen"], data=str(pictures), output=str(folder / "run"), seed=config.seed, cache=config.cache
     )
-    summary = launch.train(train)
+    summary = training.train(train)
     scores = folder / "scores.parquet"
-    scored, code = launch.score(
+    scored, code = scoring.score(
         ScoreConfig(model=f"{train.output}/model", input=str(pictures / "test"), output=str(scores))
     )
 

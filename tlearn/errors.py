@@ -14,6 +14,12 @@ class UsageError(ValueError):
     code = USAGE
 
 
+class TooManyBadFiles(ValueError):
+    """More bad files than --max-error-rate allows."""
+
+    code = TOO_MANY_BAD_FILES
+
+
 class TrainingError(RuntimeError):
     """Training ended without a model."""
 

@@ -126,17 +126,18 @@ def measure(logits: Tensor, labels: Tensor) -> Totals:
 
 @torch.no_grad()
 def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
-    """Set the head's scale to the standard deviation of each channel over (at most 8,192) training samples."""
+    """Set the head's scale to the standard deviation of what it sees, over (at most 8,192) training samples.
+
+    One number for all channels: one for each would make as much of the rarely active ones as of the telling ones
+    (0.987 instead of 0.991 of 1,000 photographs of cats and dogs).
+    """
     rows = torch.randperm(len(samples), generator=generator(seed, 2))[:_MAX_SCALED].sort().values
-    count, sums, squares = 0, torch.zeros(()), torch.zeros(())
+    count, total, squares = 0, 0.0, 0.0
     for part in rows.split(64):
         trunk = trainable.trunk(samples.gather(part)).double()
-        sums = sums + trunk.sum((0, 2, 3))
-        squares = squares + trunk.square().sum((0, 2, 3))
-        count += trunk.numel() // trunk.shape[1]
-    deviation = (squares / count - (sums / count).square()).clamp(min=0).sqrt()
-    # A channel that never varies stays as it is.
-    trainable.head.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0).view(-1, 1, 1))
+        count, total, squares = count + trunk.numel(), total + trunk.sum().item(), squares + trunk.square().sum().item()
+    deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+    trainable.head.scale.fill_(deviation or 1.0)
 
 
 def unwrapped(network: nn.Module) -> Trainable:

@@ -113,7 +113,7 @@ class Head(nn.Module):
         super().__init__()
         self.config = config
         units = channels if config.pool == "average" else channels * side * side
-        self.register_buffer("scale", torch.ones(channels, 1, 1))  # divides each channel
+        self.register_buffer("scale", torch.ones(()))  # divides what comes in
         self.scale: Tensor
         self.hidden = nn.ModuleList()
         for _ in range(config.depth):

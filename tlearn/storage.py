@@ -258,7 +258,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_folder(folder: Path, keep: Path) -> None:
+def empty_folder(folder: Path, keep: Path) -> None:
     """Remove what is in a folder of ours, but for one file; what is already gone is no error."""
     for path in folder.iterdir():
         if path == keep:

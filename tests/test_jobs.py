@@ -1,0 +1,196 @@
+"""Both jobs on a real Ray on this machine, with real weights, on drawn pictures made small."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tlearn import drawings
+from tlearn.cli import main
+
+pytestmark = pytest.mark.cluster
+
+SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72"]
+TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    drawings.draw_folder(folder, num_train=60, num_val=24, num_test=20, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    import ray
+
+    from tlearn import launch
+
+    os.environ["RAY_ADDRESS"] = "local"
+    launch.start_ray()
+    yield
+    ray.shutdown()
+    del os.environ["RAY_ADDRESS"]
+
+
+def arguments(data: Path, run: Path, cache: Path, *more: str) -> list[str]:
+    return ["--data", str(data), "--output", str(run), "--cache", str(cache), *SMALL, *more]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "first"
+    assert main(["train", *arguments(data, folder, cache, "--optim.num-epochs", "4")]) == 0
+    return folder
+
+
+def test_training_leaves_the_files_that_the_design_names(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.json", "manifest.parquet", "metrics.jsonl", "summary.json", "model", "report.html"}
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    assert {path.name for path in (run / "model").iterdir()} == {"model.safetensors", "model.json", "README.md"}
+    assert not [path for path in run.rglob("*.tmp")]
+    summary = read_json(run / "summary.json")
+    assert summary["num_train"] == 60 and summary["num_val"] == 24 and summary["skipped"] == 1
+    assert summary["features_computed"] == 2 * 60 + 24 and summary["features_reused"] == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    best = min(lines, key=lambda line: line["val_loss"])
+    assert (summary["best_epoch"], summary["val_accuracy"]) == (best["epoch"], best["val_accuracy"])
+
+
+def test_a_bad_file_is_a_row_with_a_reason(run: Path) -> None:
+    rows = pq.read_table(run / "manifest.parquet").to_pylist()
+    assert len(rows) == 60 + 24 + 1
+    bad = [row for row in rows if row["status"] != "ok"]
+    assert [(row["path"], row["status"]) for row in bad] == [("train/cat/broken.jpg", "unreadable")]
+    assert "truncated" in bad[0]["error"]
+
+
+def test_the_same_command_again_changes_nothing(data: Path, cache: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_other_settings_do_not_touch_a_run(
+    data: Path, cache: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4", "--optim.lr", "1e-3")]) == 2
+    assert "optim.lr 0.0001 there, 0.001 here" in capfd.readouterr().err
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4", "--resume", "never")]) == 2
+    absent = run.parent / "absent"
+    assert main(["train", *arguments(data, absent, cache, "--resume", "require")]) == 2
+
+
+def test_another_learning_rate_computes_no_features(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "1", "--optim.lr", "1e-3", "--json"]
+    assert main(["train", *arguments(data, tmp_path / "run", cache, *more)]) == 0
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert summary["features_computed"] == 0 and summary["features_reused"] == 2 * 60 + 24
+
+
+def test_scores_have_one_row_for_every_listed_file(run: Path, data: Path, tmp_path: Path) -> None:
+    import duckdb
+    import pandas as pd
+
+    output = tmp_path / "scores.parquet"
+    assert main(["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", str(output)]) == 0
+    rows = pq.read_table(output).to_pylist()
+    assert [row["path"] for row in rows] == sorted(path.name for path in (data / "test").iterdir())
+    assert [row["path"] for row in rows if row["status"] != "scored"] == ["broken.jpg"]
+    for row in rows:
+        if row["status"] == "scored":
+            assert row["probability"] == pytest.approx(max(row["probabilities"].values()))
+            assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+            assert row["error"] is None and row["label"] is None and row["width"] > 0
+        else:
+            assert row["prediction"] is None and row["probability"] is None and row["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert len(pd.read_parquet(output)) == 21
+    count = duckdb.sql(f"select count(*) from '{output}' where status = 'scored' and probabilities.cat > -1").fetchall()
+    assert count == [(20,)]
+
+
+def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "val.parquet"
+    assert main(["score", "--model", f"{run}/model", "--input", f"{data}/val", "--output", str(output)]) == 0
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    evaluated = pq.read_table(run / "validation.parquet").to_pylist()
+    assert len(evaluated) == len(scored) == 24
+    for row in evaluated:
+        assert scored[row["path"]]["label"] == row["label"]
+        assert scored[row["path"]]["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["frozen", "notebook"])
+def test_two_workers_make_the_weights_that_one_makes(recipe: str, data: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "2", "--optim.global-batch-size", "22", "--quiet"]
+    for count in ("1", "2"):
+        run = tmp_path / count
+        assert main(["train", recipe, *arguments(data, run, cache, *more, "--workers", count)]) == 0
+    one, two = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5)
+
+
+def kill_after_epoch(command: list[str], metrics: Path, num_epochs: int) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < num_epochs:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "12"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [*TLEARN, "train", *arguments(data, killed, cache, *more)]
+    kill_after_epoch(command, killed / "metrics.jsonl", 2)
+    assert not (killed / "summary.json").exists()
+    assert main(["train", *arguments(data, killed, cache, *more, "--resume", "require")]) == 0
+    assert len(list((killed / "checkpoints").glob("attempt-*"))) == 2
+    assert main(["train", *arguments(data, whole, cache, *more)]) == 0
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(killed)[name]), name
+    lines = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "3", "--quiet"]
+    run = tmp_path / "run"
+    assert main(["train", *arguments(data, run, cache, *more)]) == 0
+    before = weights_of(run)
+    (run / "summary.json").unlink()
+    for path in run.glob("checkpoints/*/checkpoint_*/trainable.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert main(["train", *arguments(data, run, cache, *more)]) == 0
+    for name, tensor in weights_of(run).items():
+        assert torch.equal(tensor, before[name]), name

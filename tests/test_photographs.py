@@ -1,0 +1,72 @@
+"""The commands of the README on real photographs of cats and dogs, with the figures that it promises.
+
+Left out of `make test`, because it takes a quarter of an hour on two cores: pytest -m photographs.
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tlearn.cli import main
+
+PHOTOGRAPHS = Path(os.environ.get("TLEARN_PHOTOGRAPHS", "../shared/catdog"))
+
+pytestmark = [
+    pytest.mark.photographs,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs at {PHOTOGRAPHS}"),
+]
+
+
+def train(recipe: str, run: Path, cache: Path, *more: str) -> dict[str, Any]:
+    assert main(["train", recipe, "--data", str(PHOTOGRAPHS), "--output", str(run), "--cache", str(cache), *more]) == 0
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_bytes())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("photographs")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, cache: Path) -> Path:
+    train("frozen", folder / "frozen", cache)
+    return folder / "frozen"
+
+
+def test_frozen_reaches_98_percent_of_the_validation_photographs(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_bytes())
+    assert (summary["num_train"], summary["num_val"]) == (1600, 500)
+    assert summary["features_computed"] == 2 * 1600 + 500
+    assert summary["val_accuracy"] >= 0.98
+
+
+def test_another_learning_rate_computes_no_features(run: Path, folder: Path, cache: Path) -> None:
+    summary = train("frozen", folder / "second", cache, "--optim.lr", "5e-5")
+    assert summary["features_computed"] == 0
+    assert summary["val_accuracy"] >= 0.98
+
+
+def test_scores_agree_with_the_key_of_the_test_photographs(run: Path, folder: Path) -> None:
+    output = folder / "scores.parquet"
+    assert main(["score", "--model", f"{run}/model", "--input", f"{PHOTOGRAPHS}/test", "--output", str(output)]) == 0
+    with (PHOTOGRAPHS / "test_labels.csv").open(newline="") as file:
+        key = {Path(row[0]).name: row[1] for row in csv.reader(file)}
+    rows = pq.read_table(output).to_pylist()
+    assert len(rows) == 500
+    num_right = sum(row["prediction"] == key[row["path"]] for row in rows)
+    print(f"\ntest accuracy {num_right / 500:.4f}")
+    assert num_right >= 0.98 * 500
+
+
+def test_the_notebook_s_mistakes_cost_what_the_readme_says(folder: Path, cache: Path) -> None:
+    as_it_is = train("notebook", folder / "notebook", cache)
+    shuffled = train("notebook", folder / "shuffled", cache, "--shuffle")
+    print(f"\nnotebook {as_it_is['val_accuracy']:.4f}, with --shuffle {shuffled['val_accuracy']:.4f}")
+    assert as_it_is["val_accuracy"] < shuffled["val_accuracy"] < 0.95

@@ -1,0 +1,434 @@
+"""The training job: from a config to a run folder."""
+
+import contextlib
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file
+
+from tlearn import features, manifest, metrics, model, network, report, storage, weights, worker
+from tlearn.classes import Classes
+from tlearn.config import TrainConfig, digest
+from tlearn.errors import IntegrityError, TooManyBadFiles, TrainingError, UsageError
+from tlearn.features import Cut, Features, View
+from tlearn.launch import causes, precision_of, start_ray
+from tlearn.ledger import Lease
+from tlearn.manifest import File, Listing
+from tlearn.progress import Progress
+
+# What a result does not depend on: where it is put, how it is computed and what is printed.
+_INCIDENTAL = ("output", "cache", "workers", "resume", "max_failures", "json", "quiet")
+
+
+def say(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        print(text, flush=True)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Fine-tune; leave the run's folder; return what summary.json says."""
+    started = time.monotonic()
+    run = storage.local(config.output)
+    storage.require_writable(config.output)
+    listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
+    with Lease(run):
+        manifest.add_hashes(config.data, listing.files, config.cache)
+        return _train(config, run, listing, started)
+
+
+def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> dict[str, Any]:
+    classes = listing.classes
+    frozen = network.Frozen(config.frozen_blocks, config.preprocess)
+    tensors = _pretrained(config)
+    network.load_pretrained(frozen, tensors)
+    files = [(file.path, file.label, file.sha256) for file in listing.files]
+    job_digest = digest([_essential(config), weights.tensors_digest(tensors), files])
+    previous = _previous(config, run, job_digest)
+    if previous and (run / "summary.json").exists():
+        say(f"{run} holds this run already, finished: nothing to do", quiet=config.quiet)
+        return _finished(run)
+    _describe(config, listing)
+
+    start_ray()
+    # A run that goes on keeps its precision, wherever it goes on.
+    frozen.precision = previous.get("precision") or precision_of(config.precision)
+    cut = Cut(config.weights, config.cache, config.frozen_blocks, config.preprocess, frozen.precision, frozen.digest())
+    facts = {"digest": job_digest, "precision": cut.precision}
+    _write_json(run / "config.json", {**facts, **_provenance(config)})
+
+    features_started = time.monotonic()
+    views: dict[str, tuple[View, ...]] = {
+        "train": ("plain", "mirror") if config.augment == "flip" else ("plain",),
+        "val": ("plain",),
+    }
+    num_computed = _compute_features(config, listing, cut, views)
+    train_files, val_files = listing.of("train"), listing.of("val")
+    places = [place for view in views["train"] for place in features.collect(train_files, view, cut)]
+    val_places = features.collect(val_files, "plain", cut)
+    pq.write_table(manifest.table(listing.files), run / "manifest.parquet")
+    _say_skipped(config, listing)
+    train_files = [file for file in train_files if file.status == "ok"]
+    val_files = [file for file in val_files if file.status == "ok"]
+    _require_enough(config, listing, train_files, val_files)
+    train_started = time.monotonic()
+
+    job = worker.Job(
+        config=config,
+        digest=job_digest,
+        num_logits=classes.num_logits,
+        train=Features(places, cut.shape),
+        train_labels=tuple(classes.indices[file.label] for file in train_files) * len(views["train"]),
+        val=Features(val_places, cut.shape),
+        val_labels=tuple(classes.indices[file.label] for file in val_files),
+        num_threads=1,
+        metrics_path="",
+        initial_checkpoint=None,
+    )
+    checkpoint = _fit(job, run)
+    train_ended = time.monotonic()
+
+    progress = worker.checkpoint_progress(checkpoint)
+    history = progress["history"]
+    best = history[-1]
+    trainable = network.Trainable(config.frozen_blocks, config.preprocess, config.head, classes.num_logits)
+    trainable.load_state_dict(load_file(checkpoint / "trainable.safetensors"))
+    logits = load_file(checkpoint / "logits.safetensors")["logits"]
+    _write_validation(run, val_files, metrics.probabilities(logits), classes)
+    counts = {"num_train": len(train_files), "num_val": len(val_files)}
+    summary: dict[str, Any] = {
+        "recipe": config.recipe,
+        "classes": list(classes.names),
+        **counts,
+        "epochs": config.optim.num_epochs,
+        "best_epoch": best["epoch"],
+        "val_accuracy": best["val_accuracy"],
+        "val_loss": best["val_loss"],
+        "train_accuracy": best["train_accuracy"],
+        "skipped": sum(file.status != "ok" for file in listing.files),
+        "seconds_features": round(train_started - features_started, 2),
+        "seconds_train": round(train_ended - train_started, 2),
+        "features_computed": num_computed,
+        "features_reused": len(places) + len(val_places) - num_computed,
+    }
+    summary["model_digest"] = model.save(
+        run / "model",
+        {name: tensors[name] for name in frozen.layers.state_dict()},
+        trainable,
+        model.Description(
+            classes=classes,
+            frozen_blocks=config.frozen_blocks,
+            preprocess=config.preprocess,
+            head=config.head,
+            precision=cut.precision,
+            weights_sha256="",
+            training={**_essential(config), **counts},
+            metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")},
+        ),
+    )
+    summary["seconds_total"] = round(time.monotonic() - started, 2)
+    _write_json(run / "summary.json", summary)
+    report.write_report(run)
+    return summary
+
+
+def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
+    if config.weights != "none":
+        return weights.load(config.weights, config.cache)
+    print("WARNING: --weights none: nothing is pretrained, accuracy will be poor", file=sys.stderr, flush=True)
+    generator = torch.Generator().manual_seed(config.seed)
+    tensors = {name: torch.zeros(shape) for name, shape in weights.shapes().items()}
+    for tensor in tensors.values():
+        if tensor.dim() > 1:
+            torch.nn.init.kaiming_normal_(tensor, generator=generator)
+    return tensors
+
+
+def _describe(config: TrainConfig, listing: Listing) -> None:
+    """Print what the notebook printed: the class indices and the layer table."""
+    if config.quiet:
+        return
+    for split in ("train", "val"):
+        counts = Counter(file.label for file in listing.of(split))
+        print(f"{split}: {sum(counts.values()):,} images of {len(listing.classes.names)} classes", end="")
+        print(" (" + ", ".join(f"{name} {counts[name]:,}" for name in listing.classes.names) + ")")
+    for remark in [*listing.remarks, *manifest.leaks(listing.files)]:
+        print(f"note: {remark}")
+    print(f"class indices: {listing.classes.indices}\n")
+    layers = list(network.layers(config.frozen_blocks, config.preprocess, config.head, listing.classes.num_logits))
+    print(f"{'layer':<14} {'kind':<22} {'output shape':<18} {'parameters':>12}")
+    for layer in layers:
+        state = ("trained" if layer.trained else "frozen") if layer.num_parameters else ""
+        shape = f"({', '.join(map(str, layer.output_shape))})"
+        print(f"{layer.name:<14} {layer.kind:<22} {shape:<18} {layer.num_parameters:>12,}  {state}".rstrip())
+    trained = sum(layer.num_parameters for layer in layers if layer.trained)
+    total = sum(layer.num_parameters for layer in layers)
+    print(f"parameters: {total:,} in all, {trained:,} trained, {total - trained:,} frozen\n", flush=True)
+
+
+def _essential(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _INCIDENTAL}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _previous(config: TrainConfig, run: Path, job_digest: str) -> dict[str, Any]:
+    """The config.json of an earlier start of this run, empty if there is none; UsageError for another run."""
+    try:
+        previous: dict[str, Any] = json.loads((run / "config.json").read_bytes())
+    except FileNotFoundError:
+        if config.resume == "require":
+            raise UsageError(f"expected a run to go on with in {run}, found none: leave out --resume require") from None
+        return {}
+    except ValueError as error:
+        raise IntegrityError(f"expected JSON in {run}/config.json: {error}; remove {run}") from None
+    if config.resume == "never":
+        raise UsageError(f"expected no run in {run}, found one: choose another --output, or remove it")
+    if previous.get("digest") != job_digest:
+        old, new = _flat(previous.get("config", {})), _flat(dataclasses.asdict(config))
+        changed = [
+            f"{name} {old.get(name)} there, {value} here" for name, value in new.items() if old.get(name) != value
+        ]
+        changed = [text for text in changed if text.split()[0] not in _INCIDENTAL]
+        what = "; ".join(changed) or "the images or the weights have changed since"
+        raise UsageError(f"expected the same run in {run}, found another ({what}): choose another --output")
+    return previous
+
+
+def _finished(run: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_bytes())
+    if model.describe(str(run / "model")).digest != summary["model_digest"]:
+        raise IntegrityError(f"expected model {summary['model_digest']} in {run}/model, found another: remove {run}")
+    return summary
+
+
+def _compute_features(config: TrainConfig, listing: Listing, cut: Cut, views: dict[str, tuple[View, ...]]) -> int:
+    plans = [plan for split, wanted in views.items() for plan in features.plan(listing.of(split), wanted, cut)]
+    if not plans:
+        return 0
+    total = sum(plan.num_images for plan in plans)
+    with causes(), Progress("features", total, quiet=config.quiet) as progress:
+        num_computed, _ = features.compute(plans, config.data, cut, config.workers, progress.advance)
+    return num_computed
+
+
+def _say_skipped(config: TrainConfig, listing: Listing) -> None:
+    bad = [file for file in listing.files if file.status != "ok"]
+    if bad and not config.quiet:
+        print(f"skipped {len(bad)} of {len(listing.files):,} images:")
+        for file in bad[:20]:
+            print(f"  {file.path}: {file.status}: {file.error}")
+        if len(bad) > 20:
+            print(f"  and {len(bad) - 20} more, in manifest.parquet")
+
+
+def _require_enough(config: TrainConfig, listing: Listing, train_files: list[File], val_files: list[File]) -> None:
+    bad = [file for file in listing.files if file.status != "ok"]
+    if len(bad) > config.max_error_rate * len(listing.files):
+        raise TooManyBadFiles(
+            f"expected at most {config.max_error_rate:.1%} bad images, got {len(bad)} of {len(listing.files)} "
+            f"({bad[0].path}: {bad[0].error}): mend them, or raise --max-error-rate"
+        )
+    for split, files in (("train", train_files), ("val", val_files)):
+        empty = set(listing.classes.names) - {file.label for file in files} if split == "train" else set()
+        if empty or not files:
+            raise ValueError(
+                f"expected readable images of {', '.join(sorted(empty)) or 'any class'} in {split}/, found none"
+            )
+
+
+def _fit(job: worker.Job, run: Path) -> Path:
+    """Train from the newest whole checkpoint to the last epoch; returns the folder of the best checkpoint."""
+    config = job.config
+    root = run / "checkpoints"
+    found = _checkpoints(root, job.digest)
+    if config.resume == "require" and not found:
+        raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
+    num_done = max((len(history) for history in found.values()), default=0)
+    if num_done:
+        say(f"resumed after epoch {num_done}", quiet=config.quiet)
+    if num_done < config.optim.num_epochs:
+        num_workers, use_gpu, num_cpus = _training_workers(config)
+        # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
+        # and workers of a killed driver live on for a moment; they go on with the folder of their attempt.
+        attempt = f"attempt-{len(list(root.glob('attempt-*'))) + 1:03}"
+        (root / attempt).mkdir(parents=True)
+        job = dataclasses.replace(
+            job,
+            initial_checkpoint=_take_over(root, root / attempt / "initial", job.digest) if num_done else None,
+            num_threads=max(int(num_cpus), 1),
+            metrics_path=str(root / attempt / "metrics.jsonl"),
+        )
+        trainer = TorchTrainer(
+            worker.run,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": num_cpus, "GPU": int(use_gpu)},
+            ),
+            run_config=RunConfig(
+                name=attempt,
+                storage_path=str(root),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
+                ),  # and the last one is always kept
+                failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
+            ),
+        )
+        with causes(), _live_metrics(job, run, num_done):
+            try:
+                trainer.fit()
+            except Exception as error:
+                raise TrainingError(f"training failed: {_root_cause(error)}") from error
+        found = _checkpoints(root, job.digest)
+    return min(found, key=lambda folder: found[folder][-1]["val_loss"])
+
+
+def _take_over(root: Path, target: Path, job_digest: str) -> str:
+    """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
+    for _ in range(5):
+        found = _checkpoints(root, job_digest)
+        newest = max(found, key=lambda folder: len(found[folder]))
+        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(OSError, IntegrityError):
+            shutil.copytree(newest, target)
+            worker.checkpoint_progress(target)
+            return str(target)
+    raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
+
+
+def _training_workers(config: TrainConfig) -> tuple[int, bool, float]:
+    """(workers, whether on GPUs, CPUs of each): the GPUs of the cluster, or one worker with all CPUs."""
+    resources = ray.cluster_resources()
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    num_workers = config.workers or max(num_gpus, 1)
+    if num_workers > (num_gpus or num_cpus):
+        raise UsageError(
+            f"expected at most {num_gpus or num_cpus} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), "
+            f"got {num_workers}"
+        )
+    return num_workers, num_gpus > 0, max(num_cpus // num_workers, 1)
+
+
+def _checkpoints(root: Path, job_digest: str) -> dict[Path, list[dict[str, float]]]:
+    """Every whole checkpoint of this job with its history."""
+    found, damaged = {}, []
+    for folder in sorted(path for path in root.glob("attempt-*/checkpoint_*") if path.is_dir()):
+        try:
+            progress = worker.checkpoint_progress(folder)
+        except IntegrityError as error:
+            damaged.append(error)
+            continue
+        if progress["digest"] == job_digest:
+            found[folder] = progress["history"]
+    for damage in damaged:
+        print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
+    return found
+
+
+def _root_cause(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, failure = min(failures.items())
+        return f"worker {rank}: {_root_cause(failure)}"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
+    """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    path = Path(job.metrics_path)
+    ended = threading.Event()
+
+    def follow() -> None:
+        seen = num_seen
+        with SummaryWriter(str(run)) as board:
+            while True:
+                last = ended.is_set()
+                text = path.read_text() if path.exists() else ""
+                new = [json.loads(line) for line in text.splitlines()[seen:]]
+                if new:
+                    storage.write_bytes(str(run / "metrics.jsonl"), text.encode())
+                for line in new:
+                    for name in line.keys() - {"epoch", "seconds"}:
+                        board.add_scalar(name, line[name], line["epoch"])
+                    say(
+                        f"epoch {line['epoch']:>3} of {job.config.optim.num_epochs}: "
+                        f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "
+                        f"val loss {line['val_loss']:.4f} accuracy {line['val_accuracy']:.4f}, {line['seconds']:.1f} s",
+                        quiet=job.config.quiet,
+                    )
+                seen += len(new)
+                if last:
+                    return
+                ended.wait(0.2)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _write_validation(run: Path, files: Sequence[File], probabilities: torch.Tensor, classes: Classes) -> None:
+    best = probabilities.max(1)
+    columns = {
+        "path": [file.path for file in files],
+        "label": [file.label for file in files],
+        "prediction": [classes.names[int(i)] for i in best.indices],
+        "probability": pa.array(best.values.tolist(), pa.float32()),
+        "probabilities": pa.array(
+            [dict(zip(classes.names, values, strict=True)) for values in probabilities.tolist()],
+            pa.struct([(name, pa.float32()) for name in classes.names]),
+        ),
+    }
+    pq.write_table(pa.table(columns), run / "validation.parquet")
+
+
+def _provenance(config: TrainConfig) -> dict[str, Any]:
+    names = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
+    versions = {name: metadata.version(name) for name in names}
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "config": dataclasses.asdict(config),
+        "versions": {"python": platform.python_version(), **versions},
+        "git_commit": commit,
+        "command": " ".join(sys.argv),
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    storage.write_bytes(str(path), (json.dumps(value, indent=2) + "\n").encode())
