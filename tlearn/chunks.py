@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from tlearn import errors
 from tlearn.errors import TrainingError
 
 
@@ -111,6 +112,8 @@ def run(chunks: Iterable[Chunk], work: type[Any], arguments: dict[str, Any], poo
                 num_deaths = 0
                 yield result
         except RayActorError as error:
+            if error.actor_init_failed:
+                raise _initial_error(error) from None
             num_deaths += 1
             if num_deaths > _MAX_DEATHS:
                 raise TrainingError(
@@ -135,6 +138,13 @@ def _round(chunks: list[Chunk], work: type[Any], arguments: dict[str, Any], pool
             max_restarts=0,  # Ray Data's own default is to restart a dead actor for ever
         )
     yield from results.iter_rows()
+
+
+def _initial_error(error: RayActorError) -> Exception:
+    """What a Work's __init__ raised, of which Ray keeps the text only; it would raise it again in a new actor."""
+    name, _, text = str(error).strip().splitlines()[-1].partition(": ")
+    kind = getattr(errors, name.rpartition(".")[2], TrainingError)
+    return kind(text) if kind is not TrainingError else TrainingError(f"an actor could not start: {name}: {text}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import tyro
 
 from tlearn import errors
-from tlearn.config import RECIPES, CheckConfig, DemoConfig, ScoreConfig, TrainConfig, WeightsConfig
+from tlearn.config import RECIPES, BenchConfig, CheckConfig, DemoConfig, ScoreConfig, TrainConfig, WeightsConfig
 
 Config = TypeVar("Config")
 
@@ -28,6 +28,7 @@ _USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its fl
   report RUN                                   write RUN/report.html again
   weights                                      fetch and verify the pretrained weights
   demo                                         the whole way, on pictures that it draws itself
+  bench                                        throughput beside the limits of this machine
 """
 
 
@@ -152,6 +153,19 @@ def _demo(words: list[str]) -> int:
     return demo.run(config)
 
 
+def _bench(words: list[str]) -> int:
+    config = _parse(BenchConfig, "bench", words)
+    from tlearn import bench
+
+    figures = bench.run(config)
+    if config.json:
+        print(json.dumps(figures))
+    else:
+        for line in bench.lines(figures):
+            print(line)
+    return errors.DONE
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "score": _score,
@@ -159,4 +173,5 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "weights": _weights,
     "demo": _demo,
+    "bench": _bench,
 }

@@ -222,6 +222,25 @@ class DemoConfig:
     """Folder for weights and features."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchConfig:
+    """Throughput of this machine beside its limits: images per second."""
+
+    input: str | None = None
+    """Folder of images to measure with; pictures are drawn unless told."""
+    num_images: int = 128
+    """How many of them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for weights; no features are kept."""
+    json: bool = False
+    """Print the figures as JSON in the last line."""
+
+    def __post_init__(self) -> None:
+        _at_least("num_images", self.num_images, 32)
+
+
 RECIPES: dict[str, TrainConfig] = {
     # The Keras notebook as it is, with the two mistakes that hold it at 0.88: pixels that the weights were not
     # trained on, and no shuffling (--shuffle repairs the second).

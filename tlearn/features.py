@@ -11,7 +11,7 @@ the preprocessing, the view (the image or its mirror image). A view of one netwo
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File, Status
 from tlearn.network import Frozen, Precision
+from tlearn.progress import Progress
 
 View = Literal["plain", "mirror"]
 
@@ -227,13 +228,12 @@ def _chunk_id(rows: pa.Table) -> str:
     return hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16]
 
 
-def compute(
-    plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, done: Callable[[int], None]
-) -> tuple[int, int]:
+def compute(plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, progress: Progress) -> tuple[int, int]:
     """Run the plans on the cluster; returns the numbers of views computed and of images that failed."""
     num_views = num_failed = 0
     for one in plans:
         pool = chunks.pool(workers, len(one.chunks))
+        progress.num_parallel = pool.num_actors
         arguments = {
             "data": storage.absolute(data),
             "cut": cut,
@@ -244,7 +244,7 @@ def compute(
         for result in chunks.run(one.chunks, Compute, arguments, pool):
             num_views += (result["num_images"] - result["num_failed"]) * len(one.views)
             num_failed += result["num_failed"]
-            done(result["num_images"])
+            progress.advance(result["num_images"])
     return num_views, num_failed
 
 

@@ -69,19 +69,24 @@ def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, 
     content = _to_json(description)
     content["digest"] = _content_digest(content)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
+    replaced = temporary.with_suffix(".old")
     try:
         storage.write_bytes(str(temporary / "model.safetensors"), data)
         storage.write_bytes(str(temporary / "model.json"), (json.dumps(content, indent=2) + "\n").encode())
         storage.write_bytes(str(temporary / "README.md"), _card(content).encode())
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.replace(replaced)
         temporary.replace(folder)
         storage.sync_folder(folder.parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"could not write {folder}: {error.strerror}; free some space") from error
+    finally:
+        if replaced.exists() and not folder.exists():
+            replaced.replace(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return str(content["digest"])
 
 
@@ -125,8 +130,7 @@ def describe(location: str) -> Description:
     )
 
 
-def load(location: str, precision: Precision | None = None) -> Model:
-    """Read, verify and build a model, on the CPU. Raises as `describe` does."""
+def _verified(location: str) -> tuple[Description, bytes]:
     description = describe(location)
     data = _read(location, "model.safetensors")
     actual = hashlib.sha256(data).hexdigest()
@@ -135,6 +139,17 @@ def load(location: str, precision: Precision | None = None) -> Model:
             f"expected sha256 {description.weights_sha256[:16]} of {location}/model.safetensors, got {actual[:16]}: "
             "it was changed or damaged"
         )
+    return description, data
+
+
+def verify(location: str) -> Description:
+    """Check every file of a model without building it. Raises as `describe` does."""
+    return _verified(location)[0]
+
+
+def load(location: str, precision: Precision | None = None) -> Model:
+    """Read, verify and build a model, on the CPU. Raises as `describe` does."""
+    description, data = _verified(location)
     tensors = load_safetensors(data)
     frozen, trainable = network.build(
         description.frozen_blocks,

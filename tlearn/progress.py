@@ -13,8 +13,11 @@ class Progress:
         self.total = total
         self.quiet = quiet
         self.done = 0
+        self.num_parallel = 1
+        """Chunks that are worked on at once: the rate is taken from the moment when so many are done."""
         self.started = time.monotonic()
-        self._first: tuple[float, int] | None = None
+        self._num_advances = 0
+        self._steady: tuple[float, int] | None = None
         self._printed = self.started
         self._is_terminal = sys.stderr.isatty()
 
@@ -23,33 +26,34 @@ class Progress:
 
     def advance(self, count: int) -> None:
         self.done += count
+        self._num_advances += 1
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, self.done)
+        if self._num_advances == self.num_parallel:
+            self._steady = (now, self.done)
+        self._last = now
         if not self.quiet and now - self._printed >= (0.2 if self._is_terminal else 10):
             self._printed = now
             end = "\r" if self._is_terminal else "\n"
-            print(f"{self.line(now):<79}", end=end, file=sys.stderr, flush=True)
+            print(f"{self.line():<79}", end=end, file=sys.stderr, flush=True)
 
-    def line(self, now: float) -> str:
-        rate = self.rate(now)
-        left = f", {_clock((self.total - self.done) / rate)} left" if rate else ""
-        return f"{self.what}: {self.done:,} of {self.total:,}, {rate:.1f} images/s{left}"
+    def line(self) -> str:
+        rate = self.rate()
+        left = f", {rate:.1f} images/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
+        return f"{self.what}: {self.done:,} of {self.total:,}{left}"
 
-    def rate(self, now: float | None = None) -> float:
-        """Images per second since the first were done, so without the start of the actors; 0.0 if unknown."""
-        if self._first is None:
+    def rate(self) -> float:
+        """Images per second without the start of the actors; 0.0 while it is unknown."""
+        if self._steady is None or self._last == self._steady[0]:
             return 0.0
-        seconds = (now or time.monotonic()) - self._first[0]
-        return (self.done - self._first[1]) / seconds if seconds > 0 else 0.0
+        return (self.done - self._steady[1]) / (self._last - self._steady[0])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.quiet and self.total and kind is None:
             seconds = time.monotonic() - self.started
-            overall = self.done / seconds if seconds > 0 else 0.0
-            text = f"{self.what}: {self.done:,} in {_clock(seconds)}, {overall:.1f} images/s with start-up"
+            text = f"{self.what}: {self.done:,} in {_clock(seconds)}"
+            text += f", {self.rate():.1f} images/s after the start" if self.rate() else ""
             print(f"{text:<79}", file=sys.stderr, flush=True)
 
 

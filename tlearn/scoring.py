@@ -20,11 +20,11 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
     output = storage.absolute(config.output)
     if not output.endswith(".parquet"):
         raise UsageError(f"expected --output NAME.parquet, got {config.output}")
-    description = model.describe(config.model)
-    folder, _, name = output.rpartition("/")
-    storage.require_writable(folder)
+    description = model.verify(config.model)
     ignored: Counter[str] = Counter()
     all_chunks = scorer.cut(list(manifest.pictures(config.input, ignored)))
+    folder, _, name = output.rpartition("/")
+    storage.require_writable(folder)
     num_listed = sum(chunk.rows.num_rows for chunk in all_chunks)
     work = storage.local(storage.join(folder, f".{name}.work"))
     with Lease(work) as lease:
@@ -33,7 +33,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         run = digest([description.digest, precision, [chunk.id for chunk in all_chunks]])
         parts = work / run
         missing = [chunk for chunk in all_chunks if not (parts / f"{chunk.id}.parquet").exists()]
-        _score_chunks(config, missing, str(parts), run, description, precision)
+        rate = _score_chunks(config, missing, str(parts), run, description, precision)
         lease.check()
         counts = scorer.merge([str(parts / f"{chunk.id}.parquet") for chunk in all_chunks], output, description.classes)
         storage.empty_folder(work, keep=lease.path)
@@ -52,6 +52,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         "model": description.digest,
         "run": run,
         "output": output,
+        "images_per_second": round(rate, 2),
         "seconds_total": round(seconds, 2),
     }
     return summary, TOO_MANY_BAD_FILES if num_failed > config.max_error_rate * num_listed else DONE
@@ -64,9 +65,10 @@ def _score_chunks(
     run: str,
     description: model.Description,
     precision: Precision,
-) -> None:
+) -> float:
+    """Returns the images per second after the start, 0.0 where there was too little to tell."""
     if not missing:
-        return
+        return 0.0
     pool = chunks.pool(config.workers, len(missing))
     arguments = {
         "model_folder": storage.absolute(config.model),
@@ -81,5 +83,7 @@ def _score_chunks(
     }
     total = sum(chunk.rows.num_rows for chunk in missing)
     with causes(), Progress("scored", total, quiet=config.quiet) as progress:
+        progress.num_parallel = pool.num_actors
         for result in chunks.run(missing, scorer.Score, arguments, pool):
             progress.advance(result["num_images"])
+        return progress.rate()

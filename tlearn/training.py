@@ -46,8 +46,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Fine-tune; leave the run's folder; return what summary.json says."""
     started = time.monotonic()
     run = storage.local(config.output)
-    storage.require_writable(config.output)
     listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
+    storage.require_writable(config.output)
     with Lease(run):
         manifest.add_hashes(config.data, listing.files, config.cache)
         return _train(config, run, listing, started)
@@ -229,7 +229,7 @@ def _compute_features(config: TrainConfig, listing: Listing, cut: Cut, views: di
         return 0
     total = sum(plan.num_images for plan in plans)
     with causes(), Progress("features", total, quiet=config.quiet) as progress:
-        num_computed, _ = features.compute(plans, config.data, cut, config.workers, progress.advance)
+        num_computed, _ = features.compute(plans, config.data, cut, config.workers, progress)
     return num_computed
 
 

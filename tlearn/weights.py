@@ -4,9 +4,9 @@ Tensors are named as the layers are in Keras (block1_conv1.weight) and expect RG
 """
 
 import hashlib
+import http.client
 import math
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from importlib import metadata
@@ -143,7 +143,7 @@ def _from_download() -> dict[str, Tensor]:
     try:
         with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
             data: bytes = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise LookupError(f"download failed: {error}") from None
     return _parse(data, url)
 
@@ -174,8 +174,9 @@ def _parse(data: bytes, where: str) -> dict[str, Tensor]:
 
             tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # an empty .pth gives an error without words
         raise IntegrityError(
-            f"expected safetensors or a torch state dict at {where}, could not read it: {str(error).splitlines()[0]}"
+            f"expected safetensors or a torch state dict at {where}, could not read it: {reason}"
         ) from None
     return check_tensors(_rename(tensors, where), where)
 
@@ -193,6 +194,9 @@ def _rename(tensors: Any, where: str) -> dict[str, Tensor]:
     missing = [name for name in shapes() if name not in named]
     if missing:
         raise IntegrityError(f"expected the 13 convolutions of VGG16 at {where}, {missing[0]} is missing")
+    for name in shapes():
+        if not isinstance(named[name], Tensor):
+            raise IntegrityError(f"expected a tensor for {name} at {where}, got {type(named[name]).__name__}")
     return {name: named[name].float().contiguous() for name in shapes()}
 
 

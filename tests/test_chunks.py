@@ -1,0 +1,90 @@
+"""An actor pool on a real Ray: every chunk once, whatever dies."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tlearn import chunks
+from tlearn.chunks import Chunk, Pool
+from tlearn.errors import IntegrityError, TrainingError
+
+pytestmark = pytest.mark.cluster
+
+CHUNKS = [Chunk(f"chunk-{number}", pa.table({"path": [f"{number}.jpg"]})) for number in range(12)]
+POOL = Pool(2, 1, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    import ray
+    import ray.cloudpickle
+
+    from tlearn import launch
+
+    # The actors' processes do not know this file.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    os.environ["RAY_ADDRESS"] = "local"
+    launch.start_ray()
+    yield
+    ray.shutdown()
+    del os.environ["RAY_ADDRESS"]
+
+
+class Echo:
+    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        return {"chunk": chunk.id, "path": chunk.rows["path"][0].as_py()}
+
+
+class DiesOnce:
+    """Ends its process at chunk 5, unless it, or an earlier process, has done so already."""
+
+    def __init__(self, canary: str):
+        self.canary = Path(canary)
+
+    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        if chunk.id == "chunk-5" and not self.canary.exists():
+            self.canary.touch()
+            os._exit(1)
+        return {"chunk": chunk.id}
+
+
+class AlwaysDies:
+    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        os._exit(1)
+
+
+class CannotStart:
+    def __init__(self) -> None:
+        raise IntegrityError("expected one thing, got another: mend it")
+
+
+def test_every_chunk_is_worked_on_once() -> None:
+    results = list(chunks.run(CHUNKS, Echo, {}, POOL))
+    assert sorted((one["chunk"], one["path"]) for one in results) == sorted(
+        (chunk.id, chunk.rows["path"][0].as_py()) for chunk in CHUNKS
+    )
+
+
+def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
+    results = list(chunks.run(CHUNKS, DiesOnce, {"canary": str(tmp_path / "canary")}, POOL))
+    assert sorted(one["chunk"] for one in results) == sorted(chunk.id for chunk in CHUNKS)
+
+
+def test_actors_that_always_die_end_the_job() -> None:
+    with pytest.raises(TrainingError, match="4 died one after the other"):
+        list(chunks.run(CHUNKS, AlwaysDies, {}, POOL))
+
+
+def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None:
+    with pytest.raises(IntegrityError, match=r"^expected one thing, got another: mend it$"):
+        list(chunks.run(CHUNKS, CannotStart, {}, POOL))
+
+
+def test_more_workers_than_the_cluster_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected at most"):
+        chunks.pool(1000, 5)

