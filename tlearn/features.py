@@ -84,10 +84,12 @@ def index(folder: Path) -> dict[str, Place]:
     for path in sorted(folder.glob("*.arrow")):
         try:
             batch = _open(path)
-        except (OSError, pa.ArrowInvalid):
+            batch.validate(full=True)  # else damaged offsets would be read where they point
+            columns = batch.select(["sha256", "status", "error"]).to_pydict()
+            batch.column("features")
+        except (OSError, ValueError, KeyError, pa.ArrowException):
             path.unlink(missing_ok=True)
             continue
-        columns = batch.select(["sha256", "status", "error"]).to_pydict()
         for row, (sha256, status, error) in enumerate(zip(*columns.values(), strict=True)):
             places[sha256] = Place(path, row, status, error)
     return places
@@ -114,7 +116,9 @@ class Features:
 
     def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
         """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
-        return torch.from_numpy(np.stack([self._row(self.places[int(i)]) for i in indices]))
+        # A worker's share may be empty; one row then tells the type.
+        rows = [self._row(self.places[int(i)]) for i in indices] or [self._row(self.places[0])]
+        return torch.from_numpy(np.stack(rows)[: len(indices)])
 
     def _row(self, place: Place) -> np.ndarray[Any, Any]:
         if place.file not in self._open_files:
@@ -138,7 +142,7 @@ class Compute:
         rows = chunk.rows.to_pylist()
         statuses: list[tuple[Status, str | None]] = []
         outputs: dict[View, list[np.ndarray[Any, Any]]] = {view: [] for view in self.views}
-        fetched = self.threads.map(lambda row: self._fetch(row["path"], row["sha256"]), rows)
+        fetched = self.threads.map(lambda row: self._fetch(row["path"], row["size"], row["sha256"]), rows)
         for batch in _batches(fetched, _BATCH_SIZE):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
@@ -151,9 +155,11 @@ class Compute:
         num_failed = sum(status != "ok" for status, _ in statuses)
         return {"chunk": chunk.id, "num_images": len(rows), "num_failed": num_failed}
 
-    def _fetch(self, path: str, sha256: str) -> Fetched:
+    def _fetch(self, path: str, size: int, sha256: str) -> Fetched:
         fetched = fetch(self.data, path, self.cut.preprocess)
-        if fetched.sha256 is not None and fetched.sha256 != sha256:
+        # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
+        is_same = fetched.sha256 == sha256 if fetched.sha256 is not None else fetched.size in (size, None)
+        if not is_same:
             return Fetched(status="changed", error="changed after it was listed")
         return fetched
 
@@ -209,15 +215,20 @@ class Plan:
 def plan(files: Sequence[File], views: tuple[View, ...], cut: Cut) -> list[Plan]:
     """Cut what is not in the cache into chunks: one plan for each set of views that is missing."""
     known = {view: index(cut.folder(view)).keys() for view in views}
-    missing: dict[tuple[View, ...], dict[str, str]] = {}
+    missing: dict[tuple[View, ...], dict[str, File]] = {}
     for file in files:
         if file.sha256 and file.status == "ok":
             absent = tuple(view for view in views if file.sha256 not in known[view])
             if absent:
-                missing.setdefault(absent, {})[file.sha256] = file.path
+                missing.setdefault(absent, {})[file.sha256] = file
     plans = []
-    for absent, paths in missing.items():
-        table = pa.table({"path": list(paths.values()), "sha256": list(paths.keys())})
+    for absent, by_hash in missing.items():
+        columns = {
+            "path": [file.path for file in by_hash.values()],
+            "size": [file.size for file in by_hash.values()],
+            "sha256": list(by_hash),
+        }
+        table = pa.table(columns)
         size = chunk_size(table.num_rows)
         slices = [table.slice(start, size) for start in range(0, table.num_rows, size)]
         plans.append(Plan(absent, [Chunk(_chunk_id(rows), rows) for rows in slices]))

@@ -24,6 +24,7 @@ class Fetched:
     modified: int | None = None
     """Microseconds since 1970."""
     sha256: str | None = None
+    """None where the file could not be read, or has more than max_bytes."""
 
 
 def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
@@ -33,7 +34,8 @@ def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
         return Fetched(status="missing", error="listed, but gone when it was read")
     except OSError as error:
         return Fetched(status="io_error", error=" ".join((error.strerror or str(error)).split()))
-    facts = (content.size, content.modified, content.sha256)
+    is_whole = len(content.data) <= config.max_bytes  # what is longer is read in part
+    facts = (content.size, content.modified, content.sha256 if is_whole else None)
     try:
         pixels, width, height = images.load(content.data, config)
     except images.ImageError as error:
