@@ -210,9 +210,9 @@ class DemoConfig:
 
     output: str = "runs/demo"
     """Folder for pictures, run and scores."""
-    num_train: int = 320
+    num_train: int = 240
     """Pictures to train on."""
-    num_val: int = 100
+    num_val: int = 80
     """Pictures to validate on."""
     num_test: int = 60
     """Pictures to score."""
