@@ -12,6 +12,7 @@ from tlearn import model, network
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.description import Description
 
 
 def put(path: Path) -> None:
@@ -104,7 +105,7 @@ def test_weights_with_a_flipped_byte_end_with_6(
 def model_folder(tmp_path: Path) -> Path:
     preprocess, head = PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4)
     frozen, trainable = network.build(5, preprocess, head, 1)
-    description = model.Description(
+    description = Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=preprocess,
@@ -113,6 +114,7 @@ def model_folder(tmp_path: Path) -> Path:
         weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},
+        reference={},
     )
     model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, description)
     return tmp_path / "model"

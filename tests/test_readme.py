@@ -45,11 +45,11 @@ def test_the_file_tree_names_every_module() -> None:
 
 
 def test_every_column_of_a_score_table_is_named() -> None:
-    from tlearn import scorer
+    from tlearn import table
     from tlearn.classes import Classes
 
     section = README.partition("Columns of a score table")[2].partition("\n\n")[0]
-    for name in scorer.schema(Classes(("a", "b"))).names:
+    for name in table.schema(Classes(("a", "b"))).names:
         assert re.search(rf"\b{name}\b", section), name
 
 

@@ -1,5 +1,6 @@
 """The scoring actor's class, called as the plain class it is: one row for every listed file, whatever it is."""
 
+import dataclasses
 import datetime
 import hashlib
 import io
@@ -16,14 +17,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tlearn import features, metrics, model, network, scorer, storage
+from tlearn import description, features, metrics, model, network, plan, storage, table
 from tlearn.chunks import Chunk
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.description import Description
 from tlearn.errors import IntegrityError
 from tlearn.features import Cut, Features
+from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File
-from tlearn.model import Description
 from tlearn.scorer import Score
 from tlearn.storage import Entry
 
@@ -56,6 +58,7 @@ def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = C
         weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 1.0, "val_loss": 0.0},
+        reference={},
     )
     return model.save(folder, frozen.layers.state_dict(), trainable, description)
 
@@ -88,21 +91,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: Any) -> Score:
-    digest = model.describe(str(saved)).digest
+    digest = description.describe(str(saved)).digest
     arguments = {"num_threads": 1, "decode_threads": 1, "run": "run-1", "model_digest": digest, **more}
     return Score(
         model_folder=str(saved),
         precision="fp32",
         folder=str(folder),
-        parts=str(parts),
+        run_folder=str(parts),
         batch_size=batch_size,
         **arguments,
     )
 
 
-def whole(entries: list[Entry]) -> Chunk:
-    (chunk,) = scorer.cut(entries) if len(entries) <= 8 else [scorer._chunk(0, entries)]
-    return chunk
+def rows_of(scoring: Score, entries: list[Entry], careful: bool = False) -> list[dict[str, Any]]:
+    listed = [dataclasses.asdict(entry) for entry in entries]
+    with scoring._decoder(careful) as decode:
+        return scoring.rows(listed, decode)[0]
+
+
+def planned(parts: Path, entries: list[Entry]) -> Chunk:
+    """The chunk of a plan that has one."""
+    columns = {name: [getattr(entry, name) for entry in entries] for name in ("path", "size", "modified")}
+    columns |= {name: [None] * len(entries) for name in ("same_as", "result")}
+    parts.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns, schema=plan.SCHEMA), parts / "plan.parquet")
+    return Chunk("000000", pa.table({}))
 
 
 def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, tmp_path: Path) -> None:
@@ -114,7 +127,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     (folder / "dog" / "longer.png").write_bytes(picture(8) + b" ")
     os.utime(folder / "dog" / "newer.png", (1, 1))
     scoring = score(folder, saved, tmp_path / "parts")
-    rows = scoring.rows(whole(entries))
+    rows = rows_of(scoring, entries)
     assert [row["path"] for row in rows] == [entry.path for entry in entries]
     assert {row["path"]: (row["status"], row["label"]) for row in rows} == {
         "a.png": ("scored", None),
@@ -151,7 +164,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
     entries = [entry for entry in storage.walk(str(folder)) if entry.path in ("cat/heavy.png", "dog/wide.png")]
-    heavy, wide = score(folder, saved, tmp_path / "parts").rows(whole(entries))
+    heavy, wide = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     assert heavy["bytes"] > PREPROCESS.max_bytes and heavy["sha256"] is None
     assert wide["sha256"] == hashlib.sha256((folder / "dog" / "wide.png").read_bytes()).hexdigest()
     assert (wide["width"], wide["height"]) == (20_001, 1)
@@ -160,11 +173,11 @@ def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved
 def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: Path, tmp_path: Path) -> None:
     for seed in range(20, 34):
         (folder / f"more-{seed}.png").write_bytes(picture(seed))
-    chunk = whole(list(storage.walk(str(folder))))
+    entries = list(storage.walk(str(folder)))
     scored = [
         {
             row["path"]: row["probabilities"]["dog"]
-            for row in score(folder, saved, tmp_path / "parts", size, decode_threads=threads).rows(chunk)
+            for row in rows_of(score(folder, saved, tmp_path / "parts", size, decode_threads=threads), entries)
             if row["status"] == "scored"
         }
         for size, threads in ((1, 1), (3, 4), (16, 1))
@@ -178,13 +191,13 @@ def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: P
 def test_probabilities_are_those_of_the_cached_features(
     folder: Path, saved: Path, own_cache: Path, tmp_path: Path
 ) -> None:
-    rows = score(folder, saved, tmp_path / "parts").rows(whole(list(storage.walk(str(folder)))))
+    rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, "fp32", loaded.frozen.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
-    (plan,) = features.plan(files, ("plain",), cut)
-    features.Compute(str(folder), cut, plan.views, 1, 1)(plan.chunks[0])
+    (todo,) = features.plan(files, ("plain",), cut)
+    features.Compute(str(folder), cut, todo.views, 1, 1)(todo.chunks[0])
     held = Features(features.collect(files, "plain", cut), cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.trainable(held.gather(range(len(files)))))
@@ -196,9 +209,8 @@ def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pr
     classes = Classes(("a b", "cat", "dog"))
     save_model(tmp_path / "model", pretrained, classes)
     scoring = score(folder, tmp_path / "model", tmp_path / "parts")
-    result = scoring(whole(list(storage.walk(str(folder)))))
-    table = scorer.read_part(str(tmp_path / "parts" / f"{result['chunk']}.parquet"))
-    row = table.to_pylist()[0]
+    scoring(planned(tmp_path / "parts", list(storage.walk(str(folder)))))
+    row = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()[0]
     assert list(row["probabilities"]) == ["a b", "cat", "dog"]
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
@@ -217,54 +229,63 @@ def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pr
     ],
 )
 def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: str | None) -> None:
-    assert scorer.label_of(path, CLASSES) == label
-
-
-def test_listings_are_cut_in_order_and_named_by_place_and_content() -> None:
-    entries = [Entry(f"{i:04}.png", i, 2 * i) for i in range(300)]
-    chunks = scorer.cut(entries)
-    listed = [row for chunk in chunks for row in chunk.rows.to_pylist()]
-    assert listed == [{"path": e.path, "size": e.size, "modified": e.modified} for e in entries]
-    ids = [chunk.id for chunk in chunks]
-    assert ids == sorted(set(ids)) == [chunk.id for chunk in scorer.cut(entries)]
-    touched = [*entries[:150], Entry("0150.png", 150, 1), *entries[151:]]
-    differ = [a.id != b.id for a, b in zip(chunks, scorer.cut(touched), strict=True)]
-    assert sum(differ) == 1
-    assert scorer.cut([]) == []
+    assert table.label_of(path, CLASSES) == label
 
 
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
-    chunk = whole(list(storage.walk(str(folder))))
-    result = score(folder, saved, tmp_path / "parts")(chunk)
-    assert result == {"chunk": chunk.id, "num_images": 9}
-    (path,) = (tmp_path / "parts").iterdir()
-    table = scorer.read_part(str(path))
-    assert path.name == f"{chunk.id}.parquet" and table.schema.equals(scorer.schema(CLASSES))
-    assert table["path"].to_pylist() == chunk.rows["path"].to_pylist()
-    for row, listed in zip(table.to_pylist(), chunk.rows.to_pylist(), strict=True):
+    entries = list(storage.walk(str(folder)))
+    chunk = planned(tmp_path / "parts", entries)
+    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9}
+    part = pq.read_table(tmp_path / "parts" / "000000.parquet")
+    assert part.schema.equals(table.schema(CLASSES))
+    assert part["path"].to_pylist() == [entry.path for entry in entries]
+    for row, entry in zip(part.to_pylist(), entries, strict=True):
         if row["modified"] is not None:
-            assert round(row["modified"].timestamp() * 1e6) == listed["modified"]
+            assert round(row["modified"].timestamp() * 1e6) == entry.modified
         assert (row["probabilities"] is None) == (row["status"] != "scored")
 
 
 def test_a_chunk_whose_part_exists_is_not_computed_again(
     folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk = whole(list(storage.walk(str(folder))))
+    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
     scoring = score(folder, saved, tmp_path / "parts")
     first = scoring(chunk)
-    (path,) = (tmp_path / "parts").iterdir()
+    path = tmp_path / "parts" / "000000.parquet"
     before = (path.stat().st_mtime_ns, path.read_bytes())
 
-    def refuse(self: Score, chunk: Chunk) -> None:
+    def refuse(self: Score, *_: Any) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(Score, "rows", refuse)
     assert scoring(chunk) == first
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    path.unlink()
     with pytest.raises(AssertionError, match="computed again"):
-        scoring(Chunk("other", chunk.rows))
-    assert [other.name for other in (tmp_path / "parts").iterdir()] == [path.name]
+        scoring(chunk)
+
+
+def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
+    """Ends its process at one picture, as a decoder with a fault would."""
+    if path == "dog/2.png":
+        os.abort()
+    return fetch(folder, path, preprocess)
+
+
+def test_a_picture_that_kills_its_decoder_costs_one_row(folder: Path, saved: Path, tmp_path: Path) -> None:
+    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
+    score(folder, saved, tmp_path / "parts")(chunk)
+    undisturbed = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()
+    (tmp_path / "parts" / "000000.parquet").unlink()  # the file that says "started" is there: an actor died here
+    score(folder, saved, tmp_path / "parts", fetch=poison)(chunk)
+    rows = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [row["path"] for row in undisturbed]
+    for row, other in zip(rows, undisturbed, strict=True):
+        if row["path"] == "dog/2.png":
+            assert (row["status"], row["error"]) == ("decoder_crash", "the process that decoded it died")
+        else:
+            assert (row["status"], row["prediction"]) == (other["status"], other["prediction"])
+            assert row["probability"] == pytest.approx(other["probability"], abs=1e-5)
 
 
 def test_a_model_that_was_replaced_is_refused(folder: Path, saved: Path, tmp_path: Path) -> None:
@@ -272,44 +293,7 @@ def test_a_model_that_was_replaced_is_refused(folder: Path, saved: Path, tmp_pat
         score(folder, saved, tmp_path / "parts", model_digest="0" * 16)
 
 
-def part(folder: Path, name: str, statuses: list[str]) -> str:
-    rows = [{"path": f"{name}/{i}", "status": status} for i, status in enumerate(statuses)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=scorer.schema(CLASSES)), folder / f"{name}.parquet")
-    return str(folder / f"{name}.parquet")
-
-
-def test_merging_keeps_the_order_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_PARTS_OF_ROW_GROUP", 2)
-    statuses = {"c": ["scored", "missing"], "a": ["scored"], "b": [], "d": ["unreadable", "scored", "scored"]}
-    parts = [part(tmp_path, name, found) for name, found in statuses.items()]
-    output = tmp_path / "out.parquet"
-    output.write_bytes(b"before")
-    counts = scorer.merge(parts, str(output), CLASSES)
-    assert counts == {"scored": 4, "missing": 1, "unreadable": 1}
-    table = pq.read_table(output)
-    assert table["path"].to_pylist() == ["c/0", "c/1", "a/0", "d/0", "d/1", "d/2"]
-    assert table.schema.equals(scorer.schema(CLASSES))
-    assert pq.ParquetFile(output).num_row_groups == 2
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_merging_nothing_gives_a_table_without_rows(tmp_path: Path) -> None:
-    assert scorer.merge([], str(tmp_path / "out.parquet"), CLASSES) == {}
-    table = pq.read_table(tmp_path / "out.parquet")
-    assert table.num_rows == 0 and table.schema.equals(scorer.schema(CLASSES))
-
-
-def test_a_failed_merge_leaves_what_was_there(tmp_path: Path) -> None:
-    good, broken = part(tmp_path, "a", ["scored"]), tmp_path / "broken.parquet"
-    broken.write_bytes(b"PAR1 no")
-    (tmp_path / "out.parquet").write_bytes(b"before")
-    with pytest.raises((OSError, pa.ArrowException)):
-        scorer.merge([good, str(broken)], str(tmp_path / "out.parquet"), CLASSES)
-    assert (tmp_path / "out.parquet").read_bytes() == b"before"
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_the_schema_names_what_the_readme_of_a_table_needs() -> None:
-    names = scorer.schema(Classes(("a", "b", "c"))).names
+    names = table.schema(Classes(("a", "b", "c"))).names
     assert names[:4] == ["path", "status", "prediction", "probability"]
-    assert json.dumps([field.name for field in scorer.schema(CLASSES).field("probabilities").type]) == '["cat", "dog"]'
+    assert json.dumps([field.name for field in table.schema(CLASSES).field("probabilities").type]) == '["cat", "dog"]'

@@ -23,10 +23,11 @@ import torch
 
 from tlearn import drawings, features, launch, loop, manifest, model, network, scoring, storage, weights
 from tlearn.classes import Classes
-from tlearn.config import RECIPES, BenchConfig, ScoreConfig, digest
+from tlearn.config import RECIPES, BenchConfig, Precision, ScoreConfig, digest
+from tlearn.description import Description
 from tlearn.fetch import fetch
 from tlearn.manifest import File
-from tlearn.network import Frozen, Precision
+from tlearn.network import Frozen
 from tlearn.progress import Progress
 
 GFLOP_PER_IMAGE = 35.3
@@ -163,7 +164,7 @@ def _scoring(
     recipe = RECIPES["frozen"]
     trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
     trainable.head.initialize(loop.generator(0))
-    description = model.Description(
+    description = Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=recipe.preprocess,
@@ -172,6 +173,7 @@ def _scoring(
         weights_sha256="",
         training={"recipe": digest(recipe), "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
+        reference={},
     )
     model.save(folder / "model", tensors, trainable, description)
     score = ScoreConfig(

@@ -15,7 +15,16 @@ from typing import TypeVar
 import tyro
 
 from tlearn import errors
-from tlearn.config import RECIPES, BenchConfig, CheckConfig, DemoConfig, ScoreConfig, TrainConfig, WeightsConfig
+from tlearn.config import (
+    RECIPES,
+    BenchConfig,
+    CheckConfig,
+    DemoConfig,
+    ScoreConfig,
+    ScoresConfig,
+    TrainConfig,
+    WeightsConfig,
+)
 
 Config = TypeVar("Config")
 
@@ -24,6 +33,8 @@ _USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its fl
   train [RECIPE] --data DIR --output RUN       fine-tune a pretrained VGG16; recipes: {recipes}
   score --model RUN/model --input DIR --output NAME.parquet
                                                score a folder of images into Parquet
+  scores DIR                                   the newest row of every path of a table
+  verify DIR                                   whether a table is as its ledger says
   check --data DIR                             what is in this folder, what is wrong with it
   report RUN                                   write RUN/report.html again
   weights                                      fetch and verify the pretrained weights
@@ -104,14 +115,50 @@ def _score(words: list[str]) -> int:
     if code == errors.TOO_MANY_BAD_FILES:
         _say(
             f"expected at most {config.max_error_rate:.1%} of the files without a score, got {summary['failed']} of "
-            f"{summary['listed']}; the rows are in {config.output}, the reasons in its column error",
+            f"{summary['failed'] + summary['scored']}; the rows are in {config.output}, with the reasons",
             code,
         )
     if config.json:
         print(json.dumps(summary))
     else:
-        print(f"{summary['listed']} files listed: {statuses or 'none'}: {config.output}")
+        print(
+            f"{summary['listed']} files listed, {summary['unchanged']} unchanged, {summary['added']} rows added "
+            f"({statuses or 'nothing new'}): {config.output}"
+        )
+        if summary["drift"] is not None:
+            print(f"drift {summary['drift']:.2f}: {summary['drift_sentence']}")
     return code
+
+
+def _scores(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        return _say("expected a table: tlearn scores DIR", errors.USAGE)
+    config = _parse(ScoresConfig, "scores DIR", words[1:])
+    from tlearn import storage, table
+
+    latest = table.latest(storage.local(words[0]))
+    if config.output is not None:
+        table.write(latest, config.output)
+    for line in table.lines(latest.slice(0, config.num_rows)):
+        print(line)
+    print(f"{latest.num_rows} paths: {config.output or words[0]}")
+    return errors.DONE
+
+
+def _verify(words: list[str]) -> int:
+    if len(words) != 1 or words[0].startswith("-"):
+        return _say("expected one table: tlearn verify DIR", errors.USAGE)
+    from tlearn import storage
+    from tlearn.ledger import Ledger
+
+    ledger = Ledger(storage.absolute(words[0].rstrip("/")))
+    problems = ledger.verify()
+    for problem in problems:
+        print(problem)
+    if problems:
+        return _say(f"expected a table that is as its ledger says, found {len(problems)} differences", 6)
+    print(f"{len(ledger.records())} files, as the ledger says")
+    return errors.DONE
 
 
 def _check(words: list[str]) -> int:
@@ -169,6 +216,8 @@ def _bench(words: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "score": _score,
+    "scores": _scores,
+    "verify": _verify,
     "check": _check,
     "report": _report,
     "weights": _weights,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+Precision = Literal["fp32", "bf16"]
+
 
 def default_cache() -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlearn")
@@ -162,7 +164,9 @@ class ScoreConfig:
     input: str
     """Folder (or URI) of images, flat or nested."""
     output: str
-    """NAME.parquet: one file, replaced atomically."""
+    """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
+    rescore: bool = False
+    """Score everything again, beside the old rows of DIR/."""
     workers: int | None = None
     """Scoring actors; one per GPU, or one per CPU, unless told."""
     batch_size: int = 16
@@ -171,6 +175,8 @@ class ScoreConfig:
     """Share of files without a score above which the exit code is 4; the rows are written all the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for the index of what is scored; safe to delete."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -192,6 +198,16 @@ class CheckConfig:
     """Folder (or URI) with train/ and perhaps val/ and test/."""
     json: bool = False
     """Print a summary as JSON in the last line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoresConfig:
+    """Show the newest row of every path of a table of scores."""
+
+    output: str | None = None
+    """NAME.parquet: write them there instead."""
+    num_rows: int = 20
+    """How many to show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tlearn import drawings, scoring, storage, training
+from tlearn import drawings, scoring, storage, table, training
 from tlearn.config import RECIPES, DemoConfig, ScoreConfig
 from tlearn.errors import UsageError
 
@@ -33,15 +34,14 @@ def run(config: DemoConfig) -> int:
         ScoreConfig(model=f"{train.output}/model", input=str(pictures / "test"), output=str(scores))
     )
 
-    table = pq.read_table(scores).to_pylist()
-    print(f"\n{'path':<12} {'status':<11} {'prediction':<10} {'probability':>11}  error")
-    for row in sorted(table, key=lambda row: row["status"] == "scored")[:_NUM_SHOWN]:
-        probability = f"{row['probability']:.3f}" if row["probability"] is not None else ""
-        line = f"{row['path']:<12} {row['status']:<11} {row['prediction'] or '':<10} {probability:>11}"
-        print(f"{line}  {row['error'] or ''}".rstrip())
+    rows = pq.read_table(scores).to_pylist()
+    shown = sorted(rows, key=lambda row: row["status"] == "scored")[:_NUM_SHOWN]
+    print()
+    for line in table.lines(pa.Table.from_pylist(shown)):
+        print(line)
     with (pictures / "test_labels.csv").open(newline="") as file:
         labels = {row["path"]: row["label"] for row in csv.DictReader(file)}
-    rows = [row for row in table if row["status"] == "scored"]
+    rows = [row for row in rows if row["status"] == "scored"]
     num_right = sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in rows)
 
     print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from tlearn import chunks, network, storage, weights
 from tlearn.chunks import Chunk, chunk_size
-from tlearn.config import PreprocessConfig, digest
+from tlearn.config import Precision, PreprocessConfig, digest
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File, Status
-from tlearn.network import Frozen, Precision
+from tlearn.network import Frozen
 from tlearn.progress import Progress
 
 View = Literal["plain", "mirror"]

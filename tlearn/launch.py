@@ -9,8 +9,8 @@ import ray
 import ray.data
 
 from tlearn import network
+from tlearn.config import Precision
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
-from tlearn.network import Precision
 
 
 def start_ray() -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +16,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.storage import Entry
 
-Status = Literal["ok", "unreadable", "too_large", "missing", "changed", "io_error"]
+Status = Literal["ok", "unreadable", "too_large", "missing", "changed", "io_error", "decoder_crash"]
 
 # A file counts as a picture by its name, so that a CSV file beside the pictures is no bad picture. What it holds
 # is decided by its content. Kinds that cannot be read are listed too: whoever put them there wants to know.
@@ -93,9 +93,11 @@ def is_picture(path: str) -> bool:
     return suffix in SUFFIXES if suffix else not name.startswith(".")
 
 
-def pictures(location: str, ignored: Counter[str] | None = None) -> Iterator[Entry]:
-    """Every picture under a folder, in order; other files are counted in `ignored` by suffix."""
-    for entry in storage.walk(location):
+def pictures(
+    location: str, ignored: Counter[str] | None = None, *, walk: Callable[[str], Iterator[Entry]] = storage.walk
+) -> Iterator[Entry]:
+    """Every picture under a folder, as `walk` lists it; other files are counted in `ignored` by suffix."""
+    for entry in walk(location):
         if is_picture(entry.path):
             yield entry
         elif ignored is not None:

@@ -20,30 +20,10 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from tlearn import network, storage
-from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig
-from tlearn.errors import IntegrityError, StorageError
-from tlearn.network import Frozen, Precision, Trainable
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What model.json says, without which the weights are numbers."""
-
-    classes: Classes
-    frozen_blocks: int
-    preprocess: PreprocessConfig
-    head: HeadConfig
-    precision: Precision
-    """Of the frozen layers, when the features were computed that the rest was trained on."""
-    weights_sha256: str
-    training: dict[str, Any]
-    """The config of the run, and what it was trained on."""
-    metrics: dict[str, float]
-    digest: str = ""
-    """Names the model: SHA-256 over all the above, 16 hex digits."""
+from tlearn.config import Precision
+from tlearn.description import Description, content_digest, to_json, verified
+from tlearn.errors import StorageError
+from tlearn.network import Frozen, Trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +32,14 @@ class Model:
     frozen: Frozen
     trainable: Trainable
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(batch, 3, size, size) uint8 -> (batch, num_logits) float32, by way of float16 features as in training."""
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
+
+        By way of float16 features, as in training.
+        """
         with torch.inference_mode():
-            logits = self.trainable(self.frozen(images))
-        assert isinstance(logits, Tensor)
-        return logits
+            trunk = self.trainable.trunk(self.frozen(images))
+            return self.trainable.head(trunk), trunk.mean((2, 3))
 
 
 def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
@@ -66,8 +48,8 @@ def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, 
     tensors |= {f"trainable.{name}": tensor.cpu() for name, tensor in trainable.state_dict().items()}
     data = save_safetensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
     description = dataclasses.replace(description, weights_sha256=hashlib.sha256(data).hexdigest())
-    content = _to_json(description)
-    content["digest"] = _content_digest(content)
+    content = to_json(description)
+    content["digest"] = content_digest(content)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
     replaced = temporary.with_suffix(".old")
     try:
@@ -90,66 +72,9 @@ def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, 
     return str(content["digest"])
 
 
-def _to_json(description: Description) -> dict[str, Any]:
-    content = dataclasses.asdict(description)
-    content["classes"] = list(description.classes.names)
-    del content["digest"]
-    return {"format": _FORMAT, "architecture": "vgg16", **content}
-
-
-def _content_digest(content: dict[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def describe(location: str) -> Description:
-    """Read and verify model.json. Raises ValueError where there is none, IntegrityError where it is damaged."""
-    content = _read(location, "model.json")
-    try:
-        values = json.loads(content)
-        stated, actual = values["digest"], _content_digest(values)
-        file_format = values["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"expected a model.json of tlearn in {location}, could not read it: {error}") from None
-    if stated != actual:
-        raise IntegrityError(
-            f"expected digest {stated} of {location}/model.json, got {actual}: it was changed or damaged"
-        )
-    if file_format != _FORMAT:
-        raise IntegrityError(f"expected model format {_FORMAT} in {location}, got {file_format}: train it again")
-    return Description(
-        classes=Classes(tuple(values["classes"])),
-        frozen_blocks=values["frozen_blocks"],
-        preprocess=PreprocessConfig(**values["preprocess"]),
-        head=HeadConfig(**values["head"]),
-        precision=values["precision"],
-        weights_sha256=values["weights_sha256"],
-        training=values["training"],
-        metrics=values["metrics"],
-        digest=stated,
-    )
-
-
-def _verified(location: str) -> tuple[Description, bytes]:
-    description = describe(location)
-    data = _read(location, "model.safetensors")
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != description.weights_sha256:
-        raise IntegrityError(
-            f"expected sha256 {description.weights_sha256[:16]} of {location}/model.safetensors, got {actual[:16]}: "
-            "it was changed or damaged"
-        )
-    return description, data
-
-
-def verify(location: str) -> Description:
-    """Check every file of a model without building it. Raises as `describe` does."""
-    return _verified(location)[0]
-
-
 def load(location: str, precision: Precision | None = None) -> Model:
     """Read, verify and build a model, on the CPU. Raises as `describe` does."""
-    description, data = _verified(location)
+    description, data = verified(location)
     tensors = load_safetensors(data)
     frozen, trainable = network.build(
         description.frozen_blocks,
@@ -165,15 +90,6 @@ def load(location: str, precision: Precision | None = None) -> Model:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _read(location: str, name: str) -> bytes:
-    try:
-        return storage.read(storage.absolute(location), name).data
-    except OSError:
-        raise ValueError(
-            f"expected a model folder with {name} at {location}, found none: give --model RUN/model of a finished run"
-        ) from None
 
 
 def _card(content: dict[str, Any]) -> str:

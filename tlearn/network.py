@@ -10,16 +10,13 @@ With frozen_blocks=0 the features are the images themselves.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, Precision, PreprocessConfig
 from tlearn.images import normalize
 from tlearn.weights import BLOCKS, CHANNELS, tensors_digest
-
-Precision = Literal["fp32", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

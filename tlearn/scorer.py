@@ -1,75 +1,35 @@
-"""What a scoring actor does with a chunk of paths, and the table that comes of it: one row for every listed file."""
+"""What a scoring actor does with a chunk of paths."""
 
-import datetime
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from tlearn import metrics, model, storage
-from tlearn.chunks import Chunk, chunk_size
-from tlearn.classes import Classes
+from tlearn import drift, metrics, model, storage, table
+from tlearn.chunks import Chunk
+from tlearn.config import Precision, PreprocessConfig
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
-from tlearn.network import Precision
-from tlearn.storage import Entry
 
-_PARTS_OF_ROW_GROUP = 256
+Fetch = Callable[[str, str, PreprocessConfig], Fetched]
 
-LISTED = pa.schema([("path", pa.string()), ("size", pa.int64()), ("modified", pa.int64())])
-
-
-def schema(classes: Classes) -> pa.Schema:
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("status", pa.string()),
-            ("prediction", pa.string()),
-            ("probability", pa.float32()),
-            ("probabilities", pa.struct([(name, pa.float32()) for name in classes.names])),
-            ("label", pa.string()),
-            ("error", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("bytes", pa.int64()),
-            ("modified", pa.timestamp("us", "UTC")),
-            ("sha256", pa.string()),
-            ("model", pa.string()),
-            ("run", pa.string()),
-            ("scored_at", pa.timestamp("us", "UTC")),
-        ]
-    )
-
-
-def cut(entries: Sequence[Entry]) -> list[Chunk]:
-    """Cut a listing into chunks whose id follows from position and content."""
-    size = chunk_size(len(entries))
-    return [_chunk(i, entries[start : start + size]) for i, start in enumerate(range(0, len(entries), size))]
-
-
-def _chunk(number: int, entries: Sequence[Entry]) -> Chunk:
-    content = "\n".join(f"{entry.path}\0{entry.size}\0{entry.modified}" for entry in entries)
-    columns = {
-        "path": [entry.path for entry in entries],
-        "size": [entry.size for entry in entries],
-        "modified": [entry.modified for entry in entries],
-    }
-    chunk_id = f"{number:06}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    return Chunk(chunk_id, pa.table(columns, schema=LISTED))
-
-
-def label_of(path: str, classes: Classes) -> str | None:
-    """The innermost folder that is named as a class."""
-    return next((part for part in reversed(path.split("/")[:-1]) if part in classes.names), None)
+_DECODE_TIMEOUT_SECONDS = 120
 
 
 class Score:
-    """What an actor does: decode the images of a chunk, run the whole network, write one file."""
+    """Decode the images of a chunk, run the whole network, write one file.
+
+    A chunk is a row group of the plan; its id is the number of the group. While it is worked on there is a file
+    <id>.started beside the parts. Who finds it there knows that an earlier actor died over this chunk, and lets a
+    child process decode, so that a picture that kills its decoder costs one row.
+    """
 
     def __init__(
         self,
@@ -77,11 +37,12 @@ class Score:
         model_digest: str,
         precision: Precision,
         folder: str,
-        parts: str,
+        run_folder: str,
         run: str,
         batch_size: int,
         num_threads: int,
         decode_threads: int,
+        fetch: Fetch = fetch,
     ):
         torch.set_num_threads(num_threads)
         self.model = model.load(model_folder, precision)
@@ -90,93 +51,127 @@ class Score:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.frozen.prepare(self.device)
         self.model.trainable.to(self.device)
-        self.folder, self.parts, self.run, self.batch_size = folder, parts, run, batch_size
+        self.folder, self.run_folder, self.run, self.batch_size = folder, run_folder, run, batch_size
+        self.fetch = fetch
         self.threads = ThreadPoolExecutor(decode_threads)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
-        part = storage.join(self.parts, f"{chunk.id}.parquet")
+        number = int(chunk.id)
+        part = storage.join(self.run_folder, table.part_name(number))
+        with storage.open_input(storage.join(self.run_folder, "plan.parquet")) as plan:
+            entries = pq.ParquetFile(plan).read_row_group(number, ["path", "size", "modified"]).to_pylist()
         if not storage.exists(part):
-            table = pa.Table.from_pylist(self.rows(chunk), schema=schema(self.model.description.classes))
-            storage.write(part, lambda sink: pq.write_table(table, sink))
-        return {"chunk": chunk.id, "num_images": chunk.rows.num_rows}
+            started = storage.join(self.run_folder, f"{chunk.id}.started")
+            is_second = storage.exists(started)
+            storage.write_bytes(started, b"")
+            with self._decoder(is_second) as decode:
+                rows, histograms = self.rows(entries, decode)
+            table.write_part(part, rows, self.model.description.classes, histograms)
+        return {"chunk": chunk.id, "num_images": len(entries)}
 
-    def rows(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """One row for every row of the chunk, in its order."""
-        listed = chunk.rows.to_pylist()
+    @contextlib.contextmanager
+    def _decoder(self, is_second: bool) -> Iterator[Callable[[list[str]], Iterator[Fetched]]]:
+        """Paths to what they hold: by threads here, or, the second time, by a process of its own."""
+        preprocess = self.model.description.preprocess
+        if is_second:
+            with _Careful(self.fetch, self.folder, preprocess) as careful:
+                yield lambda paths: map(careful, paths)
+        else:
+            yield lambda paths: self.threads.map(lambda path: self.fetch(self.folder, path, preprocess), paths)
+
+    def rows(
+        self, entries: list[dict[str, Any]], decode: Callable[[list[str]], Iterator[Fetched]]
+    ) -> tuple[list[dict[str, Any]], drift.Histograms | None]:
+        """One row for every entry (path, size, modified) in its order, and the histograms of those that were scored."""
         description = self.model.description
-        names = description.classes.names
         rows: list[dict[str, Any]] = []
-        waiting: list[dict[str, Any]] = []  # rows whose pixels are in `pixels`
-        pixels: list[torch.Tensor] = []
-
-        def score_waiting() -> None:
-            probabilities = metrics.probabilities(self.model.logits(torch.stack(pixels).to(self.device))).cpu()
-            for row, values in zip(waiting, probabilities, strict=True):
-                best = int(values.argmax())
-                row |= {
-                    "status": "scored",
-                    "prediction": names[best],
-                    "probability": values[best].item(),
-                    "probabilities": dict(zip(names, values.tolist(), strict=True)),
+        waiting: list[tuple[dict[str, Any], torch.Tensor]] = []
+        histograms: drift.Histograms | None = None
+        for entry, fetched in zip(entries, decode([entry["path"] for entry in entries]), strict=True):
+            fetched = _unchanged(entry, fetched)
+            rows.append(
+                {
+                    "path": entry["path"],
+                    "status": fetched.status,
+                    "label": table.label_of(entry["path"], description.classes),
+                    "error": fetched.error,
+                    "width": fetched.width,
+                    "height": fetched.height,
+                    "bytes": fetched.size,
+                    "modified": fetched.modified,
+                    "sha256": fetched.sha256,
+                    "model": description.digest,
+                    "run": self.run,
+                    "scored_at": datetime.now(UTC),
                 }
-            waiting.clear()
-            pixels.clear()
-
-        for entry, fetched in zip(listed, self.threads.map(self._fetch, listed), strict=True):
-            row = {
-                "path": entry["path"],
-                "status": fetched.status,
-                "label": label_of(entry["path"], description.classes),
-                "error": fetched.error,
-                "width": fetched.width,
-                "height": fetched.height,
-                "bytes": fetched.size,
-                "modified": fetched.modified,
-                "sha256": fetched.sha256,
-                "model": description.digest,
-                "run": self.run,
-                "scored_at": datetime.datetime.now(datetime.UTC),
-            }
-            rows.append(row)
-            if fetched.pixels is not None:
-                waiting.append(row)
-                pixels.append(fetched.pixels)
-            if len(waiting) == self.batch_size:
-                score_waiting()
-        if waiting:
-            score_waiting()
-        return rows
-
-    def _fetch(self, entry: dict[str, Any]) -> Fetched:
-        fetched = fetch(self.folder, entry["path"], self.model.description.preprocess)
-        was, now = (entry["size"], entry["modified"]), (fetched.size, fetched.modified)
-        if fetched.size is not None and was != now:
-            return Fetched(
-                status="changed",
-                error=f"listed with {was[0]} bytes, found with {now[0]}"
-                if was[0] != now[0]
-                else "written to after it was listed",
-                size=fetched.size,
-                modified=fetched.modified,
             )
+            if fetched.pixels is not None:
+                waiting.append((rows[-1], fetched.pixels))
+            if len(waiting) == self.batch_size:
+                histograms = self._score(waiting, histograms)
+                waiting = []
+        if waiting:
+            histograms = self._score(waiting, histograms)
+        return rows, histograms
+
+    def _score(
+        self, waiting: list[tuple[dict[str, Any], torch.Tensor]], histograms: drift.Histograms | None
+    ) -> drift.Histograms | None:
+        """Fill in the rows of one batch."""
+        names, reference = self.model.description.classes.names, self.model.description.reference
+        logits, pooled = self.model.outputs(torch.stack([pixels for _, pixels in waiting]).to(self.device))
+        probabilities: np.ndarray[Any, Any] = metrics.probabilities(logits).cpu().numpy()
+        for (row, _), values in zip(waiting, probabilities, strict=True):
+            best = int(values.argmax())
+            row |= {
+                "status": "scored",
+                "prediction": names[best],
+                "probability": float(values[best]),
+                "probabilities": dict(zip(names, values.tolist(), strict=True)),
+            }
+        if not reference:
+            return None
+        return drift.add(histograms, drift.count(reference["edges"], drift.series(probabilities, pooled.cpu().numpy())))
+
+
+def _unchanged(entry: dict[str, Any], fetched: Fetched) -> Fetched:
+    """What was fetched if the file is as it was listed; otherwise a row that says so."""
+    if fetched.size is None or (fetched.size, fetched.modified) == (entry["size"], entry["modified"]):
         return fetched
+    error = "written to after it was listed"
+    if fetched.size != entry["size"]:
+        error = f"listed with {entry['size']} bytes, found with {fetched.size}"
+    return Fetched(status="changed", error=error, size=fetched.size, modified=fetched.modified)
 
 
-def merge(parts: list[str], output: str, classes: Classes) -> Counter[str]:
-    """Write the chunk files, in order, as one file in one step; returns the number of rows of each status."""
-    counts: Counter[str] = Counter()
+class _Careful:
+    """Fetches in a child process; one that dies or hangs over a file is replaced, and the file is a `decoder_crash`."""
 
-    def write_to(sink: Any) -> None:
-        with pq.ParquetWriter(sink, schema(classes), write_page_checksum=True) as writer:
-            for start in range(0, len(parts), _PARTS_OF_ROW_GROUP):
-                table = pa.concat_tables(read_part(part) for part in parts[start : start + _PARTS_OF_ROW_GROUP])
-                counts.update(table["status"].to_pylist())
-                writer.write_table(table)
+    def __init__(self, fetch: Fetch, folder: str, preprocess: PreprocessConfig):
+        self.fetch, self.folder, self.preprocess = fetch, folder, preprocess
+        self.child = self._start()
 
-    storage.write(output, write_to)
-    return counts
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
+    def __enter__(self) -> "_Careful":
+        return self
 
-def read_part(part: str) -> pa.Table:
-    folder, _, name = part.rpartition("/")
-    return pq.read_table(pa.BufferReader(storage.read(folder, name).data))
+    def __call__(self, path: str) -> Fetched:
+        try:
+            return self.child.submit(self.fetch, self.folder, path, self.preprocess).result(_DECODE_TIMEOUT_SECONDS)
+        except BrokenProcessPool:
+            error = "the process that decoded it died"
+        except TimeoutError:
+            error = f"not decoded after {_DECODE_TIMEOUT_SECONDS} seconds"
+        self._stop()
+        self.child = self._start()
+        return Fetched(status="decoder_crash", error=error)
+
+    def _stop(self) -> None:
+        for process in list((self.child._processes or {}).values()):
+            process.kill()
+        self.child.shutdown(cancel_futures=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()

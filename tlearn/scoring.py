@@ -1,89 +1,281 @@
-"""The scoring job: from a config to a table."""
+"""The scoring job: from a config to a table.
+
+    list -> plan (what has no row yet) -> one file a chunk -> merge -> one atomic step
+
+NAME.parquet is a snapshot: everything is planned, the old file replaced. DIR/ grows: the plan leaves out what has a
+row, and the merged file is added. Ray and torch are loaded only if there is something to compute.
+"""
 
 import contextlib
+import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from tlearn import chunks, manifest, model, scorer, storage
-from tlearn.config import ScoreConfig, digest
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tlearn import description, drift, manifest, plan, storage, table
+from tlearn.config import ScoreConfig
+from tlearn.description import Description
 from tlearn.errors import DONE, TOO_MANY_BAD_FILES, StorageError, UsageError
-from tlearn.launch import causes, precision_of, start_ray
-from tlearn.ledger import Lease
-from tlearn.network import Precision
+from tlearn.lease import Lease
+from tlearn.ledger import FOLDER, Ledger
+from tlearn.plan import Index
 from tlearn.progress import Progress
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """What the runs of one command did."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    num_added: int = 0
+    num_computed: int = 0
+    runs: list[str] = field(default_factory=list)
+    images_per_second: float = 0.0
+    histograms: drift.Histograms | None = None
+
+
 def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
-    """Score a folder into one Parquet file; returns the summary and the exit code."""
+    """Give every listed file its row; returns the summary and the exit code."""
     started = time.monotonic()
-    output = storage.absolute(config.output)
-    if not output.endswith(".parquet"):
-        raise UsageError(f"expected --output NAME.parquet, got {config.output}")
-    description = model.verify(config.model)
-    ignored: Counter[str] = Counter()
-    all_chunks = scorer.cut(list(manifest.pictures(config.input, ignored)))
-    folder, _, name = output.rpartition("/")
-    storage.require_writable(folder)
-    num_listed = sum(chunk.rows.num_rows for chunk in all_chunks)
-    work = storage.local(storage.join(folder, f".{name}.work"))
-    with Lease(work) as lease:
-        start_ray()
-        precision = precision_of(config.precision)
-        run = digest([description.digest, precision, [chunk.id for chunk in all_chunks]])
-        parts = work / run
-        missing = [chunk for chunk in all_chunks if not (parts / f"{chunk.id}.parquet").exists()]
-        rate = _score_chunks(config, missing, str(parts), run, description, precision)
-        lease.check()
-        counts = scorer.merge([str(parts / f"{chunk.id}.parquet") for chunk in all_chunks], output, description.classes)
-        storage.empty_folder(work, keep=lease.path)
-    with contextlib.suppress(OSError):  # unless another run is in it already
-        work.rmdir()
-    if sum(counts.values()) != num_listed:
-        raise StorageError(f"expected {num_listed} rows in {output}, wrote {sum(counts.values())}: score again")
-    seconds = time.monotonic() - started
-    num_failed = num_listed - counts["scored"]
-    summary = {
-        "listed": num_listed,
-        "scored": counts["scored"],
-        "failed": num_failed,
-        "statuses": dict(counts),
-        "ignored": sum(ignored.values()),
-        "model": description.digest,
-        "run": run,
-        "output": output,
-        "images_per_second": round(rate, 2),
-        "seconds_total": round(seconds, 2),
-    }
-    return summary, TOO_MANY_BAD_FILES if num_failed > config.max_error_rate * num_listed else DONE
+    output = storage.absolute(config.output.rstrip("/"))
+    model = description.verify(config.model)
+    _require_input(config.input)
+    if config.output.endswith(".parquet"):
+        if config.rescore:
+            raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")
+        folder, _, name = output.rpartition("/")
+        storage.require_writable(folder)
+        work, ledger = storage.join(folder, f".{name}.work"), None
+    else:
+        storage.require_writable(output)
+        work, ledger = storage.join(output, FOLDER), Ledger(output)
+    outcome = _Outcome()
+    with Lease(storage.local(work)) as lease, contextlib.closing(_index(config, output, work)) as index:
+        facts = {"model": model.digest, "input": storage.absolute(config.input), "rescore": config.rescore}
+        number = 0
+        if ledger is not None:
+            ledger.recover()
+            number = _catch_up(index, ledger)
+            for run in _unfinished(work, {**facts, "number": number}):
+                _finish(config, run, work, output, model, index, ledger, lease, outcome)
+                number = _catch_up(index, ledger)
+        # What went on above was this very rescore; there is nothing more to do again.
+        rescore = config.rescore and not outcome.runs
+        ignored: Counter[str] = Counter()
+        entries = manifest.pictures(config.input, ignored, walk=storage.stream)
+        max_bytes = model.preprocess.max_bytes
+        counts = plan.fill(index, entries, config.input, model.digest, max_bytes, rescore=rescore)
+        if ledger is None or counts.compute + counts.copied:
+            facts = {**facts, "number": number}
+            run = plan.digest(index, facts)
+            location = storage.join(work, "runs", run, "plan.parquet")
+            if not storage.exists(location):
+                _remove_runs(work)
+                plan.write(index, location, facts, _chunk_size(counts.compute))
+            _finish(config, run, work, output, model, index, ledger, lease, outcome)
+            if ledger is not None:
+                _catch_up(index, ledger)
+        _remove_runs(work)
+    if ledger is None:
+        _remove_work(work)
+    summary = _summary(config, output, model, counts, outcome, sum(ignored.values()), time.monotonic() - started)
+    num_rows = sum(outcome.statuses.values())
+    return summary, TOO_MANY_BAD_FILES if summary["failed"] > config.max_error_rate * num_rows else DONE
 
 
-def _score_chunks(
+def _require_input(folder: str) -> None:
+    """Raise ValueError before anything is written."""
+    next(iter(storage.stream(folder)), None)
+
+
+def _chunk_size(num_images: int) -> int:
+    """Images of one task; the same for the same plan, so that a run that goes on finds its chunks."""
+    return min(max(-(-num_images // 16), 8), 64)
+
+
+def _index(config: ScoreConfig, output: str, work: str) -> Index:
+    """Of a table: kept in the cache, one for each output. Of a file: the work table only, thrown away with it."""
+    if config.output.endswith(".parquet") and not storage.is_remote(work):
+        return Index(storage.local(work) / "plan.sqlite")
+    name = hashlib.sha256(output.encode()).hexdigest()[:16]
+    return Index(storage.local(config.cache) / "tables" / f"{name}.sqlite")
+
+
+def _catch_up(index: Index, ledger: Ledger) -> int:
+    """Take into the index what was committed since; returns the number of the next commit."""
+    records = ledger.records()
+    known = index.commits()
+    if known.keys() - {record["name"] for record in records}:
+        index.clear()  # files were taken out of the table
+        known = {}
+    for record in records:
+        if known.get(record["name"]) != record["sha256"]:
+            with ledger.open(record) as file:
+                columns = ["path", "model", "bytes", "modified", *plan.COPIED]
+                index.ingest(record["name"], record["sha256"], pq.ParquetFile(file).iter_batches(columns=columns))
+    return len(records) + 1
+
+
+def _unfinished(work: str, facts: dict[str, Any]) -> Iterator[str]:
+    """The run that was stopped between its plan and its commit, if it was of the same model, input and state."""
+    for run in storage.folders(storage.join(work, "runs")):
+        location = storage.join(work, "runs", run, "plan.parquet")
+        if not storage.exists(location):
+            continue
+        with storage.open_input(location) as file:
+            found = plan.facts_of(pq.ParquetFile(file))
+        if all(found.get(name) == value for name, value in facts.items()):
+            yield run
+
+
+def _finish(
     config: ScoreConfig,
-    missing: list[chunks.Chunk],
-    parts: str,
     run: str,
-    description: model.Description,
-    precision: Precision,
+    work: str,
+    output: str,
+    model: Description,
+    index: Index,
+    ledger: Ledger | None,
+    lease: Lease,
+    outcome: _Outcome,
+) -> None:
+    """Compute what the plan of this run still lacks, merge, and make it visible."""
+    folder = storage.join(work, "runs", run)
+    with storage.open_input(storage.join(folder, "plan.parquet")) as file:
+        parquet = pq.ParquetFile(file)
+        num_chunks = plan.facts_of(parquet)["num_chunks"]
+        present = set(storage.names(folder))
+        missing = [number for number in range(num_chunks) if table.part_name(number) not in present]
+        if missing:
+            num_images = sum(parquet.metadata.row_group(number).num_rows for number in missing)
+            outcome.images_per_second = _compute(config, run, folder, model, missing, num_images)
+            outcome.num_computed += num_images
+        with _room_for_merged(folder) as target:
+            merged = table.merge(
+                parquet,
+                num_chunks,
+                folder,
+                target,
+                model.classes,
+                {"model": model.digest, "run": run},
+                lambda row: index.outcome(row["path"], model.digest) == (row["status"], row["error"]),
+            )
+            num_planned = parquet.metadata.num_rows
+            if merged.num_rows + merged.num_repeated != num_planned:
+                raise StorageError(
+                    f"expected {num_planned} rows in run {run}, merged {merged.num_rows + merged.num_repeated}: "
+                    f"remove {folder} and score again"
+                )
+            lease.check()
+            if ledger is None:
+                storage.publish(target, output, replace=True)
+            elif merged.num_rows:
+                ledger.commit(target, _record(run, model, merged, len(ledger.records()) + 1))
+    storage.remove_folder(folder)
+    outcome.statuses.update(merged.statuses)
+    outcome.num_added += merged.num_rows
+    outcome.runs.append(run)
+    if merged.histograms is not None:
+        outcome.histograms = drift.add(outcome.histograms, merged.histograms)
+
+
+def _record(run: str, model: Description, merged: table.Merged, number: int) -> dict[str, Any]:
+    return {
+        "name": f"scores-{number:06}-{run}.parquet",
+        "sha256": merged.sha256,
+        "num_rows": merged.num_rows,
+        "statuses": dict(merged.statuses),
+        "run": run,
+        "model": model.digest,
+        "committed_at": datetime.now(UTC).isoformat(),
+    }
+
+
+@contextlib.contextmanager
+def _room_for_merged(folder: str) -> Iterator[Path]:
+    """A local path for the merged file: in the run's folder, so that a link can make it visible, or a temporary one."""
+    if not storage.is_remote(folder):
+        yield storage.local(folder) / "merged.parquet"
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary) / "merged.parquet"
+
+
+def _compute(
+    config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
 ) -> float:
-    """Returns the images per second after the start, 0.0 where there was too little to tell."""
-    if not missing:
-        return 0.0
+    """Let actors write the missing chunks; returns images per second after the start, 0.0 if there are too few."""
+    from tlearn import chunks, launch, scorer
+    from tlearn.chunks import Chunk
+
+    launch.start_ray()
     pool = chunks.pool(config.workers, len(missing))
     arguments = {
         "model_folder": storage.absolute(config.model),
-        "model_digest": description.digest,
-        "precision": precision,
+        "model_digest": model.digest,
+        "precision": launch.precision_of(config.precision),
         "folder": storage.absolute(config.input),
-        "parts": parts,
+        "run_folder": folder,
         "run": run,
         "batch_size": config.batch_size,
         "num_threads": pool.num_threads,
         "decode_threads": pool.decode_threads,
     }
-    total = sum(chunk.rows.num_rows for chunk in missing)
-    with causes(), Progress("scored", total, quiet=config.quiet) as progress:
+    nothing = pa.table({})  # an actor reads its rows from the plan
+    work = [Chunk(f"{number:06}", nothing) for number in missing]
+    with launch.causes(), Progress("scored", num_images, quiet=config.quiet) as progress:
         progress.num_parallel = pool.num_actors
-        for result in chunks.run(missing, scorer.Score, arguments, pool):
+        for result in chunks.run(work, scorer.Score, arguments, pool):
             progress.advance(result["num_images"])
         return progress.rate()
+
+
+def _remove_runs(work: str) -> None:
+    """Runs that will not be finished: of another model, or of a state of the table that has passed."""
+    for run in storage.folders(storage.join(work, "runs")):
+        storage.remove_folder(storage.join(work, "runs", run))
+
+
+def _remove_work(work: str) -> None:
+    if storage.is_remote(work) or not (storage.local(work) / "lease.json").exists():
+        storage.remove_folder(work)
+
+
+def _summary(
+    config: ScoreConfig,
+    output: str,
+    model: Description,
+    counts: plan.Counts,
+    outcome: _Outcome,
+    num_ignored: int,
+    seconds: float,
+) -> dict[str, Any]:
+    num_scored = outcome.statuses["scored"]
+    value, sentence = drift.judge(model.reference, outcome.histograms)
+    return {
+        "listed": counts.listed,
+        "unchanged": counts.unchanged,
+        "scored": num_scored,
+        "failed": sum(outcome.statuses.values()) - num_scored,
+        "added": outcome.num_added,
+        "copied": counts.copied,
+        "computed": outcome.num_computed,
+        "statuses": dict(outcome.statuses),
+        "ignored": num_ignored,
+        "model": model.digest,
+        "run": outcome.runs[-1] if outcome.runs else None,
+        "output": output,
+        "drift": None if value is None else round(value, 4),
+        "drift_sentence": sentence,
+        "images_per_second": round(outcome.images_per_second, 2),
+        "seconds_total": round(seconds, 2),
+    }

@@ -4,6 +4,7 @@ Local files are handled as bytes paths, because a name need not be UTF-8; everyt
 pyarrow's filesystems.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -98,35 +99,65 @@ def walk(location: str) -> Iterator[Entry]:
     """
     if is_remote(location):
         yield from _walk_remote(location)
+    else:
+        yield from _walk_local(_root(location), b"")
+
+
+def stream(location: str) -> Iterator[Entry]:
+    """List what `walk` lists, in any order, without holding the names of a folder in memory."""
+    if is_remote(location):
+        yield from _walk_remote(location)
         return
+    root, waiting = _root(location), [b""]
+    while waiting:
+        prefix = waiting.pop()
+        with _scan(root, prefix) as scan:
+            for entry in scan:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield from _listed(entry, prefix)
+                elif not entry.name.startswith(b"."):
+                    waiting.append(prefix + entry.name + b"/")
+
+
+def _root(location: str) -> bytes:
     root = local(location)
     if not root.is_dir():
         came = "found a file" if root.exists() else "found nothing"
         raise ValueError(f"expected a folder at {root}, {came}: check the path")
-    yield from _walk_local(os.fsencode(root), b"")
+    return os.fsencode(root)
+
+
+@contextlib.contextmanager
+def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
+    try:
+        scan = os.scandir(os.path.join(root, prefix) if prefix else root)
+    except OSError as error:
+        raise ValueError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
+    with scan:
+        yield scan
+
+
+def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
+    path = encode_name(prefix + entry.name)
+    try:
+        status = entry.stat()
+    except OSError:
+        yield Entry(path, -1, 0)
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield Entry(path, status.st_size, status.st_mtime_ns // 1000)
 
 
 def _walk_local(root: bytes, prefix: bytes) -> Iterator[Entry]:
-    try:
-        with os.scandir(os.path.join(root, prefix) if prefix else root) as scan:
-            entries = list(scan)
-    except OSError as error:
-        raise ValueError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
+    with _scan(root, prefix) as scan:
+        entries = list(scan)
     # A folder sorts as if its name ended in "/", which is how its files' paths go on.
     is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     for entry in sorted(entries, key=lambda e: e.name + b"/" if is_folder[e.name] else e.name):
-        path = prefix + entry.name
-        if is_folder[entry.name]:
-            if not entry.name.startswith(b"."):
-                yield from _walk_local(root, path + b"/")
-            continue
-        try:
-            status = entry.stat()
-        except OSError:
-            yield Entry(encode_name(path), -1, 0)
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield Entry(encode_name(path), status.st_size, status.st_mtime_ns // 1000)
+        if not is_folder[entry.name]:
+            yield from _listed(entry, prefix)
+        elif not entry.name.startswith(b"."):
+            yield from _walk_local(root, prefix + entry.name + b"/")
 
 
 def _walk_remote(location: str) -> Iterator[Entry]:
@@ -258,12 +289,72 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def empty_folder(folder: Path, keep: Path) -> None:
-    """Remove what is in a folder of ours, but for one file; what is already gone is no error."""
-    for path in folder.iterdir():
-        if path == keep:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+def names(folder: str) -> list[str]:
+    """Names of the files directly in a folder, sorted, without temporary ones; none where there is no folder."""
+    if is_remote(folder):
+        from pyarrow import fs
+
+        system, root = filesystem(folder)
+        infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        found = [info.base_name for info in infos if info.type == fs.FileType.File]
+    else:
+        try:
+            with os.scandir(local(folder)) as scan:
+                found = [entry.name for entry in scan if entry.is_file()]
+        except FileNotFoundError:
+            found = []
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def remove(location: str) -> None:
+    """Remove a file of ours; one that is gone already is no error."""
+    if is_remote(location):
+        system, path = filesystem(location)
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_file(path)
+    else:
+        local(location).unlink(missing_ok=True)
+
+
+def remove_folder(location: str) -> None:
+    """Remove a folder of ours with all that is in it; one that is gone already is no error."""
+    if is_remote(location):
+        system, path = filesystem(location)
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_dir(path)
+    else:
+        shutil.rmtree(local(location), ignore_errors=True)
+
+
+def open_input(location: str) -> Any:
+    """A seekable binary file, a context manager. Raises FileNotFoundError."""
+    if is_remote(location):
+        system, path = filesystem(location)
+        return system.open_input_file(path)
+    return local(location).open("rb")
+
+
+def publish(file: Path, location: str, *, replace: bool) -> None:
+    """Give a whole local file, on disk, its final name in one step.
+
+    Local: a hard link, which fails where there is a file of that name, or with `replace` a rename; `file` must be on
+    the same file system. Object stores: one PUT. Raises StorageError.
+    """
+    if is_remote(location):
+        write(location, lambda sink: _copy(file, sink))
+        return
+    target = local(location)
+    try:
+        if replace:
+            file.replace(target)
         else:
-            path.unlink(missing_ok=True)
+            os.link(file, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise StorageError(f"could not write {target}: {error.strerror or error}; choose another place") from error
+
+
+def _copy(file: Path, sink: Any) -> None:
+    with file.open("rb") as source:
+        while data := source.read(8 * 2**20):
+            sink.write(data)

@@ -23,15 +23,18 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
-from tlearn import features, manifest, metrics, model, network, report, storage, weights, worker
+from tlearn import description, drift, features, manifest, metrics, model, network, report, storage, weights, worker
 from tlearn.classes import Classes
 from tlearn.config import TrainConfig, digest
+from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, TrainingError, UsageError
 from tlearn.features import Cut, Features, View
 from tlearn.launch import causes, precision_of, start_ray
-from tlearn.ledger import Lease
+from tlearn.lease import Lease
 from tlearn.manifest import File, Listing
 from tlearn.progress import Progress
+
+_MAX_REFERENCE = 2000
 
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = ("output", "cache", "workers", "resume", "max_failures", "json", "quiet")
@@ -131,7 +134,7 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
         run / "model",
         {name: tensors[name] for name in frozen.layers.state_dict()},
         trainable,
-        model.Description(
+        Description(
             classes=classes,
             frozen_blocks=config.frozen_blocks,
             preprocess=config.preprocess,
@@ -140,12 +143,21 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
             weights_sha256="",
             training={**_essential(config), **counts},
             metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")},
+            reference=_reference(trainable, Features(val_places, cut.shape), metrics.probabilities(logits)),
         ),
     )
     summary["seconds_total"] = round(time.monotonic() - started, 2)
     _write_json(run / "summary.json", summary)
     report.write_report(run)
     return summary
+
+
+def _reference(trainable: network.Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
+    """Histograms of (at most 2,000) validation images, with which scoring compares what it sees."""
+    rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
+    with torch.no_grad():
+        pooled = torch.cat([trainable.trunk(val.gather(part)).mean((2, 3)) for part in rows.split(64)])
+    return drift.reference(drift.series(probabilities[rows].numpy(), pooled.numpy()))
 
 
 def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -218,7 +230,7 @@ def _previous(config: TrainConfig, run: Path, job_digest: str) -> dict[str, Any]
 
 def _finished(run: Path) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((run / "summary.json").read_bytes())
-    if model.describe(str(run / "model")).digest != summary["model_digest"]:
+    if description.describe(str(run / "model")).digest != summary["model_digest"]:
         raise IntegrityError(f"expected model {summary['model_digest']} in {run}/model, found another: remove {run}")
     return summary
 

@@ -1,0 +1,86 @@
+"""Whether what is scored looks like what the model was validated on: population stability index of several histograms.
+
+The first histogram is of probabilities, the others of a few fixed projections of the pooled features. Edges are the
+deciles of the validation set, so every bin holds a tenth of it. PSI = sum over bins (p - q) ln(p / q), with what
+chance alone gives, (bins - 1) (1/n + 1/m), taken off (Yurdakul, Statistical properties of population stability
+index, 2018).
+"""
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+NUM_BINS = 10
+NUM_PROJECTIONS = 8
+MIN_IMAGES = 30
+"""Fewer say too little."""
+
+Histograms = list[list[int]]
+
+
+def projections(num_channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(num_channels, NUM_PROJECTIONS) of -1 and 1: bits of SHA-256, so the same for ever."""
+    bits = b"".join(
+        hashlib.sha256(f"tlearn {i}".encode()).digest() for i in range(num_channels * NUM_PROJECTIONS // 256 + 1)
+    )
+    ones = np.unpackbits(np.frombuffer(bits, np.uint8))[: num_channels * NUM_PROJECTIONS].astype(np.float64)
+    return (2 * ones - 1).reshape(num_channels, NUM_PROJECTIONS)
+
+
+def series(probabilities: np.ndarray[Any, Any], pooled: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(1 + NUM_PROJECTIONS, images) from probabilities (images, classes) and pooled features (images, channels).
+
+    Of two classes the probability of the second is taken, of more that of the prediction.
+    """
+    of_class = probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities.max(1)
+    return np.concatenate(
+        [of_class[None].astype(np.float64), (pooled.astype(np.float64) @ projections(pooled.shape[1])).T]
+    )
+
+
+def reference(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """What the model folder carries of its validation set: edges and counts of each series; JSON."""
+    quantiles = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
+    edges = [np.unique(np.quantile(one, quantiles)).tolist() for one in values]
+    return {"edges": edges, "counts": count(edges, values), "num_images": values.shape[1]}
+
+
+def count(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histograms:
+    """Images in each bin of each series."""
+    return [
+        np.bincount(np.searchsorted(edge, one, side="right"), minlength=len(edge) + 1).tolist()
+        for edge, one in zip(edges, values, strict=True)
+    ]
+
+
+def add(left: Histograms | None, right: Histograms) -> Histograms:
+    if left is None:
+        return right
+    return [[a + b for a, b in zip(one, other, strict=True)] for one, other in zip(left, right, strict=True)]
+
+
+def psi(expected: list[int], actual: list[int]) -> float:
+    """The index of one histogram against another, without what chance gives; 0.0 or more."""
+    m, n, num_bins = sum(expected), sum(actual), len(expected)
+    q = [(one + 0.5) / (m + 0.5 * num_bins) for one in expected]
+    p = [(one + 0.5) / (n + 0.5 * num_bins) for one in actual]
+    index = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return max(index - (num_bins - 1) * (1 / n + 1 / m), 0.0)
+
+
+def judge(known: dict[str, Any], counts: Histograms | None) -> tuple[float | None, str]:
+    """One number and one sentence. Below 0.1 is usual, above 0.25 calls for a look (the index's usual limits)."""
+    num_images = sum(counts[0]) if counts else 0
+    if counts is None or num_images < MIN_IMAGES:
+        return None, f"{num_images} new images are too few to tell drift"
+    indices = [psi(expected, actual) for expected, actual in zip(known["counts"], counts, strict=True)]
+    of_probabilities, of_features = indices[0], sum(indices[1:]) / len(indices[1:])
+    value = max(of_probabilities, of_features)
+    where = "probabilities" if of_probabilities > of_features else "features"
+    if value < 0.1:
+        return value, "the images look like those the model was validated on"
+    if value < 0.25:
+        return value, f"the images differ somewhat from those the model was validated on, in their {where}"
+    return value, f"the images differ from those the model was validated on, in their {where}: look at them"
