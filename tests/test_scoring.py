@@ -103,9 +103,21 @@ def row_of(folder: str, entry: dict[str, Any], model: Description, run: str) -> 
     return row
 
 
+def fill(place: Place) -> None:
+    for number in range(30):
+        place.put(f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg", "x" * (number + 10))
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(tmp_path, save_model(tmp_path / "model"))
+    install(place, monkeypatch)
+    fill(place)
+    return place
+
+
+def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the actors by a loop that notes what it computes, and note what is opened."""
 
     def compute(
         config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
@@ -122,14 +134,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     read = storage.read
 
     def counted(folder: str, path: str, max_bytes: int | None = None) -> storage.Content:
-        if folder == str(tmp_path / "input"):
+        if folder == str(place.root / "input"):
             place.opened.append(path)
         return read(folder, path, max_bytes)
 
     monkeypatch.setattr(storage, "read", counted)
-    for number in range(30):
-        place.put(f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg", "x" * (number + 10))
-    return place
 
 
 def test_a_second_run_opens_nothing_and_adds_nothing(place: Place) -> None:
@@ -366,8 +375,7 @@ def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_
     for at in range(1, num_operations + 1):
         for name in ("table", "cache", "input"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
-        for number in range(30):
-            place.put(f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg", "x" * (number + 10))
+        fill(place)
         place.computed.clear()
         crashed = False
         with monkeypatch.context() as patch:
@@ -379,6 +387,8 @@ def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_
                 crashed = True
         assert crashed
         check_reader(place)
+        # A process that crashes is gone; this one is not, and would be taken for the holder.
+        (place.table / "_tlearn" / "lease.json").unlink(missing_ok=True)
         chunks_done = len(place.computed)
         for _ in story(place):
             check_reader(place)
@@ -387,6 +397,31 @@ def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_
         assert len(place.computed) <= 32 + 8, (at, chunks_done)
         assert Ledger(str(place.table)).verify() == []
         assert not list((place.table / "_tlearn").rglob("plan.parquet"))
+
+
+@pytest.mark.parametrize("when", ["before", "halfway"])
+@pytest.mark.parametrize("at", [2, 5, 8, 9, 10, 11])
+def test_a_process_that_ends_at_a_step_is_made_up_for_by_another(at: int, when: str, place: Place) -> None:
+    code = f"import test_scoring; test_scoring.end_at({at}, {when!r}, {str(place.root)!r}, {place.model!r})"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True)
+    assert done.returncode == 137, done.stderr
+    check_reader(place)
+    summary = place.score()  # the dead process holds the lease still; its id tells that it is dead
+    assert summary["listed"] == 30
+    assert [row["path"] for row in sorted(place.rows(), key=lambda row: str(row["path"]))] == sorted(
+        path.relative_to(place.root / "input").as_posix() for path in (place.root / "input").rglob("*.jpg")
+    )
+    assert Ledger(str(place.table)).verify() == []
+
+
+def end_at(at: int, when: str, root: str, model: str) -> None:
+    """Score in this process, which ends at an operation as one does that is killed."""
+    place = Place(Path(root), model)
+    with pytest.MonkeyPatch.context() as patch:
+        install(place, patch)
+        inject(patch, at, when, lambda: os._exit(137))
+        place.score()
 
 
 def test_a_run_that_goes_on_keeps_its_plan_while_the_folder_grows(
@@ -399,6 +434,7 @@ def test_a_run_that_goes_on_keeps_its_plan_while_the_folder_grows(
         inject(patch, 4, "after", crash)
         with pytest.raises(Crash):
             place.score()
+    (place.table / "_tlearn" / "lease.json").unlink(missing_ok=True)
     done = list(place.computed)
     assert done
     place.put("cat/late.jpg", "late")

@@ -4,27 +4,38 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tlearn import storage
 from tlearn.errors import LockedError, StorageError
 
 LEASE_SECONDS = 60.0
 """A lease that was not renewed for so long is taken over; it is renewed four times as often."""
 
 
+SETTLE_SECONDS = 2.0
+"""How long a run on an object store waits before it looks whether the lease is still its own."""
+
+
 class Lease:
     """Hold `folder`/lease.json while the block runs. Raises LockedError where a living run holds it.
 
-    The file is created by a hard link, which fails where there is one: a lock on every local and NFS file system.
+    On local and NFS file systems the file is created by a hard link, which fails where there is one: at most one run
+    holds it. Object stores have no such step here: a run writes the object, waits, and holds the lease if the object
+    is still its own; two runs could both hold it only if one of them stood still for SETTLE_SECONDS between its look
+    and its write.
+
     A run of this machine that is dead is noticed by its process id; one of another machine by the age of its lease,
     measured by the storage's clock and not by ours.
     """
 
-    def __init__(self, folder: Path, seconds: float = LEASE_SECONDS):
-        self.path = folder / "lease.json"
+    def __init__(self, folder: str, seconds: float = LEASE_SECONDS):
+        self.folder = folder
+        self.location = storage.join(folder, "lease.json")
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
         self._stop = threading.Event()
@@ -33,20 +44,34 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not storage.is_remote(self.folder):
+                storage.local(self.folder).mkdir(parents=True, exist_ok=True)
             if not self._create():
                 self._take_over()
         except OSError as error:
-            raise StorageError(f"could not write {self.path}: {error.strerror}; choose another place") from error
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"could not write {self.location}: {error}; choose another place") from error
         self._thread.start()
         return self
 
+    def _facts(self) -> bytes:
+        process = os.getpid()
+        facts = {"owner": self.owner, "host": socket.gethostname(), "boot": _boot_id(), "pid": process}
+        return json.dumps({**facts, "started": _process_start(process)}).encode()
+
     def _create(self) -> bool:
-        temporary = self.path.with_name(f".{self.owner}.tmp")
-        facts = {"owner": self.owner, "host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()}
-        temporary.write_text(json.dumps(facts | {"started": _process_start(os.getpid())}))
+        if storage.is_remote(self.folder):
+            if storage.exists(self.location):
+                return False
+            storage.write_bytes(self.location, self._facts())
+            time.sleep(SETTLE_SECONDS)
+            return self._is_ours()
+        path = storage.local(self.location)
+        temporary = path.with_name(f".{self.owner}.tmp")
+        temporary.write_bytes(self._facts())
         try:
-            os.link(temporary, self.path)
+            os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
@@ -57,58 +82,68 @@ class Lease:
         holder = self._read()
         if holder is not None and self._is_alive(holder):
             raise LockedError(
-                f"expected {self.path.parent} to be free, run {holder.get('owner', '?')[:8]} (process "
-                f"{holder.get('pid')} on {holder.get('host')}) holds it: wait for it or end it"
+                f"expected {self.folder} to be free, run {str(holder.get('owner'))[:8]} (process {holder.get('pid')} "
+                f"on {holder.get('host')}) holds it: wait for it or end it"
             )
-        # Renaming takes away exactly one file; whoever loses this race sees a fresh lease, not a stale one.
-        aside = self.path.with_name(f".{self.owner}.stale")
-        try:
-            self.path.rename(aside)
-        except FileNotFoundError:
-            pass
+        if storage.is_remote(self.folder):
+            storage.remove(self.location)
         else:
-            taken = json.loads(aside.read_text() or "{}")
-            if holder is not None and taken.get("owner") != holder.get("owner"):
-                os.link(aside, self.path)  # another run took it over between our look and our rename
-            aside.unlink()
+            self._move_aside(holder)
         if not self._create():
-            raise LockedError(f"expected {self.path.parent} to be free, another run just took it: wait for it")
+            raise LockedError(f"expected {self.folder} to be free, another run just took it: wait for it")
+
+    def _move_aside(self, holder: dict[str, Any] | None) -> None:
+        """Take a dead lease away; one that another run has put in its place meanwhile is put back."""
+        path = storage.local(self.location)
+        aside = path.with_name(f".{self.owner}.stale")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        taken = _parse(aside.read_bytes())
+        if taken is not None and (holder is None or taken.get("owner") != holder.get("owner")):
+            os.link(aside, path)
+        aside.unlink()
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            facts = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+            return _parse(storage.read(self.folder, "lease.json").data)
+        except OSError:
             return None
-        return facts if isinstance(facts, dict) else None
+
+    def _is_ours(self) -> bool:
+        holder = self._read()
+        return holder is not None and holder.get("owner") == self.owner
 
     def _is_alive(self, holder: dict[str, Any]) -> bool:
         if holder.get("host") == socket.gethostname() and holder.get("boot") == _boot_id():
             # The start time tells a living holder from another process that was given its id.
             return _process_start(int(holder["pid"])) == str(holder["started"])
-        now = self.path.with_name(f".{self.owner}.clock")
-        now.touch()
+        clock = f".{self.owner}.clock"
+        storage.write_bytes(storage.join(self.folder, clock), b"")
         try:
-            age: float = now.stat().st_mtime - self.path.stat().st_mtime
-            return age < self.seconds
+            now = storage.read(self.folder, clock).modified
+            return now - storage.read(self.folder, "lease.json").modified < self.seconds * 1e6
         except FileNotFoundError:
             return True
         finally:
-            now.unlink()
+            storage.remove(storage.join(self.folder, clock))
 
     def _renew(self) -> None:
         while not self._stop.wait(self.seconds / 4):
-            holder = self._read()
-            if holder is None or holder.get("owner") != self.owner:
+            if not self._is_ours():
                 self._is_lost = True
                 return
-            self.path.touch()
+            if storage.is_remote(self.folder):
+                storage.write_bytes(self.location, self._facts())
+            else:
+                storage.local(self.location).touch()
 
     def check(self) -> None:
         """Raise LockedError if another run has taken this lease over; call it before anything becomes visible."""
-        holder = self._read()
-        if self._is_lost or holder is None or holder.get("owner") != self.owner:
+        if self._is_lost or not self._is_ours():
             raise LockedError(
-                f"expected to hold {self.path.parent}, another run took it over: this one stood still for too long"
+                f"expected to hold {self.folder}, another run took it over: this one stood still for too long"
             )
 
     def __exit__(
@@ -116,9 +151,16 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        holder = self._read()
-        if holder is not None and holder.get("owner") == self.owner:
-            self.path.unlink(missing_ok=True)
+        if self._is_ours():
+            storage.remove(self.location)
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(data)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def _boot_id() -> str:

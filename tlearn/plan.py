@@ -167,15 +167,6 @@ def _known(database: sqlite3.Connection, batch: list[Entry], model: str) -> dict
 def _find_copies(index: Index, folder: str, model: str, max_bytes: int, counts: Counts, *, rescore: bool) -> None:
     """Find the same bytes under two paths. Only files of the same size can be the same, so only they are read."""
     database = index.database
-    candidates = database.execute(
-        """
-        select path, size from todo as t where size between 1 and ? and (
-            exists (select 1 from todo as u where u.size = t.size and u.path <> t.path)
-            or (? = 0 and exists (select 1 from rows as r where r.size = t.size and r.model = ?))
-        )
-        """,
-        [max_bytes, int(rescore), model],
-    ).fetchall()
 
     def hashed(candidate: tuple[str, int]) -> tuple[str | None, str]:
         path, size = candidate
@@ -185,11 +176,20 @@ def _find_copies(index: Index, folder: str, model: str, max_bytes: int, counts: 
             return None, path  # whoever computes it will say why
         return (content.sha256 if content.size == size else None), path
 
+    after = ""
     with ThreadPoolExecutor(8) as threads, database:
-        for start in range(0, len(candidates), _BATCH_SIZE):
-            part = candidates[start : start + _BATCH_SIZE]
-            database.executemany("update todo set sha256 = ? where path = ?", threads.map(hashed, part))
-    counts.opened = len(candidates)
+        while candidates := database.execute(
+            """
+            select path, size from todo as t where path > ? and size between 1 and ? and (
+                exists (select 1 from todo as u where u.size = t.size and u.path <> t.path)
+                or (? = 0 and exists (select 1 from rows as r where r.size = t.size and r.model = ?))
+            ) order by path limit ?
+            """,
+            [after, max_bytes, int(rescore), model, _BATCH_SIZE],
+        ).fetchall():
+            database.executemany("update todo set sha256 = ? where path = ?", threads.map(hashed, candidates))
+            counts.opened += len(candidates)
+            after = candidates[-1][0]
     with database:
         if not rescore:
             _leave_out_touched(database, model, counts)

@@ -57,7 +57,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         storage.require_writable(output)
         work, ledger = storage.join(output, FOLDER), Ledger(output)
     outcome = _Outcome()
-    with Lease(storage.local(work)) as lease, contextlib.closing(_index(config, output, work)) as index:
+    with Lease(work) as lease, contextlib.closing(_index(config, output, work)) as index:
         facts = {"model": model.digest, "input": storage.absolute(config.input), "rescore": config.rescore}
         number = 0
         if ledger is not None:

@@ -5,6 +5,7 @@ pyarrow's filesystems.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -82,12 +83,27 @@ def join(location: str, *names: str) -> str:
 
 def filesystem(location: str) -> tuple[Any, str]:
     """pyarrow's filesystem of a URI, and the path in it."""
+    bucket = re.match(r"(s3|gs)://([^/?]+)/?", location)
+    if bucket is None:
+        return _filesystem(location)
+    # One client a bucket; and what follows may hold characters that a URI gives a meaning.
+    system, root = _filesystem(bucket[0].rstrip("/"))
+    return system, f"{root}/{location[bucket.end() :]}".rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(uri: str) -> tuple[Any, str]:
     from pyarrow import fs
 
+    # pyarrow does not know the variables by which other clients of S3 are sent to another store.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if uri.startswith("s3://") and endpoint and "?" not in uri:
+        scheme, _, host = endpoint.partition("://")
+        uri = f"{uri}?scheme={scheme}&endpoint_override={host}"
     try:
-        return fs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
+        return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except Exception as error:
-        raise ValueError(f"expected a path or a URI that pyarrow can open, got {location}: {error}") from None
+        raise ValueError(f"expected a path or a URI that pyarrow can open, got {uri}: {error}") from None
 
 
 def walk(location: str) -> Iterator[Entry]:

@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = storage.local(config.output)
     listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
     storage.require_writable(config.output)
-    with Lease(run):
+    with Lease(str(run)):
         manifest.add_hashes(config.data, listing.files, config.cache)
         return _train(config, run, listing, started)
 
