@@ -11,14 +11,17 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from tlearn.errors import StorageError
+
+Result = TypeVar("Result")
 
 # A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
 # where (and only where) it would otherwise be read as such a byte.
@@ -212,12 +215,7 @@ def read(folder: str, path: str, max_bytes: int | None = None) -> Content:
     """Read a listed file, at most `max_bytes` + 1 bytes of it. Raises OSError; never waits for a pipe."""
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_remote(folder):
-        system, root = filesystem(folder)
-        name = f"{root}/{decode_name(path).decode()}"
-        info = system.get_file_info(name)
-        with system.open_input_file(name) as file:
-            data = file.read(None if limit < 0 else limit)
-        return Content(data, info.size, info.mtime_ns // 1000 if info.mtime_ns is not None else 0)
+        return _tried(lambda: _read_remote(folder, path, None if limit < 0 else limit))
     name_bytes = os.path.join(os.fsencode(local(folder)), decode_name(path))
     descriptor = os.open(name_bytes, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
@@ -225,6 +223,27 @@ def read(folder: str, path: str, max_bytes: int | None = None) -> Content:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"expected a regular file, found another kind: {path}")
         return Content(file.read(limit), status.st_size, status.st_mtime_ns // 1000)
+
+
+def _read_remote(folder: str, path: str, limit: int | None) -> Content:
+    system, root = filesystem(folder)
+    name = f"{root}/{decode_name(path).decode()}"
+    info = system.get_file_info(name)
+    with system.open_input_file(name) as file:
+        data = file.read(limit)
+    return Content(data, info.size, info.mtime_ns // 1000 if info.mtime_ns is not None else 0)
+
+
+def _tried(function: Callable[[], Result]) -> Result:
+    """The result of a request to a remote store; a few more tries for what pyarrow does not try again itself."""
+    for seconds in (0.2, 1.0):
+        try:
+            return function()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(seconds)
+    return function()
 
 
 def exists(location: str) -> bool:
@@ -243,10 +262,8 @@ def write(location: str, write_to: Callable[[Any], object]) -> None:
     only when its upload is complete. Raises StorageError.
     """
     if is_remote(location):
-        system, path = filesystem(location)
         try:
-            with system.open_output_stream(path) as file:
-                write_to(file)
+            _tried(lambda: _write_remote(location, write_to))
         except OSError as error:
             raise StorageError(f"could not write {location}: {error}") from error
         return
@@ -269,6 +286,12 @@ def write(location: str, write_to: Callable[[Any], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_remote(location: str, write_to: Callable[[Any], object]) -> None:
+    system, path = filesystem(location)
+    with system.open_output_stream(path) as file:
+        write_to(file)
 
 
 def write_bytes(location: str, data: bytes) -> None:
