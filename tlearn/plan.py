@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
+from tlearn.errors import StorageError
 from tlearn.storage import Entry
 
 SCHEMA = pa.schema(
@@ -55,6 +56,15 @@ create index if not exists todo_content on todo (sha256);
 """
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """SQLite's words for a full disk or a folder without rights are an error of storage."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"could not write {path}: {error}; free some space, or choose another --cache") from error
+
+
 class Index:
     """The latest row of every path and model in a table, and the work table of one plan."""
 
@@ -62,6 +72,8 @@ class Index:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._open(path)
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError:  # damaged, for instance by a power failure: it is made anew
             path.unlink()
             self._open(path)

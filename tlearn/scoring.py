@@ -57,7 +57,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         storage.require_writable(output)
         work, ledger = storage.join(output, FOLDER), Ledger(output)
     outcome = _Outcome()
-    with Lease(work) as lease, contextlib.closing(_index(config, output, work)) as index:
+    with Lease(work) as lease, _index(config, output, work) as index:
         facts = {"model": model.digest, "input": storage.absolute(config.input), "rescore": config.rescore}
         number = 0
         if ledger is not None:
@@ -100,12 +100,16 @@ def _chunk_size(num_images: int) -> int:
     return min(max(-(-num_images // 16), 8), 64)
 
 
-def _index(config: ScoreConfig, output: str, work: str) -> Index:
+@contextlib.contextmanager
+def _index(config: ScoreConfig, output: str, work: str) -> Iterator[Index]:
     """Of a table: kept in the cache, one for each output. Of a file: the work table only, thrown away with it."""
     if config.output.endswith(".parquet") and not storage.is_remote(work):
-        return Index(storage.local(work) / "plan.sqlite")
-    name = hashlib.sha256(output.encode()).hexdigest()[:16]
-    return Index(storage.local(config.cache) / "tables" / f"{name}.sqlite")
+        path = storage.local(work) / "plan.sqlite"
+    else:
+        name = hashlib.sha256(output.encode()).hexdigest()[:16]
+        path = storage.local(config.cache) / "tables" / f"{name}.sqlite"
+    with plan.storage_errors(path), contextlib.closing(Index(path)) as index:
+        yield index
 
 
 def _catch_up(index: Index, ledger: Ledger) -> int:
