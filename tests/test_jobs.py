@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,12 +144,11 @@ def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: 
         assert scored[row["path"]]["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
 
 
-@pytest.mark.parametrize("recipe", ["frozen", "notebook"])
-def test_two_workers_make_the_weights_that_one_makes(recipe: str, data: Path, cache: Path, tmp_path: Path) -> None:
+def test_two_workers_make_the_weights_that_one_makes(data: Path, cache: Path, tmp_path: Path) -> None:
     more = ["--optim.num-epochs", "2", "--optim.global-batch-size", "22", "--quiet"]
     for count in ("1", "2"):
         run = tmp_path / count
-        assert main(["train", recipe, *arguments(data, run, cache, *more, "--workers", count)]) == 0
+        assert main(["train", "notebook", *arguments(data, run, cache, *more, "--workers", count)]) == 0
     one, two = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
     assert one.keys() == two.keys()
     for name in one:
@@ -181,16 +181,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
 
-def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, tmp_path: Path) -> None:
-    more = ["--optim.num-epochs", "3", "--quiet"]
-    run = tmp_path / "run"
-    assert main(["train", *arguments(data, run, cache, *more)]) == 0
-    before = weights_of(run)
-    (run / "summary.json").unlink()
-    for path in run.glob("checkpoints/*/checkpoint_*/trainable.safetensors"):
+def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    for path in copy.glob("checkpoints/*/checkpoint_*/trainable.safetensors"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    assert main(["train", *arguments(data, run, cache, *more)]) == 0
-    for name, tensor in weights_of(run).items():
-        assert torch.equal(tensor, before[name]), name
+    assert main(["train", *arguments(data, copy, cache, "--optim.num-epochs", "4")]) == 0
+    for name, tensor in weights_of(copy).items():
+        assert torch.equal(tensor, weights_of(run)[name]), name
