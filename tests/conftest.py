@@ -1,5 +1,7 @@
 """The real weights, once a session; they come from an installed package, not from a network."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -43,3 +45,24 @@ def own_cache(cache: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "weights").symlink_to(cache / "weights")
     return folder
+
+
+@contextlib.contextmanager
+def ray_here() -> Iterator[None]:
+    """A Ray of its own on this machine, whose processes know the tests' modules."""
+    import ray
+
+    from tlearn import launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        launch.start_ray()
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with ray_here():
+        yield

@@ -1,8 +1,6 @@
 """An actor pool on a real Ray: every chunk once, whatever dies."""
 
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,10 @@ from tlearn import chunks
 from tlearn.chunks import Chunk, Pool
 from tlearn.errors import IntegrityError, TrainingError
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 CHUNKS = [Chunk(f"chunk-{number}", pa.table({"path": [f"{number}.jpg"]})) for number in range(12)]
 POOL = Pool(2, 1, 0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-    import ray.cloudpickle
-
-    from tlearn import launch
-
-    # The actors' processes do not know this file.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    os.environ["RAY_ADDRESS"] = "local"
-    launch.start_ray()
-    yield
-    ray.shutdown()
-    del os.environ["RAY_ADDRESS"]
 
 
 class Echo:

@@ -1,13 +1,11 @@
 """Both jobs on a real Ray on this machine, with real weights, on drawn pictures made small."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from safetensors.torch import load_file
 from tlearn import drawings
 from tlearn.cli import main
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72"]
 TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
@@ -30,19 +28,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     drawings.draw_folder(folder, num_train=60, num_val=24, num_test=20, seed=1)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    from tlearn import launch
-
-    os.environ["RAY_ADDRESS"] = "local"
-    launch.start_ray()
-    yield
-    ray.shutdown()
-    del os.environ["RAY_ADDRESS"]
 
 
 def arguments(data: Path, run: Path, cache: Path, *more: str) -> list[str]:

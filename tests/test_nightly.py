@@ -5,30 +5,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import test_images
+import test_storage
 import torch
+from PIL import Image
 
-from tlearn import description, drawings, loop, model, network, weights
+from tlearn import description, drawings, loop, model, network, scorer, storage, weights
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.fetch import Fetched, fetch
 from tlearn.ledger import Ledger
+from tlearn.scorer import Score
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
 PREPROCESS = PreprocessConfig(image_size=96, short_side=104)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A model that was not trained, and 120 pictures."""
-    root = tmp_path_factory.mktemp("nightly")
+def save_model(folder: Path, cache: Path) -> None:
+    """One that was not trained."""
     frozen, trainable = network.build(5, PREPROCESS, HeadConfig(width=8), 1)
     network.load_pretrained(frozen, weights.load("imagenet", str(cache)))
     trainable.head.initialize(loop.generator(0))
@@ -43,23 +45,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},
         reference={},
     )
-    model.save(root / "model", frozen.layers.state_dict(), trainable, described)
+    model.save(folder, frozen.layers.state_dict(), trainable, described)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A model and 120 pictures."""
+    root = tmp_path_factory.mktemp("nightly")
+    save_model(root / "model", cache)
     drawings.draw_folder(root / "drawn", num_train=2, num_val=2, num_test=120, seed=3)
     (root / "drawn" / "test" / "broken.jpg").unlink()
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    from tlearn import launch
-
-    os.environ["RAY_ADDRESS"] = "local"
-    launch.start_ray()
-    yield
-    ray.shutdown()
-    del os.environ["RAY_ADDRESS"]
 
 
 def words(place: Path, table: Path) -> list[str]:
@@ -123,21 +119,23 @@ def test_a_run_that_is_ended_again_and_again_ends_as_if_it_had_not_been(
     assert not (table / "_tlearn" / "lease.json").exists()
 
     process = start(place, table)
-    wait_for_parts(process, table, 6)
+    wait_for_parts(process, table, 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(table.glob("*.parquet"))
     # What is left of the killed run may finish a chunk more; what is there by now stays as it is.
     time.sleep(3)
     kept = {part.name: part.stat().st_ino for part in table.glob("_tlearn/runs/*/0*.parquet")}
-    assert 6 <= len(kept) < 15
+    assert 4 <= len(kept) < 15
 
     process = start(place, table)
     wait_for_parts(process, table, len(kept) + 1)
+    process.send_signal(signal.SIGSTOP)  # it would be done before the others have started
     seen = {part.name: part.stat().st_ino for part in table.glob("_tlearn/runs/*/0*.parquet")}
     assert seen.items() >= kept.items()
     others = [start(place, table) for _ in range(5)]
     assert [other.wait(60) for other in others] == [75] * 5
+    process.send_signal(signal.SIGCONT)
     assert process.wait(200) == 0
     assert start(place, table).wait(60) == 0
     assert len(list(table.glob("*.parquet"))) == 1
@@ -160,3 +158,59 @@ def test_a_killed_actor_costs_no_row(place: Path, undisturbed: list[dict[str, An
     assert killed == 1
     assert process.wait(200) == 0
     assert_same(table, undisturbed)
+
+
+def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
+    """Ends its process at one picture, as a decoder with a fault would."""
+    if path == "poison.png":
+        os.abort()
+    return fetch(folder, path, preprocess)
+
+
+class Poisoned(Score):
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments, fetch=poison)
+
+
+def test_awkward_files_have_the_rows_that_are_expected_of_them(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of picture, of no picture and of name, links, a pipe, and a picture that kills who decodes it."""
+    folder = tmp_path / "input"
+    folder.mkdir()
+    good = test_images.encode(test_images.rgb(), "PNG")
+    expected = {}
+
+    def put(name: str, data: bytes, status: str) -> None:
+        (folder / name).write_bytes(data)
+        expected[storage.encode_name(os.fsencode(name))] = status
+
+    for number, (kind, options) in enumerate(test_images.ENCODED.values()):
+        data = test_images.encode(test_images.rgb(), kind, **options)
+        put(f"{number}.jpg", data, "scored")
+        put(f"cut-{number}.jpg", data[: len(data) // 2], "unreadable")
+    for name, (data, _) in test_images.BAD.items():
+        put(f"{name}.jpg", data, "unreadable")
+    put("bomb.png", test_images.bomb(), "too_large")
+    put("strip.png", test_images.encode(Image.new("L", (65500, 1)), "PNG"), "scored")
+    put("trailing.jpg", test_images.encode(test_images.rgb(), "JPEG") + b"garbage" * 100, "scored")
+    for name in (*test_storage.NAMES, os.fsdecode(b"bad\xff\xfe.jpg")):
+        put(name, good, "scored")
+    os.link(folder / "0.jpg", folder / "hard.jpg")
+    (folder / "link.jpg").symlink_to("0.jpg")
+    (folder / "dangling.jpg").symlink_to("nowhere")
+    (folder / "loop").symlink_to(".")
+    os.mkfifo(folder / "pipe.jpg")
+    expected |= {"hard.jpg": "scored", "link.jpg": "scored", "dangling.jpg": "missing"}
+    put("poison.png", good + b"poison", "decoder_crash")
+
+    monkeypatch.setattr(scorer, "Score", Poisoned)
+    table = tmp_path / "table"
+    command = words(place, table)
+    command[command.index("--input") + 1] = str(folder)
+    assert main(command) == 4
+    found = rows(table)
+    assert len(found) == len(expected)
+    assert {row["path"]: row["status"] for row in found} == expected
+    assert all((row["error"] is None) == (row["status"] == "scored") for row in found)
+    assert Ledger(str(table)).verify() == []

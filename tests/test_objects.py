@@ -2,24 +2,33 @@
 
 import itertools
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import test_nightly
 import test_scoring
+from conftest import ray_here
 from pyarrow import fs
 
-from tlearn import lease, scoring, storage, table
+from tlearn import drawings, lease, scoring, storage, table
 from tlearn.errors import LockedError, StorageError
 from tlearn.ledger import Ledger
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
 
+STALL_SECONDS = 5.0
+
 
 class Faults:
-    """A WSGI application between the client and the store: every `every`-th request is answered with a fault."""
+    """A WSGI application between the client and the store: every `every`-th request is answered with a fault.
+
+    The status "stall" is no answer for longer than the client waits.
+    """
 
     def __init__(self, application: Any):
         self.application = application
@@ -32,6 +41,9 @@ class Faults:
     def __call__(self, environment: dict[str, Any], start_response: Any) -> Any:
         if self.every and next(self._count) % self.every == 0:
             self.num_faults += 1
+            if self.status == "stall":
+                time.sleep(STALL_SECONDS)
+                return self.application(environment, start_response)
             start_response(self.status, [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"]
         return self.application(environment, start_response)
@@ -141,6 +153,15 @@ def test_faults_of_the_store_that_pass_are_not_noticed(
     assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
 
 
+def test_requests_that_time_out_are_made_again(bucket: str, faults: Faults, tmp_path: Path) -> None:
+    faults.every, faults.status = 60, "stall"
+    started = time.monotonic()
+    summary = score(bucket, tmp_path)
+    faults.every = None
+    assert faults.num_faults and time.monotonic() - started > 2
+    assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
+
+
 def test_a_store_that_does_not_answer_ends_with_7_and_the_run_goes_on_later(
     bucket: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +193,31 @@ def test_a_lease_on_an_object_store_is_respected_and_taken_over_when_old(bucket:
         pass
     with lease.Lease(folder, seconds=0.0) as held:
         held.check()
+
+
+@pytest.mark.cluster
+def test_actors_read_and_write_the_object_store(
+    bucket: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, pictures and table there, a real Ray, a store that fails now and then."""
+
+    monkeypatch.undo()
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        assert name in os.environ  # Ray's processes inherit them
+    test_nightly.save_model(tmp_path / "real", cache)
+    for path in (tmp_path / "real").iterdir():
+        storage.write_bytes(f"{bucket}/real/{path.name}", path.read_bytes())
+    drawings.draw_folder(tmp_path / "drawn", num_train=2, num_val=2, num_test=10, seed=5)
+    for path in (tmp_path / "drawn" / "test").iterdir():
+        storage.write_bytes(f"{bucket}/drawn/{path.name}", path.read_bytes())
+    with ray_here():
+        config = scoring.ScoreConfig(
+            model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
+        )
+        summary, code = scoring.score(config)
+    assert (code, summary["statuses"]) == (4, {"scored": 10, "unreadable": 1})
+    assert len({row["path"] for row in rows(bucket)}) == len(rows(bucket)) == 11
+    assert Ledger(f"{bucket}/table").verify() == []
 
 
 def test_a_bucket_that_is_not_there_ends_with_an_error_that_names_it(bucket: str, tmp_path: Path) -> None:
