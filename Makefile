@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint lock peers clean
 
 demo: .venv/installed
 	$(BIN)/tlearn demo
@@ -28,5 +28,17 @@ lock: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Scoring beside what else scores pictures (make peers INPUT=DIR for photographs); ten minutes.
+peers: .venv-peers/installed
+	.venv-peers/bin/python tests/benchmarks/peers.py $(if $(INPUT),--input $(INPUT))
+
+# What is installed in .venv is seen from there too.
+.venv-peers/installed: .venv/installed
+	$(PYTHON) -m venv .venv-peers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	.venv-peers/bin/pip install --quiet tensorflow-cpu timm onnxruntime daft
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-peers build *.egg-info

@@ -46,25 +46,25 @@ class CannotStart:
 
 
 def test_every_chunk_is_worked_on_once() -> None:
-    results = list(chunks.run(CHUNKS, Echo, {}, POOL))
+    results = list(chunks.run(CHUNKS, f"{__name__}:Echo", {}, POOL))
     assert sorted((one["chunk"], one["path"]) for one in results) == sorted(
         (chunk.id, chunk.rows["path"][0].as_py()) for chunk in CHUNKS
     )
 
 
 def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
-    results = list(chunks.run(CHUNKS, DiesOnce, {"canary": str(tmp_path / "canary")}, POOL))
+    results = list(chunks.run(CHUNKS, f"{__name__}:DiesOnce", {"canary": str(tmp_path / "canary")}, POOL))
     assert sorted(one["chunk"] for one in results) == sorted(chunk.id for chunk in CHUNKS)
 
 
 def test_actors_that_always_die_end_the_job() -> None:
     with pytest.raises(TrainingError, match="4 died one after the other"):
-        list(chunks.run(CHUNKS, AlwaysDies, {}, POOL))
+        list(chunks.run(CHUNKS, f"{__name__}:AlwaysDies", {}, POOL))
 
 
 def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None:
     with pytest.raises(IntegrityError, match=r"^expected one thing, got another: mend it$"):
-        list(chunks.run(CHUNKS, CannotStart, {}, POOL))
+        list(chunks.run(CHUNKS, f"{__name__}:CannotStart", {}, POOL))
 
 
 def test_more_workers_than_the_cluster_has_are_refused() -> None:

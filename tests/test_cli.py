@@ -11,7 +11,7 @@ from PIL import Image
 from tlearn import model, network
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.description import Description
 
 
@@ -110,7 +110,7 @@ def model_folder(tmp_path: Path) -> Path:
         frozen_blocks=5,
         preprocess=preprocess,
         head=head,
-        precision="fp32",
+        arithmetic=Arithmetic(),
         weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},

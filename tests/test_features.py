@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tlearn import features, images, network, storage
-from tlearn.config import PreprocessConfig
+from tlearn.config import Arithmetic, PreprocessConfig
 from tlearn.errors import IntegrityError
 from tlearn.features import Compute, Cut, Features, View
 from tlearn.manifest import File
@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None = None, **changes: Any) -> Cut:
-    frozen = Frozen(frozen_blocks, PREPROCESS, changes.get("precision", "fp32"))
+    frozen = Frozen(frozen_blocks, PREPROCESS, changes.get("arithmetic", Arithmetic()))
     if tensors is not None:
         network.load_pretrained(frozen, tensors)
     plain = Cut(
@@ -52,7 +52,7 @@ def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None =
         cache=str(cache),
         frozen_blocks=frozen_blocks,
         preprocess=PREPROCESS,
-        precision="fp32",
+        arithmetic=Arithmetic(),
         frozen_digest=frozen.digest(),
     )
     return dataclasses.replace(plain, **changes)
@@ -170,7 +170,7 @@ def test_other_layers_precision_or_preprocessing_have_folders_of_their_own(
         cut(own_cache, 1, pretrained),
         cut(own_cache, 2, pretrained),
         cut(own_cache, 0),
-        cut(own_cache, 1, pretrained, precision="bf16"),
+        cut(own_cache, 1, pretrained, arithmetic=Arithmetic("torch", "bf16")),
         cut(own_cache, 1, nearly),
         cut(own_cache, 1, pretrained, preprocess=dataclasses.replace(PREPROCESS, short_side=73)),
         cut(own_cache, 1, pretrained, preprocess=dataclasses.replace(PREPROCESS, normalization="rescaled_bgr")),

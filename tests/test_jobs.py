@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tlearn import drawings
+from tlearn import description, drawings, processor, training
 from tlearn.cli import main
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -177,3 +177,43 @@ def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tm
     assert main(["train", *arguments(data, copy, cache, "--optim.num-epochs", "4")]) == 0
     for name, tensor in weights_of(copy).items():
         assert torch.equal(tensor, weights_of(run)[name]), name
+
+
+def test_int8_that_changes_predictions_is_not_kept(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
+    monkeypatch.setattr(processor, "has_int8", lambda: True)
+    monkeypatch.setattr(training, "_passes", lambda gate: False)
+    run, more = tmp_path / "run", ["--optim.num-epochs", "1"]
+    assert main(["train", *arguments(data, run, cache, *more)]) == 0
+    assert "int8 features change the predictions" in capfd.readouterr().out
+    summary = read_json(run / "summary.json")
+    assert summary["arithmetic"] == f"openvino-{processor.precision()}"
+    assert summary["gate_num_val"] == 24 and 0 <= summary["agreement"] <= 1
+    assert description.describe(str(run / "model")).arithmetic.ranges == ()
+    assert read_json(run / "config.json")["arithmetic"]["precision"] == processor.precision()
+
+    score = ["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", f"{tmp_path}/scores.parquet"]
+    assert main([*score, "--precision", "int8"]) == 2
+    assert "train it with --precision int8" in capfd.readouterr().err
+    assert main([*score, "--precision", "int8", "--engine", "torch"]) == 2
+    assert "expected openvino for --precision int8, got torch" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, True),
+        ({"int8_val_accuracy": 0.980}, False),
+        ({"int8_val_accuracy": 0.986}, True),
+        ({"agreement": 0.985}, False),
+        ({"int8_val_loss": 0.061}, False),
+        ({"gate_num_val": 20, "agreement": 0.95, "int8_val_accuracy": 0.94}, True),
+        ({"gate_num_val": 20, "agreement": 0.90}, False),
+    ],
+)
+def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, float], passes: bool) -> None:
+    gate = {"gate_num_val": 500, "plain_val_accuracy": 0.99, "plain_val_loss": 0.05}
+    gate |= {"int8_val_accuracy": 0.99, "int8_val_loss": 0.05, "agreement": 0.998}
+    assert training._passes(gate | changes) is passes

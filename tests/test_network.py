@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg16
 
 from tlearn import network
-from tlearn.config import RECIPES, HeadConfig, PreprocessConfig, TrainConfig
+from tlearn.config import RECIPES, Arithmetic, HeadConfig, PreprocessConfig, TrainConfig
 from tlearn.network import Frozen, SlicedDropout, Trainable
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
@@ -127,7 +127,7 @@ def test_features_are_those_of_torchvision_rounded_once(pretrained: Tensors) -> 
 
 def test_bfloat16_is_near_float32(pretrained: Tensors) -> None:
     full = with_weights(Frozen(3, PREPROCESS), pretrained).prepare()(pixels(1)).float()
-    half = with_weights(Frozen(3, PREPROCESS, "bf16"), pretrained).prepare()(pixels(1))
+    half = with_weights(Frozen(3, PREPROCESS, Arithmetic("torch", "bf16")), pretrained).prepare()(pixels(1))
     assert half.dtype == torch.float16
     assert (half.float() - full).norm() < 0.02 * full.norm()
     assert not torch.equal(half.float(), full)
@@ -274,7 +274,7 @@ def test_what_the_trunk_gives_may_stand_for_the_features(pool: Any) -> None:
 def test_the_digest_names_weights_and_precision() -> None:
     def digest(blocks: int = 2, precision: Any = "fp32", change: float = 0.0) -> str:
         torch.manual_seed(0)
-        frozen = Frozen(blocks, PREPROCESS, precision)
+        frozen = Frozen(blocks, PREPROCESS, Arithmetic("torch", precision))
         if blocks:
             conv = frozen.layers.get_submodule("block1_conv1")
             assert isinstance(conv, nn.Conv2d)
@@ -310,7 +310,3 @@ def test_loading_is_strict(pretrained: Tensors) -> None:
         assert all(torch.equal(tensor, pretrained[name]) for name, tensor in part.layers.state_dict().items())
     with pytest.raises(KeyError, match="block5_conv3"):
         with_weights(trainable, {name: tensor for name, tensor in pretrained.items() if "block5_conv3" not in name})
-
-
-def test_the_processors_precision_is_one_that_torch_knows() -> None:
-    assert network.processor_precision() in ("fp32", "bf16")

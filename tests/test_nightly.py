@@ -15,10 +15,10 @@ import test_storage
 import torch
 from PIL import Image
 
-from tlearn import description, drawings, loop, model, network, scorer, storage, weights
+from tlearn import description, drawings, loop, model, network, scoring, storage, weights
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.fetch import Fetched, fetch
 from tlearn.ledger import Ledger
 from tlearn.scorer import Score
@@ -39,7 +39,7 @@ def save_model(folder: Path, cache: Path) -> None:
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(width=8),
-        precision="fp32",
+        arithmetic=Arithmetic(),
         weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},
@@ -204,7 +204,7 @@ def test_awkward_files_have_the_rows_that_are_expected_of_them(
     expected |= {"hard.jpg": "scored", "link.jpg": "scored", "dangling.jpg": "missing"}
     put("poison.png", good + b"poison", "decoder_crash")
 
-    monkeypatch.setattr(scorer, "Score", Poisoned)
+    monkeypatch.setattr(scoring, "_SCORER", f"{__name__}:Poisoned")
     table = tmp_path / "table"
     command = words(place, table)
     command[command.index("--input") + 1] = str(folder)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tlearn import description, features, metrics, model, network, plan, storage, table
 from tlearn.chunks import Chunk
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.description import Description
 from tlearn.errors import IntegrityError
 from tlearn.features import Cut, Features
@@ -54,7 +54,7 @@ def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = C
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(width=16),
-        precision="fp32",
+        arithmetic=Arithmetic(),
         weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 1.0, "val_loss": 0.0},
@@ -95,7 +95,7 @@ def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: A
     arguments = {"num_threads": 1, "decode_threads": 1, "run": "run-1", "model_digest": digest, **more}
     return Score(
         model_folder=str(saved),
-        precision="fp32",
+        arithmetic=Arithmetic(),
         folder=str(folder),
         run_folder=str(parts),
         batch_size=batch_size,
@@ -194,13 +194,13 @@ def test_probabilities_are_those_of_the_cached_features(
     rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
-    cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, "fp32", loaded.frozen.digest())
+    cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = features.plan(files, ("plain",), cut)
     features.Compute(str(folder), cut, todo.views, 1, 1)(todo.chunks[0])
     held = Features(features.collect(files, "plain", cut), cut.shape)
     with torch.no_grad():
-        expected = metrics.probabilities(loaded.trainable(held.gather(range(len(files)))))
+        expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
     for row, values in zip(scored, expected.tolist(), strict=True):
         assert list(row["probabilities"].values()) == pytest.approx(values, abs=1e-4)
 

@@ -19,7 +19,7 @@ import pytest
 
 from tlearn import scoring, storage, table
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.description import Description, content_digest, to_json
 from tlearn.errors import IntegrityError, LockedError, StorageError
 from tlearn.fetch import Fetched, fetch
@@ -38,7 +38,7 @@ def save_model(folder: Path, seed: int = 0) -> str:
         frozen_blocks=5,
         preprocess=PreprocessConfig(image_size=32, short_side=32, max_bytes=1000),
         head=HeadConfig(),
-        precision="fp32",
+        arithmetic=Arithmetic(),
         weights_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         training={},
         metrics={},

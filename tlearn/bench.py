@@ -1,10 +1,11 @@
 """Throughput of this machine beside its limits, on the same pictures in one run.
 
-arithmetic    the best product of two matrices, divided by the 35.3 GFLOP of one image: no bound for an engine
-              that needs fewer multiplications (Winograd), but one that a plain convolution cannot pass
-decoding      reading, decoding and resizing alone, one thread a core
-plain loop    decode, then the convolutions, in one process with all cores: what a person writes first; measured
-              before and after our jobs, because machines are shared
+arithmetic    the best product of two matrices in torch or in our engine, in the precision of our jobs, divided by the
+              35.3 GFLOP of one image: no bound for an engine that needs fewer multiplications (Winograd)
+reading       the bytes of the files alone, one thread a core
+decoding      reading, decoding and resizing, one thread a core
+plain loop    decode, then the convolutions, with torch, in one process with all cores: what a person writes first;
+              measured before and after our jobs, because machines are shared
 features      our pass over training images, on Ray
 scoring       our scoring job, on Ray; with start-up: from the call to the table, Ray being up
 """
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tlearn import drawings, features, launch, loop, manifest, model, network, scoring, storage, weights
+from tlearn import drawings, engine, features, launch, loop, manifest, model, network, scoring, storage, weights
 from tlearn.classes import Classes
-from tlearn.config import RECIPES, BenchConfig, Precision, ScoreConfig, digest
+from tlearn.config import RECIPES, Arithmetic, BenchConfig, Precision, ScoreConfig, digest
 from tlearn.description import Description
 from tlearn.fetch import fetch
 from tlearn.manifest import File
@@ -44,18 +45,23 @@ def run(config: BenchConfig) -> dict[str, Any]:
         started = time.monotonic()
         launch.start_ray()
         seconds_ray = time.monotonic() - started
-        precision = launch.precision_of(config.precision)
-        frozen = Frozen(5, RECIPES["frozen"].preprocess, precision)
+        plain = launch.plain_arithmetic(config.engine, config.precision)
+        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         tensors = weights.load("imagenet", config.cache)
         network.load_pretrained(frozen, tensors)
+        files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
+        ours = plain
+        if launch.may_quantize(plain, config.precision):
+            ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
 
         figures: dict[str, float] = {
-            "arithmetic": _matrix_product(precision) / GFLOP_PER_IMAGE,
+            "arithmetic": max(_matrix_product(plain.precision), _matrix_product_of_engine(ours)) / GFLOP_PER_IMAGE,
+            "reading": _reading(pictures),
             "decoding": _decoding(pictures),
         }
         before = _plain_loop(pictures, frozen)
-        figures["features"] = _features(pictures, config, precision, Path(folder))
-        scored = _scoring(pictures, frozen, tensors, config, Path(folder))
+        figures["features"] = _features(pictures, files, config, ours, Path(folder))
+        scored = _scoring(pictures, ours, tensors, config, Path(folder))
         after = _plain_loop(pictures, frozen)
         figures["plain loop"] = 2 / (1 / before + 1 / after)
         figures["scoring"] = scored["images_per_second"]
@@ -63,7 +69,8 @@ def run(config: BenchConfig) -> dict[str, Any]:
     return {
         "images_per_second": {name: round(value, 2) for name, value in figures.items()},
         "num_images": config.num_images,
-        "precision": precision,
+        "plain_loop": f"torch-{plain.precision}",
+        "arithmetic": f"{ours.engine}-{ours.precision}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
         "seconds_ray": round(seconds_ray, 2),
     }
@@ -72,10 +79,10 @@ def run(config: BenchConfig) -> dict[str, Any]:
 def lines(figures: dict[str, Any]) -> Iterator[str]:
     """The figures for a person."""
     rates = figures["images_per_second"]
-    yield f"{figures['num_images']} pictures, {figures['precision']}, {figures['device']}"
+    yield f"{figures['num_images']} pictures, {figures['device']}"
+    yield f"plain loop in {figures['plain_loop']}, features and scoring in {figures['arithmetic']}"
     yield f"{'':<24}{'images/s':>9}{'of plain loop':>15}{'of arithmetic':>15}"
-    for name in ("arithmetic", "decoding", "plain loop", "features", "scoring", "scoring with start-up"):
-        rate = rates[name]
+    for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]):
         yield f"{name:<24}{rate:>9.1f}{rate / rates['plain loop']:>15.2f}{rate / rates['arithmetic']:>15.2f}"
 
 
@@ -114,8 +121,31 @@ def _matrix_product(precision: Precision) -> float:
     return 2 * size**3 / min(seconds[1:]) / 1e9
 
 
+def _matrix_product_of_engine(arithmetic: Arithmetic) -> float:
+    """Best GFLOP/s of five products of 2,048 x 2,048 matrices in OpenVINO; 0.0 where it is not used."""
+    if arithmetic.engine == "torch":
+        return 0.0
+    size = 2048
+    product = engine.load_product(size, arithmetic, os.cpu_count() or 1)
+    values = np.random.default_rng(0).random((size, size), np.float32)
+    seconds = []
+    for _ in range(6):
+        started = time.monotonic()
+        product(values)
+        seconds.append(time.monotonic() - started)
+    return 2 * size**3 / min(seconds[1:]) / 1e9
+
+
 def _names(pictures: Path) -> list[str]:
     return sorted(path.name for path in pictures.iterdir())
+
+
+def _reading(pictures: Path) -> float:
+    names = _names(pictures)
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda name: storage.read(str(pictures), name), names))
+    return len(names) / (time.monotonic() - started)
 
 
 def _decoding(pictures: Path) -> float:
@@ -128,7 +158,7 @@ def _decoding(pictures: Path) -> float:
 
 def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    prepared = Frozen(5, frozen.preprocess, frozen.precision)
+    prepared = Frozen(5, frozen.preprocess, frozen.arithmetic)
     prepared.load_state_dict(frozen.state_dict())
     prepared.prepare(device)
     names = _names(pictures)[:64]
@@ -145,21 +175,20 @@ def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     return len(names) / (time.monotonic() - started)
 
 
-def _features(pictures: Path, config: BenchConfig, precision: Precision, folder: Path) -> float:
+def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic: Arithmetic, folder: Path) -> float:
     recipe = RECIPES["frozen"]
-    frozen = Frozen(5, recipe.preprocess, precision)
+    frozen = Frozen(5, recipe.preprocess, arithmetic)
     network.load_pretrained(frozen, weights.load("imagenet", config.cache))
     cache = folder / "cache"
     shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
-    cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, precision, frozen.digest())
-    files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
+    cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
     with Progress("features", len(files)) as progress:
         features.compute(features.plan(files, ("plain",), cut), str(pictures), cut, None, progress)
         return progress.rate()
 
 
 def _scoring(
-    pictures: Path, frozen: Frozen, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
+    pictures: Path, arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
 ) -> dict[str, Any]:
     recipe = RECIPES["frozen"]
     trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
@@ -169,7 +198,7 @@ def _scoring(
         frozen_blocks=5,
         preprocess=recipe.preprocess,
         head=recipe.head,
-        precision=frozen.precision,
+        arithmetic=arithmetic,
         weights_sha256="",
         training={"recipe": digest(recipe), "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
@@ -180,6 +209,7 @@ def _scoring(
         model=str(folder / "model"),
         input=str(pictures),
         output=str(folder / "scores.parquet"),
+        engine=config.engine,
         precision=config.precision,
     )
     return scoring.score(score)[0]

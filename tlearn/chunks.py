@@ -3,6 +3,7 @@
 Only paths go into an actor and only small rows come out; what is large the actor writes itself.
 """
 
+import importlib
 import io
 import math
 import warnings
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-import torch
 from ray.exceptions import RayActorError
 
 from tlearn import errors
@@ -22,9 +22,6 @@ from tlearn.errors import TrainingError
 def chunk_size(num_images: int) -> int:
     """Images of one task: 64 hide Ray's cost of a task and lose little in a crash; fewer where the pool would idle."""
     return min(max(math.ceil(num_images / 16), 8), 64)
-
-
-_MAX_RESTARTS = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +80,11 @@ def pool(workers: int | None, num_chunks: int) -> Pool:
 class _Actor:
     """Between Ray Data's batches and a Work."""
 
-    def __init__(self, work: type[Any], arguments: dict[str, Any], num_threads: int):
-        self.num_threads = num_threads
-        self.work: Work = work(**arguments)
+    def __init__(self, work: str, arguments: dict[str, Any]):
+        module, _, name = work.partition(":")
+        self.work: Work = getattr(importlib.import_module(module), name)(**arguments)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
-        torch.set_num_threads(self.num_threads)
         results = []
         for row in batch.to_pylist():
             with pa.ipc.open_stream(row["rows"]) as reader:
@@ -97,9 +92,10 @@ class _Actor:
         return pa.Table.from_pylist(results)
 
 
-def run(chunks: Iterable[Chunk], work: type[Any], arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
     """Give every chunk to one of the pool's actors; yield what each returned, as it comes, each once.
 
+    `work` is the module:class of a Work: what that imports, torch above all, only the actors load.
     An actor that dies ends a round; the next one goes on with new actors. Raises TrainingError when that has
     happened too often in a row without a chunk done in between.
     """
@@ -122,14 +118,14 @@ def run(chunks: Iterable[Chunk], work: type[Any], arguments: dict[str, Any], poo
                 ) from error
 
 
-def _round(chunks: list[Chunk], work: type[Any], arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+def _round(chunks: list[Chunk], work: str, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
     items = [{"id": chunk.id, "rows": _to_bytes(chunk.rows)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the limit on restarts has no other name yet (ray#65227)
         results = dataset.map_batches(
             _Actor,
-            fn_constructor_kwargs={"work": work, "arguments": arguments, "num_threads": pool.num_threads},
+            fn_constructor_kwargs={"work": work, "arguments": arguments},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=pool.num_actors),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
+EngineChoice = Literal["auto", "torch", "openvino"]
 
 
 def default_cache() -> str:
@@ -45,6 +47,28 @@ class PreprocessConfig:
         _at_least("max_bytes", self.max_bytes, 1)
         if self.resize == "crop":
             _at_least("short_side", self.short_side, self.image_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What convolutions are computed with; features and scores depend on it."""
+
+    engine: Literal["torch", "openvino"] = "torch"
+    precision: Precision = "fp32"
+    ranges: tuple[float, ...] = ()
+    """int8: the largest value that enters each convolution after the first; those beyond the last are in bf16."""
+
+    def __post_init__(self) -> None:
+        if (self.precision == "int8") != bool(self.ranges) or (self.ranges and self.engine != "openvino"):
+            raise ValueError(
+                f"expected ranges with openvino in int8 and nowhere else, got {len(self.ranges)} with {self.engine} in "
+                f"{self.precision}: int8 takes --engine openvino, and a model that was trained with --precision int8"
+            )
+
+    @property
+    def name(self) -> str:
+        name = f"{self.engine}-{self.precision}"
+        return f"{name}-{digest(self.ranges)}" if self.ranges else name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +152,11 @@ class TrainConfig:
     """Share of unreadable images above which nothing is trained."""
     cache: str = field(default_factory=default_cache)
     """Folder for weights and features; safe to share, safe to delete."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
+    engine: EngineChoice = "auto"
+    """What computes the frozen layers; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes int8 (openvino) or bf16 where the processor or GPU has it, and int8 only if the
+    predictions for the validation images stay the same."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -169,12 +196,14 @@ class ScoreConfig:
     """Score everything again, beside the old rows of DIR/."""
     workers: int | None = None
     """Scoring actors; one per GPU, or one per CPU, unless told."""
-    batch_size: int = 16
-    """Images that go through the network together."""
+    batch_size: int | None = None
+    """Images that go through the network together; 8 on processors and 64 on GPUs, unless told."""
     max_error_rate: float = 0.05
     """Share of files without a score above which the exit code is 4; the rows are written all the same."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
+    engine: EngineChoice = "auto"
+    """What computes the convolutions; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
     cache: str = field(default_factory=default_cache)
     """Folder for the index of what is scored; safe to delete."""
     json: bool = False
@@ -183,7 +212,8 @@ class ScoreConfig:
     """No progress, no tables."""
 
     def __post_init__(self) -> None:
-        _at_least("batch_size", self.batch_size, 1)
+        if self.batch_size is not None:
+            _at_least("batch_size", self.batch_size, 1)
         if self.workers is not None:
             _at_least("workers", self.workers, 1)
         if not 0 <= self.max_error_rate <= 1:
@@ -246,8 +276,10 @@ class BenchConfig:
     """Folder of images to measure with; pictures are drawn unless told."""
     num_images: int = 128
     """How many of them."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen layers; auto takes bf16 where the processor or GPU has it."""
+    engine: EngineChoice = "auto"
+    """What computes the convolutions in our jobs; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes int8 (openvino) or bf16 where the processor or GPU has it."""
     cache: str = field(default_factory=default_cache)
     """Folder for weights; no features are kept."""
     json: bool = False

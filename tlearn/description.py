@@ -8,7 +8,7 @@ from typing import Any
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, Precision, PreprocessConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.errors import IntegrityError
 
 _FORMAT = 1
@@ -22,7 +22,7 @@ class Description:
     frozen_blocks: int
     preprocess: PreprocessConfig
     head: HeadConfig
-    precision: Precision
+    arithmetic: Arithmetic
     """Of the frozen layers, when the features were computed that the rest was trained on."""
     weights_sha256: str
     training: dict[str, Any]
@@ -39,6 +39,11 @@ def to_json(description: Description) -> dict[str, Any]:
     content["classes"] = list(description.classes.names)
     del content["digest"]
     return {"format": _FORMAT, "architecture": "vgg16", **content}
+
+
+def arithmetic_of(values: dict[str, Any]) -> Arithmetic:
+    """What dataclasses.asdict and JSON made of one."""
+    return Arithmetic(values["engine"], values["precision"], tuple(values["ranges"]))
 
 
 def content_digest(content: dict[str, Any]) -> str:
@@ -66,7 +71,7 @@ def describe(location: str) -> Description:
         frozen_blocks=values["frozen_blocks"],
         preprocess=PreprocessConfig(**values["preprocess"]),
         head=HeadConfig(**values["head"]),
-        precision=values["precision"],
+        arithmetic=arithmetic_of(values["arithmetic"]),
         weights_sha256=values["weights_sha256"],
         training=values["training"],
         metrics=values["metrics"],

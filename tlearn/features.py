@@ -10,7 +10,9 @@ the preprocessing, the view (the image or its mirror image). A view of one netwo
         features   fixed_size_list<float16 or uint8>[channels * height * width]; zeros unless ok
 """
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +24,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tlearn import chunks, network, storage, weights
+from tlearn import chunks, engine, network, storage, weights
 from tlearn.chunks import Chunk, chunk_size
-from tlearn.config import Precision, PreprocessConfig, digest
+from tlearn.config import Arithmetic, PreprocessConfig, digest
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File, Status
@@ -33,7 +35,7 @@ from tlearn.progress import Progress
 
 View = Literal["plain", "mirror"]
 
-_BATCH_SIZE = 16
+_NUM_CALIBRATION = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Cut:
     cache: str
     frozen_blocks: int
     preprocess: PreprocessConfig
-    precision: Precision
+    arithmetic: Arithmetic
     frozen_digest: str
 
     @property
@@ -57,7 +59,7 @@ class Cut:
 
     def load(self) -> Frozen:
         """The frozen layers, with their weights."""
-        frozen = Frozen(self.frozen_blocks, self.preprocess, self.precision)
+        frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic)
         if self.frozen_blocks:
             network.load_pretrained(frozen, weights.load(self.weights, self.cache))
         if frozen.digest() != self.frozen_digest:
@@ -66,6 +68,36 @@ class Cut:
                 "every node must see the same --weights"
             )
         return frozen
+
+
+def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tuple[float, ...]:
+    """What int8 needs to know of the inputs of the frozen layers, from 32 of the images; () if none can be read.
+
+    Kept in the cache, and used again for as long as these images are among `files`, so that a folder that grows does
+    not make its features stale.
+    """
+    hashes = {file.sha256: file for file in files if file.sha256 and file.status == "ok"}
+    layers = weights.tensors_digest(frozen.layers.state_dict())
+    folder = storage.local(cache) / "ranges" / f"{layers}-{digest(frozen.preprocess)}"
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(ValueError, KeyError):
+            known = json.loads(path.read_bytes())
+            if set(known["images"]) <= hashes.keys():
+                return tuple(known["ranges"])
+    pixels, images = [], []
+    for sha256 in sorted(hashes):
+        fetched = fetch(data, hashes[sha256].path, frozen.preprocess)
+        if fetched.pixels is not None:
+            pixels.append(fetched.pixels)
+            images.append(sha256)
+        if len(images) == _NUM_CALIBRATION:
+            break
+    if not images:
+        return ()
+    found = engine.calibrate(frozen.layers, frozen.preprocess, torch.stack(pixels).split(8))
+    content = json.dumps({"images": images, "ranges": found}).encode()
+    storage.write_bytes(str(folder / f"{digest(images)}.json"), content)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +164,7 @@ class Compute:
     """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
 
     def __init__(self, data: str, cut: Cut, views: Sequence[View], num_threads: int, decode_threads: int):
+        self.num_threads = num_threads
         torch.set_num_threads(num_threads)
         self.data, self.cut, self.views = data, cut, views
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -139,11 +172,13 @@ class Compute:
         self.threads = ThreadPoolExecutor(decode_threads)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
+        torch.set_num_threads(self.num_threads)
         rows = chunk.rows.to_pylist()
         statuses: list[tuple[Status, str | None]] = []
         outputs: dict[View, list[np.ndarray[Any, Any]]] = {view: [] for view in self.views}
         fetched = self.threads.map(lambda row: self._fetch(row["path"], row["size"], row["sha256"]), rows)
-        for batch in _batches(fetched, _BATCH_SIZE):
+        for batch in _batches(fetched, network.BATCH_SIZES[self.device]):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
             pixels = torch.stack([blank if one.pixels is None else one.pixels for one in batch])
@@ -252,7 +287,7 @@ def compute(plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, pro
             "num_threads": pool.num_threads,
             "decode_threads": pool.decode_threads,
         }
-        for result in chunks.run(one.chunks, Compute, arguments, pool):
+        for result in chunks.run(one.chunks, "tlearn.features:Compute", arguments, pool):
             num_views += (result["num_images"] - result["num_failed"]) * len(one.views)
             num_failed += result["num_failed"]
             progress.advance(result["num_images"])

@@ -19,18 +19,24 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from tlearn import network, storage
-from tlearn.config import Precision
+from tlearn import storage
+from tlearn.config import Arithmetic
 from tlearn.description import Description, content_digest, to_json, verified
 from tlearn.errors import StorageError
-from tlearn.network import Frozen, Trainable
+from tlearn.network import Frozen, Head, Trainable
+from tlearn.weights import CHANNELS
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     description: Description
-    frozen: Frozen
-    trainable: Trainable
+    convolutions: Frozen
+    """All of them, those that were trained too."""
+    head: Head
+
+    def prepare(self, device: str) -> None:
+        self.convolutions.prepare(device)
+        self.head.to(device)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
@@ -38,8 +44,8 @@ class Model:
         By way of float16 features, as in training.
         """
         with torch.inference_mode():
-            trunk = self.trainable.trunk(self.frozen(images))
-            return self.trainable.head(trunk), trunk.mean((2, 3))
+            features = self.convolutions(images).float()
+            return self.head(features), features.mean((2, 3))
 
 
 def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
@@ -72,20 +78,16 @@ def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, 
     return str(content["digest"])
 
 
-def load(location: str, precision: Precision | None = None) -> Model:
+def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
     """Read, verify and build a model, on the CPU. Raises as `describe` does."""
     description, data = verified(location)
     tensors = load_safetensors(data)
-    frozen, trainable = network.build(
-        description.frozen_blocks,
-        description.preprocess,
-        description.head,
-        description.classes.num_logits,
-        precision=precision or description.precision,
-    )
-    frozen.layers.load_state_dict(_part(tensors, "frozen."))
-    trainable.load_state_dict(_part(tensors, "trainable."))
-    return Model(description, frozen, trainable.eval().requires_grad_(False))
+    preprocess = description.preprocess
+    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic)
+    convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
+    head = Head(description.head, CHANNELS[-1], preprocess.image_size // 32, description.classes.num_logits)
+    head.load_state_dict(_part(tensors, "trainable.head."))
+    return Model(description, convolutions, head.eval().requires_grad_(False))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

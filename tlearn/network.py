@@ -8,16 +8,20 @@ With frozen_blocks=0 the features are the images themselves.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 
-from tlearn.config import HeadConfig, Precision, PreprocessConfig
+from tlearn import engine
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.images import normalize
 from tlearn.weights import BLOCKS, CHANNELS, tensors_digest
 
+FP32 = Arithmetic()
+BATCH_SIZES = {"cpu": 8, "cuda": 64}
+"""Images that go through the frozen layers together; on processors more of them only leave its caches."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -41,22 +45,27 @@ def feature_shape(frozen_blocks: int, image_size: int) -> tuple[int, int, int]:
 
 
 class Frozen(nn.Module):
-    """The pretrained layers before the cut; never trained, run without gradient in one precision."""
+    """The pretrained layers before the cut; never trained, run without gradient in one arithmetic."""
 
-    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, precision: Precision = "fp32"):
+    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, arithmetic: Arithmetic = FP32):
         super().__init__()
         self.preprocess = preprocess
-        self.precision: Precision = precision
+        self.arithmetic = arithmetic
         self.layers = convolutions(1, frozen_blocks)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
 
     def digest(self) -> str:
         """Names what the features depend on beside the image: weights, engine and precision."""
-        return f"{tensors_digest(self.layers.state_dict())}-torch-{self.precision}"
+        return f"{tensors_digest(self.layers.state_dict())}-{self.arithmetic.name}"
 
     def prepare(self, device: torch.device | str = "cpu") -> "Frozen":
-        """Move to device, precision and memory format; returns itself."""
-        self.layers.to(device=device, dtype=_DTYPES[self.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Move to device, precision and memory format, or compile for torch's number of threads; returns itself."""
         self.requires_grad_(False)
+        if self.arithmetic.engine == "torch":
+            dtype = _DTYPES[self.arithmetic.precision]
+            self.layers.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif len(self.layers):
+            self._compiled = engine.load(self.layers, self.preprocess, self.arithmetic, torch.get_num_threads())
         return self.eval()
 
     @torch.inference_mode()
@@ -69,11 +78,13 @@ class Frozen(nn.Module):
         """
         if not len(self.layers):
             return images
-        x = normalize(images, self.preprocess, _DTYPES[self.precision]).contiguous(memory_format=torch.channels_last)
-        features = self.layers(x).to(torch.float16).contiguous()
+        if self._compiled is not None:
+            features = self._compiled(images)
+        else:
+            x = normalize(images, self.preprocess, _DTYPES[self.arithmetic.precision])
+            features = self.layers(x.contiguous(memory_format=torch.channels_last)).to(torch.float16).contiguous()
         if not torch.isfinite(features).all():
             raise ValueError("expected features below 65,504, got an overflow of float16: check the weights")
-        assert isinstance(features, Tensor)
         return features
 
 
@@ -167,9 +178,9 @@ def build(
     head: HeadConfig,
     num_logits: int,
     *,
-    precision: Precision = "fp32",
+    arithmetic: Arithmetic = FP32,
 ) -> tuple[Frozen, Trainable]:
-    return Frozen(frozen_blocks, preprocess, precision), Trainable(frozen_blocks, preprocess, head, num_logits)
+    return Frozen(frozen_blocks, preprocess, arithmetic), Trainable(frozen_blocks, preprocess, head, num_logits)
 
 
 def load_pretrained(part: Frozen | Trainable, tensors: Mapping[str, Tensor]) -> None:
@@ -208,9 +219,3 @@ def layers(frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, n
         if number == 1 and head.dropout:
             yield Layer("dropout", "Dropout", (units,), 0, True)
     yield Layer(f"dense_{head.depth + 1}", "Dense", (num_logits,), units * num_logits + num_logits, True)
-
-
-def processor_precision() -> Precision:
-    """bf16 where the processor multiplies in it; elsewhere torch would emulate it, at a quarter of fp32's speed."""
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"

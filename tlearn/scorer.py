@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from tlearn import drift, metrics, model, storage, table
+from tlearn import drift, metrics, model, network, storage, table
 from tlearn.chunks import Chunk
-from tlearn.config import Precision, PreprocessConfig
+from tlearn.config import Arithmetic, PreprocessConfig
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
 
@@ -35,27 +35,30 @@ class Score:
         self,
         model_folder: str,
         model_digest: str,
-        precision: Precision,
+        arithmetic: Arithmetic,
         folder: str,
         run_folder: str,
         run: str,
-        batch_size: int,
+        batch_size: int | None,
         num_threads: int,
         decode_threads: int,
         fetch: Fetch = fetch,
     ):
+        self.num_threads = num_threads
         torch.set_num_threads(num_threads)
-        self.model = model.load(model_folder, precision)
+        self.model = model.load(model_folder, arithmetic)
         if self.model.description.digest != model_digest:
             raise IntegrityError(f"expected model {model_digest} in {model_folder}, got another: it was replaced")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model.frozen.prepare(self.device)
-        self.model.trainable.to(self.device)
-        self.folder, self.run_folder, self.run, self.batch_size = folder, run_folder, run, batch_size
+        self.model.prepare(self.device)
+        self.folder, self.run_folder, self.run = folder, run_folder, run
+        self.batch_size = batch_size or network.BATCH_SIZES[self.device]
         self.fetch = fetch
         self.threads = ThreadPoolExecutor(decode_threads)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
+        torch.set_num_threads(self.num_threads)
         number = int(chunk.id)
         part = storage.join(self.run_folder, table.part_name(number))
         with storage.open_input(storage.join(self.run_folder, "plan.parquet")) as plan:

@@ -28,6 +28,8 @@ from tlearn.ledger import FOLDER, Ledger
 from tlearn.plan import Index
 from tlearn.progress import Progress
 
+_SCORER = "tlearn.scorer:Score"
+
 
 @dataclass(slots=True)
 class _Outcome:
@@ -218,7 +220,7 @@ def _compute(
     config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
 ) -> float:
     """Let actors write the missing chunks; returns images per second after the start, 0.0 if there are too few."""
-    from tlearn import chunks, launch, scorer
+    from tlearn import chunks, launch
     from tlearn.chunks import Chunk
 
     launch.start_ray()
@@ -226,7 +228,7 @@ def _compute(
     arguments = {
         "model_folder": storage.absolute(config.model),
         "model_digest": model.digest,
-        "precision": launch.precision_of(config.precision),
+        "arithmetic": launch.arithmetic_of_model(model.arithmetic, config.engine, config.precision),
         "folder": storage.absolute(config.input),
         "run_folder": folder,
         "run": run,
@@ -238,7 +240,7 @@ def _compute(
     work = [Chunk(f"{number:06}", nothing) for number in missing]
     with launch.causes(), Progress("scored", num_images, quiet=config.quiet) as progress:
         progress.num_parallel = pool.num_actors
-        for result in chunks.run(work, scorer.Score, arguments, pool):
+        for result in chunks.run(work, _SCORER, arguments, pool):
             progress.advance(result["num_images"])
         return progress.rate()
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,33 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
-from tlearn import description, drift, features, manifest, metrics, model, network, report, storage, weights, worker
+from tlearn import (
+    description,
+    drift,
+    features,
+    loop,
+    manifest,
+    metrics,
+    model,
+    network,
+    report,
+    storage,
+    weights,
+    worker,
+)
 from tlearn.classes import Classes
-from tlearn.config import TrainConfig, digest
+from tlearn.config import Arithmetic, TrainConfig, digest
 from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, TrainingError, UsageError
 from tlearn.features import Cut, Features, View
-from tlearn.launch import causes, precision_of, start_ray
+from tlearn.launch import causes, may_quantize, plain_arithmetic, start_ray
 from tlearn.lease import Lease
+from tlearn.loop import Samples, Worker
 from tlearn.manifest import File, Listing
 from tlearn.progress import Progress
 
 _MAX_REFERENCE = 2000
+_MAX_GATE = 500
 
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = ("output", "cache", "workers", "resume", "max_failures", "json", "quiet")
@@ -70,18 +86,111 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
     _describe(config, listing)
 
     start_ray()
-    # A run that goes on keeps its precision, wherever it goes on.
-    frozen.precision = previous.get("precision") or precision_of(config.precision)
-    cut = Cut(config.weights, config.cache, config.frozen_blocks, config.preprocess, frozen.precision, frozen.digest())
-    facts = {"digest": job_digest, "precision": cut.precision}
-    _write_json(run / "config.json", {**facts, **_provenance(config)})
+    plain, candidates = _arithmetics(config, frozen, listing, previous)
+    gate: dict[str, float] = {}
+    for arithmetic in candidates:
+        facts = {"digest": job_digest, "arithmetic": dataclasses.asdict(arithmetic)}
+        _write_json(run / "config.json", {**facts, **_provenance(config)})
+        frozen.arithmetic = arithmetic
+        learned = _learn(config, run, listing, _cut(config, frozen), job_digest)
+        frozen.arithmetic = plain
+        if not arithmetic.ranges:
+            break
+        gate = _gate(config, listing.classes, learned, _cut(config, frozen))
+        if _passes(gate):
+            break
+        what = "learning from plain ones" if arithmetic is not candidates[-1] else "as --precision int8 asks, kept"
+        say(
+            f"int8 features change the predictions for {1 - gate['agreement']:.1%} of {gate['gate_num_val']} "
+            f"validation images (log-loss {gate['int8_val_loss']:.4f}, otherwise "
+            f"{gate['plain_val_loss']:.4f}): {what}",
+            quiet=config.quiet,
+        )
 
-    features_started = time.monotonic()
+    best = learned.history[-1]
+    probabilities = metrics.probabilities(learned.logits)
+    _write_validation(run, learned.files["val"], probabilities, classes)
+    counts = {f"num_{split}": len(files) for split, files in learned.files.items()}
+    summary: dict[str, Any] = {
+        "recipe": config.recipe,
+        "classes": list(classes.names),
+        **counts,
+        "epochs": config.optim.num_epochs,
+        "best_epoch": best["epoch"],
+        "val_accuracy": best["val_accuracy"],
+        "val_loss": best["val_loss"],
+        "train_accuracy": best["train_accuracy"],
+        "arithmetic": arithmetic.name,
+        **gate,
+        "skipped": sum(file.status != "ok" for file in listing.files),
+        **learned.facts,
+    }
+    summary["model_digest"] = model.save(
+        run / "model",
+        {name: tensors[name] for name in frozen.layers.state_dict()},
+        learned.trainable,
+        Description(
+            classes=classes,
+            frozen_blocks=config.frozen_blocks,
+            preprocess=config.preprocess,
+            head=config.head,
+            arithmetic=arithmetic,
+            weights_sha256="",
+            training={**_essential(config), **counts},
+            metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")} | gate,
+            reference=_reference(learned.trainable, learned.val, probabilities),
+        ),
+    )
+    summary["seconds_total"] = round(time.monotonic() - started, 2)
+    _write_json(run / "summary.json", summary)
+    report.write_report(run)
+    return summary
+
+
+def _arithmetics(
+    config: TrainConfig, frozen: network.Frozen, listing: Listing, previous: dict[str, Any]
+) -> tuple[Arithmetic, list[Arithmetic]]:
+    """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
+    plain = plain_arithmetic(config.engine, config.precision)
+    if previous:  # a run that goes on keeps its arithmetic, wherever it goes on
+        first = description.arithmetic_of(previous["arithmetic"])
+    elif config.frozen_blocks and may_quantize(plain, config.precision):
+        ranges = features.ranges(listing.of("train"), config.data, frozen, config.cache)
+        first = Arithmetic("openvino", "int8", ranges) if ranges else plain
+    else:
+        first = plain
+    return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
+
+
+def _cut(config: TrainConfig, frozen: network.Frozen) -> Cut:
+    return Cut(
+        config.weights, config.cache, config.frozen_blocks, config.preprocess, frozen.arithmetic, frozen.digest()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What training on the features of one arithmetic came to."""
+
+    files: dict[str, list[File]]
+    """Those that could be read, of train and val."""
+    val: Features
+    trainable: network.Trainable
+    logits: torch.Tensor
+    """(num_val, num_logits)"""
+    history: list[dict[str, float]]
+    facts: dict[str, Any]
+
+
+def _learn(config: TrainConfig, run: Path, listing: Listing, cut: Cut, job_digest: str) -> _Learned:
+    """Features, then training; the best checkpoint."""
+    started = time.monotonic()
     views: dict[str, tuple[View, ...]] = {
         "train": ("plain", "mirror") if config.augment == "flip" else ("plain",),
         "val": ("plain",),
     }
-    num_computed = _compute_features(config, listing, cut, views)
+    plans = [plan for split, wanted in views.items() for plan in features.plan(listing.of(split), wanted, cut)]
+    num_computed = _compute_features(config, plans, cut)
     train_files, val_files = listing.of("train"), listing.of("val")
     places = [place for view in views["train"] for place in features.collect(train_files, view, cut)]
     val_places = features.collect(val_files, "plain", cut)
@@ -92,9 +201,10 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
     _require_enough(config, listing, train_files, val_files)
     train_started = time.monotonic()
 
+    classes = listing.classes
     job = worker.Job(
         config=config,
-        digest=job_digest,
+        digest=digest([job_digest, cut.arithmetic.name]),
         num_logits=classes.num_logits,
         train=Features(places, cut.shape),
         train_labels=tuple(classes.indices[file.label] for file in train_files) * len(views["train"]),
@@ -105,51 +215,51 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
         initial_checkpoint=None,
     )
     checkpoint = _fit(job, run)
-    train_ended = time.monotonic()
-
-    progress = worker.checkpoint_progress(checkpoint)
-    history = progress["history"]
-    best = history[-1]
     trainable = network.Trainable(config.frozen_blocks, config.preprocess, config.head, classes.num_logits)
     trainable.load_state_dict(load_file(checkpoint / "trainable.safetensors"))
-    logits = load_file(checkpoint / "logits.safetensors")["logits"]
-    _write_validation(run, val_files, metrics.probabilities(logits), classes)
-    counts = {"num_train": len(train_files), "num_val": len(val_files)}
-    summary: dict[str, Any] = {
-        "recipe": config.recipe,
-        "classes": list(classes.names),
-        **counts,
-        "epochs": config.optim.num_epochs,
-        "best_epoch": best["epoch"],
-        "val_accuracy": best["val_accuracy"],
-        "val_loss": best["val_loss"],
-        "train_accuracy": best["train_accuracy"],
-        "skipped": sum(file.status != "ok" for file in listing.files),
-        "seconds_features": round(train_started - features_started, 2),
-        "seconds_train": round(train_ended - train_started, 2),
-        "features_computed": num_computed,
-        "features_reused": len(places) + len(val_places) - num_computed,
-    }
-    summary["model_digest"] = model.save(
-        run / "model",
-        {name: tensors[name] for name in frozen.layers.state_dict()},
-        trainable,
-        Description(
-            classes=classes,
-            frozen_blocks=config.frozen_blocks,
-            preprocess=config.preprocess,
-            head=config.head,
-            precision=cut.precision,
-            weights_sha256="",
-            training={**_essential(config), **counts},
-            metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")},
-            reference=_reference(trainable, Features(val_places, cut.shape), metrics.probabilities(logits)),
-        ),
+    return _Learned(
+        files={"train": train_files, "val": val_files},
+        val=job.val,
+        trainable=trainable,
+        logits=load_file(checkpoint / "logits.safetensors")["logits"],
+        history=worker.checkpoint_progress(checkpoint)["history"],
+        facts={
+            "features_computed": num_computed,
+            "features_reused": len(places) + len(val_places) - num_computed,
+            "seconds_features": round(train_started - started, 2),
+            "seconds_train": round(time.monotonic() - train_started, 2),
+        },
     )
-    summary["seconds_total"] = round(time.monotonic() - started, 2)
-    _write_json(run / "summary.json", summary)
-    report.write_report(run)
-    return summary
+
+
+def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) -> dict[str, float]:
+    """What the model says of (at most 500) validation images whose features are quantised, and are not."""
+    files = sorted(learned.files["val"], key=lambda file: file.sha256 or "")[:_MAX_GATE]
+    _compute_features(config, features.plan(files, ("plain",), plain), plain)
+    rows = {file.path: row for row, file in enumerate(learned.files["val"])}
+    places = features.collect(files, "plain", plain)
+    files = [file for file in files if file.status == "ok"]
+    labels = torch.tensor([classes.indices[file.label] for file in files])
+    samples = Samples(Features(places, plain.shape).gather, labels)
+    logits = {
+        "plain": loop.evaluate(learned.trainable, samples, config.optim.global_batch_size, Worker()),
+        "int8": learned.logits[[rows[file.path] for file in files]],
+    }
+    gate: dict[str, float] = {"gate_num_val": len(files)}
+    for name, values in logits.items():
+        gate[f"{name}_val_loss"], gate[f"{name}_val_accuracy"] = loop.measure(values, labels).rates()
+    same = metrics.predictions(logits["plain"]) == metrics.predictions(logits["int8"])
+    return gate | {"agreement": same.double().mean().item()}
+
+
+def _passes(gate: dict[str, float]) -> bool:
+    """Whether int8 costs nothing: half a point, 1% of the predictions (or one of them), 0.01 of the log-loss."""
+    one = 1.0001 / gate["gate_num_val"]
+    return (
+        gate["int8_val_accuracy"] >= gate["plain_val_accuracy"] - max(0.005, one)
+        and gate["agreement"] >= 1 - max(0.01, one)
+        and gate["int8_val_loss"] <= gate["plain_val_loss"] + 0.01
+    )
 
 
 def _reference(trainable: network.Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
@@ -235,8 +345,7 @@ def _finished(run: Path) -> dict[str, Any]:
     return summary
 
 
-def _compute_features(config: TrainConfig, listing: Listing, cut: Cut, views: dict[str, tuple[View, ...]]) -> int:
-    plans = [plan for split, wanted in views.items() for plan in features.plan(listing.of(split), wanted, cut)]
+def _compute_features(config: TrainConfig, plans: list[features.Plan], cut: Cut) -> int:
     if not plans:
         return 0
     total = sum(plan.num_images for plan in plans)

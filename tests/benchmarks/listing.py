@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tlearn import scoring, table
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
+from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.description import Description, content_digest, to_json
 
 
@@ -33,7 +33,7 @@ def save_model(folder: Path) -> None:
         frozen_blocks=5,
         preprocess=PreprocessConfig(),
         head=HeadConfig(),
-        precision="fp32",
+        arithmetic=Arithmetic(),
         weights_sha256=hashlib.sha256(b"none").hexdigest(),
         training={},
         metrics={},

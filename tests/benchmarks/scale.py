@@ -1,0 +1,137 @@
+"""More workers than this machine has: python tests/benchmarks/scale.py 1 4 16 64
+
+The real driver, planner, actor pool, parts, merge and ledger on a real Ray; only the decoding and the network are
+replaced, by a sleep as long as they would take. The actors hold no CPU of the cluster, so that 64 of them fit on two
+cores, which they share with the driver: what is measured is what the rest costs. Tiny files, made for it.
+
+efficiency    the seconds that the workers slept at least, divided by the seconds from the first chunk to the last
+whole         the same, divided by the seconds of the whole command: listing, start, merge and commit too
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from listing import fill, save_model
+
+from tlearn import description, storage, table
+from tlearn.chunks import Chunk, Pool
+from tlearn.config import ScoreConfig
+
+
+class Sleeper:
+    """A scoring actor that reads its part of the plan, sleeps, and writes its rows."""
+
+    def __init__(self, rate: float, model_folder: str, run_folder: str, run: str, **_: Any):
+        self.rate, self.run_folder, self.run = rate, run_folder, run
+        self.model = description.describe(model_folder)
+
+    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+        started = time.monotonic()
+        number = int(chunk.id)
+        with storage.open_input(f"{self.run_folder}/plan.parquet") as plan:
+            entries = pq.ParquetFile(plan).read_row_group(number, ["path", "size", "modified"]).to_pylist()
+        constant = {"status": "scored", "prediction": "cat", "probability": 1.0}
+        constant |= {"probabilities": {"cat": 1.0, "dog": 0.0}, "model": self.model.digest, "run": self.run}
+        rows: list[dict[str, Any]] = [
+            {
+                **constant,
+                "path": entry["path"],
+                "bytes": entry["size"],
+                "modified": entry["modified"],
+                "sha256": hashlib.sha256(entry["path"].encode()).hexdigest(),
+                "scored_at": datetime.now(UTC),
+            }
+            for entry in entries
+        ]
+        # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
+        time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
+        table.write_part(f"{self.run_folder}/{table.part_name(number)}", rows, self.model.classes, None)
+        return {"chunk": chunk.id, "num_images": len(entries)}
+
+
+def one_run(root: str, num_workers: int, rate: float) -> None:
+    """In a process of its own."""
+    from tlearn import chunks, scoring
+
+    os.environ["RAY_ADDRESS"] = "local"
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    times: list[float] = []
+    run = chunks.run
+
+    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool) -> Any:
+        for result in run(work, kind, {**arguments, "rate": rate}, pool):
+            times.append(time.monotonic())
+            yield result
+
+    chunks.run = watched
+    chunks.pool = lambda workers, num_chunks: Pool(num_workers, 0, 0)
+    scoring._SCORER = "scale:Sleeper"
+    config = ScoreConfig(
+        model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
+    )
+    started = time.monotonic()
+    summary, _ = scoring.score(config)
+    seconds = time.monotonic() - started
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    # The first result of every worker is its start; what comes after is steady.
+    steady = times[num_workers - 1 :]
+    num_steady = summary["added"] * (len(steady) - 1) / len(times)
+    print(
+        json.dumps(
+            {
+                "added": summary["added"],
+                "efficiency": num_steady / rate / num_workers / (steady[-1] - steady[0]),
+                "whole": summary["added"] / rate / num_workers / seconds,
+                "seconds": seconds,
+                "cpu": usage.ru_utime + usage.ru_stime,
+                "megabytes": usage.ru_maxrss / 1024,
+                "chunk_milliseconds": 1000 * ((steady[-1] - steady[0]) / (len(steady) - 1)),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workers", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--rate", type=float, default=28.0, help="images a second of one worker: a core, in int8")
+    parser.add_argument("--images-per-worker", type=int, default=2000)
+    parser.add_argument("--one", nargs=3)
+    arguments = parser.parse_args()
+    if arguments.one:
+        one_run(arguments.one[0], int(arguments.one[1]), float(arguments.one[2]))
+        return
+    print(
+        f"{'workers':>8}{'images':>11}{'efficiency':>12}{'whole':>8}{'seconds':>9}{'driver CPU':>12}{'driver MB':>11}"
+    )
+    for num_workers in arguments.workers:
+        root = Path(tempfile.mkdtemp())
+        save_model(root / "model")
+        fill(root / "input", 0, num_workers * arguments.images_per_worker)
+        command = [sys.executable, __file__, "--one", str(root), str(num_workers), str(arguments.rate)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr[-3000:])
+        one = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{num_workers:>8}{one['added']:>11,}{one['efficiency']:>12.3f}{one['whole']:>8.3f}{one['seconds']:>9.1f}"
+            f"{one['cpu']:>12.1f}{one['megabytes']:>11.0f}",
+            flush=True,
+        )
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
