@@ -35,7 +35,7 @@ peers: .venv-peers/installed
 # What is installed in .venv is seen from there too.
 .venv-peers/installed: .venv/installed
 	$(PYTHON) -m venv .venv-peers
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.getcwd(), sep="\n")' \
 	  > $$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	.venv-peers/bin/pip install --quiet tensorflow-cpu timm onnxruntime daft
 	touch $@

@@ -514,6 +514,30 @@ def test_a_crop_of_a_very_long_picture_shows_its_middle(spare: int) -> None:
     assert difference.float().mean() < 2
 
 
+@pytest.mark.parametrize("size", [(1200, 1600), (1055, 3000), (4400, 4300)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_jpeg_decoded_at_less_than_its_size_looks_the_same(size: tuple[int, int], mode: str) -> None:
+    height, width = size
+    waves = torch.sin(torch.arange(width) / 400) * 60 + torch.sin(torch.arange(height)[:, None] / 250) * 60 + 128
+    image = Image.fromarray(waves.byte().numpy()).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(image, "JPEG", quality=92, exif=exif)
+    shown, *stored = images.load(data, PreprocessConfig())
+    whole, *_ = images.load(data, PreprocessConfig(jpeg_scaling=False))
+    assert stored == [width, height]
+    difference = (shown.int() - whole.int()).abs().float()
+    assert difference.mean() < 2 and difference.max() < 12
+
+
+@pytest.mark.parametrize(
+    ("side", "decoded"), [(400, 400), (1055, 1055), (1056, 528), (2111, 1056), (2112, 528), (9000, 1125)]
+)
+def test_a_jpeg_is_decoded_at_twice_the_needed_size_at_least(side: int, decoded: int) -> None:
+    data = encode(Image.new("RGB", (side, side)), "JPEG")
+    assert images.decode(data, max_pixels=10**8, least=528).pixels.shape == (3, decoded, decoded)
+
+
 def test_load_decodes_resizes_and_reports_the_stored_size() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

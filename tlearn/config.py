@@ -36,6 +36,9 @@ class PreprocessConfig:
     normalization: Literal["imagenet", "rescaled_bgr"] = "imagenet"
     """imagenet: the ImageNet mean is subtracted, as the weights were trained. rescaled_bgr: pixels / 255 with
     red and blue exchanged, as the Keras notebook feeds them."""
+    jpeg_scaling: bool = True
+    """Decode a JPEG that is much larger than needed at a half, a quarter or an eighth of its size, but at twice the
+    needed one at least: nearly twice as fast."""
     max_pixels: int = 100_000_000
     """Pictures with more pixels are reported as too_large and skipped."""
     max_bytes: int = 64 * 2**20
@@ -298,7 +301,7 @@ RECIPES: dict[str, TrainConfig] = {
         recipe="notebook",
         augment="none",
         shuffle=False,
-        preprocess=PreprocessConfig(resize="squash", normalization="rescaled_bgr"),
+        preprocess=PreprocessConfig(resize="squash", normalization="rescaled_bgr", jpeg_scaling=False),
         head=HeadConfig(pool="flatten", scale_features=False),
         optim=OptimConfig(name="sgd", lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant", num_epochs=5),
     ),

@@ -79,8 +79,12 @@ class Picture:
     """Both in pixels as stored in the file, before EXIF rotation."""
 
 
-def decode(data: bytes, *, max_pixels: int) -> Picture:
-    """Decode the first frame of a file, over white where it is transparent; raise nothing but ImageError."""
+def decode(data: bytes, *, max_pixels: int, least: int | None = None) -> Picture:
+    """Decode the first frame of a file, over white where it is transparent; raise nothing but ImageError.
+
+    With `least`, a large JPEG may come at a half, a quarter or an eighth of its size, its shorter side at least so
+    long: libjpeg leaves out the frequencies that this takes.
+    """
     _silence_pillow()
     width = height = None
     try:
@@ -92,7 +96,7 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
             if width * height > max_pixels:
                 message = f"expected {max_pixels} pixels or less, got {width} x {height}: raise max_pixels"
                 raise ImageError(message, status="too_large", width=width, height=height)
-            pixels = _decode_jpeg(image, data)
+            pixels = None if least and _scale_down(image, least) else _decode_jpeg(image, data)
             if pixels is None:
                 pixels = _decode_with_pillow(image, data)
             return Picture(_upright(pixels, image), width, height)
@@ -123,7 +127,8 @@ def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
     if len(data) > config.max_bytes:
         message = f"expected {config.max_bytes} bytes or less, got {len(data)}: raise max_bytes"
         raise ImageError(message, status="too_large")
-    picture = decode(data, max_pixels=config.max_pixels)
+    needed = config.short_side if config.resize == "crop" else config.image_size
+    picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
     return resize(picture.pixels, config), picture.width, picture.height
 
 
@@ -137,6 +142,14 @@ def normalize(batch: Tensor, config: PreprocessConfig, dtype: torch.dtype = torc
     mean = torch.tensor(IMAGENET_MEAN, device=batch.device).view(3, 1, 1)
     # Subtracted in float32: pixels near the mean would lose their last bits in bfloat16.
     return batch.to(torch.float32).sub_(mean).to(dtype)
+
+
+def _scale_down(image: Image.Image, least: int) -> bool:
+    """Tell the decoder of a JPEG to scale, if there is something to be gained."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or min(image.size) < 2 * least:
+        return False
+    scale = min(image.size) / least
+    return image.draft(image.mode, (int(image.width / scale), int(image.height / scale))) is not None
 
 
 def _decode_jpeg(image: Image.Image, data: bytes) -> Tensor | None:

@@ -298,7 +298,6 @@ PEERS: dict[str, Callable[[str, str], tuple[Array, float]]] = {
     "tlearn, OpenVINO bf16": lambda folder, root: ours(folder, root, "openvino-bf16"),
     "tlearn, torch bf16": lambda folder, root: ours(folder, root, "torch-bf16"),
     "plain loop, torch bf16": lambda folder, root: plain_loop(folder, root, torch.bfloat16),
-    "plain loop, torch fp32": lambda folder, root: plain_loop(folder, root, torch.float32),
     "ImageFolder, DataLoader": dataloader,
     "Keras": keras,
     "timm, bf16": timm,
@@ -381,7 +380,7 @@ def one(name: str, root: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", help="folder of photographs; drawings unless told")
-    parser.add_argument("--num-images", type=int, default=128)
+    parser.add_argument("--num-images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(PEERS))
     parser.add_argument("--one", nargs=2)
