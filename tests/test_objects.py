@@ -99,6 +99,7 @@ def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
+    monkeypatch.setattr(scoring, "_start_ray", lambda: None)
     yield f"s3://{name}"
     faults.every = None
     system.delete_dir_contents(name)

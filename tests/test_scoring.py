@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tlearn import scoring, storage, table
+from tlearn import plan, scoring, storage, table
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.description import Description, content_digest, to_json
@@ -131,6 +131,7 @@ def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
+    monkeypatch.setattr(scoring, "_start_ray", lambda: None)
     read = storage.read
 
     def counted(folder: str, path: str, max_bytes: int | None = None) -> storage.Content:
@@ -531,3 +532,25 @@ def test_nothing_new_loads_neither_ray_nor_torch(place: Place) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert "30 unchanged, 0 rows added" in done.stdout and done.stdout.endswith("set()\n")
+
+
+def test_ray_starts_while_new_files_are_listed_and_not_otherwise(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(scoring, "_start_ray", lambda: started.append(1))
+    place.score()
+    assert len(started) == 1
+    place.score()
+    path = place.root / "input" / "cat" / "01.jpg"
+    os.utime(path, (1, 1))
+    place.score()
+    assert len(started) == 1, "neither an unchanged nor a touched file is a reason"
+    place.put("new.jpg", "new")
+    place.score()
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size"), [(1, 8), (120, 8), (500, 32), (2000, 64), (65_536, 64), (200_000, 195), (10**9, 1024)]
+)
+def test_chunks_are_small_where_the_pool_would_idle_and_large_where_they_are_many(num_images: int, size: int) -> None:
+    assert plan.chunk_size(num_images) == size

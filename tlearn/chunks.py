@@ -5,7 +5,6 @@ Only paths go into an actor and only small rows come out; what is large the acto
 
 import importlib
 import io
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,11 +16,6 @@ from ray.exceptions import RayActorError
 
 from tlearn import errors
 from tlearn.errors import TrainingError
-
-
-def chunk_size(num_images: int) -> int:
-    """Images of one task: 64 hide Ray's cost of a task and lose little in a crash; fewer where the pool would idle."""
-    return min(max(math.ceil(num_images / 16), 8), 64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from tlearn import chunks, engine, network, storage, weights
-from tlearn.chunks import Chunk, chunk_size
+from tlearn.chunks import Chunk
 from tlearn.config import Arithmetic, PreprocessConfig, digest
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File, Status
 from tlearn.network import Frozen
+from tlearn.plan import chunk_size
 from tlearn.progress import Progress
 
 View = Literal["plain", "mirror"]
@@ -137,27 +138,30 @@ class Features:
 
     def __init__(self, places: Sequence[Place], shape: tuple[int, int, int]):
         self.shape = shape
-        self.places = places
-        self._open_files: dict[Path, np.ndarray[Any, Any]] = {}
+        # Eight bytes an image, in every worker.
+        numbers = {file: number for number, file in enumerate(dict.fromkeys(place.file for place in places))}
+        self.files = list(numbers)
+        self.places = np.array([(numbers[place.file], place.row) for place in places], np.int32).reshape(-1, 2)
+        self._open_files: dict[int, np.ndarray[Any, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shape": self.shape, "places": self.places, "_open_files": {}}
+        return {**self.__dict__, "_open_files": {}}
 
     def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
         """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
         # A worker's share may be empty; one row then tells the type.
-        rows = [self._row(self.places[int(i)]) for i in indices] or [self._row(self.places[0])]
+        rows = [self._row(*self.places[int(i)].tolist()) for i in indices] or [self._row(*self.places[0].tolist())]
         return torch.from_numpy(np.stack(rows)[: len(indices)])
 
-    def _row(self, place: Place) -> np.ndarray[Any, Any]:
-        if place.file not in self._open_files:
-            column = _open(place.file).column("features")
+    def _row(self, file: int, row: int) -> np.ndarray[Any, Any]:
+        if file not in self._open_files:
+            column = _open(self.files[file]).column("features")
             values = column.flatten().to_numpy(zero_copy_only=True)
-            self._open_files[place.file] = values.reshape(len(column), *self.shape)
-        return self._open_files[place.file][place.row]  # type: ignore[no-any-return]
+            self._open_files[file] = values.reshape(len(column), *self.shape)
+        return self._open_files[file][row]  # type: ignore[no-any-return]
 
 
 class Compute:
@@ -176,17 +180,19 @@ class Compute:
         torch.set_num_threads(self.num_threads)
         rows = chunk.rows.to_pylist()
         statuses: list[tuple[Status, str | None]] = []
-        outputs: dict[View, list[np.ndarray[Any, Any]]] = {view: [] for view in self.views}
+        outputs: dict[View, list[Tensor]] = {view: [] for view in self.views}
         fetched = self.threads.map(lambda row: self._fetch(row["path"], row["size"], row["sha256"]), rows)
         for batch in _batches(fetched, network.BATCH_SIZES[self.device]):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
-            pixels = torch.stack([blank if one.pixels is None else one.pixels for one in batch])
+            seen = [blank if one.pixels is None else one.pixels for one in batch]
+            pixels = network.to_device(seen, self.device)
             for view in self.views:
-                seen = pixels.flip(3) if view == "mirror" else pixels
-                outputs[view].append(self.frozen(seen.to(self.device)).cpu().numpy())
-        for view, arrays in outputs.items():
-            self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, np.concatenate(arrays))
+                outputs[view].append(self.frozen(pixels.flip(3) if view == "mirror" else pixels))
+        self.frozen.require_finite()  # until here nothing has waited for a GPU
+        for view, tensors in outputs.items():
+            features = torch.cat(tensors).cpu().numpy()
+            self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, features)
         num_failed = sum(status != "ok" for status, _ in statuses)
         return {"chunk": chunk.id, "num_images": len(rows), "num_failed": num_failed}
 

@@ -16,11 +16,20 @@ from tlearn import processor
 from tlearn.config import Arithmetic, EngineChoice, PrecisionChoice
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
 
+_starting = threading.Lock()
+
 
 def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS or a running `ray start` names, or start one on this machine."""
-    if ray.is_initialized():
-        return
+    """Join the cluster that RAY_ADDRESS or a running `ray start` names, or start one on this machine.
+
+    May be called by several threads: one starts, the others wait for it.
+    """
+    with _starting:
+        if not ray.is_initialized():
+            _start_ray()
+
+
+def _start_ray() -> None:
     # Ray Train polls its workers every two seconds, which is longer than an epoch on features takes.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")

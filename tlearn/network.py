@@ -8,7 +8,7 @@ With frozen_blocks=0 the features are the images themselves.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,7 @@ class Frozen(nn.Module):
         self.preprocess = preprocess
         self.arithmetic = arithmetic
         self.layers = convolutions(1, frozen_blocks)
+        self._finite: Tensor | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
     def digest(self) -> str:
@@ -72,9 +73,8 @@ class Frozen(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, size, size) uint8 -> (batch, channels, height, width) float16.
 
-        Where nothing is frozen the images come back as they are.
-
-        Raises ValueError for a feature that float16 cannot hold.
+        Where nothing is frozen the images come back as they are. A feature that float16 cannot hold is noted, not
+        waited for; ask `require_finite` before the features are used.
         """
         if not len(self.layers):
             return images
@@ -83,9 +83,15 @@ class Frozen(nn.Module):
         else:
             x = normalize(images, self.preprocess, _DTYPES[self.arithmetic.precision])
             features = self.layers(x.contiguous(memory_format=torch.channels_last)).to(torch.float16).contiguous()
-        if not torch.isfinite(features).all():
-            raise ValueError("expected features below 65,504, got an overflow of float16: check the weights")
+        finite = torch.isfinite(features).all()
+        self._finite = finite if self._finite is None else self._finite & finite
         return features
+
+    def require_finite(self) -> None:
+        """Raise ValueError if float16 could not hold a feature since the last call."""
+        finite, self._finite = self._finite, None
+        if finite is not None and not finite.item():
+            raise ValueError("expected features below 65,504, got an overflow of float16: check the weights")
 
 
 class SlicedDropout(nn.Module):
@@ -170,6 +176,12 @@ class Trainable(nn.Module):
         logits = self.head(self.trunk(features))
         assert isinstance(logits, Tensor)
         return logits
+
+
+def to_device(pixels: Sequence[Tensor], device: str) -> Tensor:
+    """(batch, 3, size, size) uint8; on its way to a GPU while the processor goes on."""
+    batch = torch.stack(list(pixels))
+    return batch.pin_memory().to(device, non_blocking=True) if device == "cuda" else batch
 
 
 def build(

@@ -7,7 +7,7 @@ brought up to date from the table, and can be deleted at any time.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -126,6 +126,15 @@ class Index:
             self.database.execute("insert or replace into commits values (?, ?)", (name, sha256))
 
 
+def chunk_size(num_images: int) -> int:
+    """Images of one task; the same for the same plan, so that a run that goes on finds its chunks.
+
+    64 hide Ray's cost of a task and lose little in a crash; fewer where the pool would idle, and up to 1,024 where
+    the tasks would be too many for one driver, or too short for a GPU.
+    """
+    return max(min(-(-num_images // 16), 64), 8, min(num_images // 1024, 1024))
+
+
 @dataclass(slots=True)
 class Counts:
     """Of one listing: listed = unchanged + compute + copied."""
@@ -139,14 +148,28 @@ class Counts:
     """Files that had to be read to tell whether their bytes are known."""
 
 
-def fill(index: Index, entries: Iterable[Entry], folder: str, model: str, max_bytes: int, *, rescore: bool) -> Counts:
-    """Put everything that needs a row into the work table; `entries` is read as a stream, in any order."""
+def fill(
+    index: Index,
+    entries: Iterable[Entry],
+    folder: str,
+    model: str,
+    max_bytes: int,
+    *,
+    rescore: bool,
+    on_new_path: Callable[[], object] = lambda: None,
+) -> Counts:
+    """Put everything that needs a row into the work table; `entries` is read as a stream, in any order.
+
+    `on_new_path` is called as soon as there is likely to be something to compute, once for each thousand files.
+    """
     database, counts = index.database, Counts()
     with database:
         database.execute("delete from todo")
         for batch in _batches(entries):
             known = {} if rescore else _known(database, batch, model)
             fresh = [e for e in batch if known.get(e.path) != (e.size, e.modified)]
+            if any(entry.path not in known for entry in fresh):
+                on_new_path()
             counts.listed += len(batch)
             counts.unchanged += len(batch) - len(fresh)
             database.executemany(

@@ -5,6 +5,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,6 +90,7 @@ class Score:
         description = self.model.description
         rows: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], torch.Tensor]] = []
+        launched: list[_Launched] = []
         histograms: drift.Histograms | None = None
         for entry, fetched in zip(entries, decode([entry["path"] for entry in entries]), strict=True):
             fetched = _unchanged(entry, fetched)
@@ -111,20 +113,26 @@ class Score:
             if fetched.pixels is not None:
                 waiting.append((rows[-1], fetched.pixels))
             if len(waiting) == self.batch_size:
-                histograms = self._score(waiting, histograms)
+                launched.append(self._launch(waiting))
                 waiting = []
+                if len(launched) == 2:  # a GPU works on the second while the first is looked at
+                    histograms = self._finish(launched.pop(0), histograms)
         if waiting:
-            histograms = self._score(waiting, histograms)
+            launched.append(self._launch(waiting))
+        for batch in launched:
+            histograms = self._finish(batch, histograms)
+        self.model.convolutions.require_finite()
         return rows, histograms
 
-    def _score(
-        self, waiting: list[tuple[dict[str, Any], torch.Tensor]], histograms: drift.Histograms | None
-    ) -> drift.Histograms | None:
-        """Fill in the rows of one batch."""
+    def _launch(self, waiting: list[tuple[dict[str, Any], torch.Tensor]]) -> "_Launched":
+        logits, pooled = self.model.outputs(network.to_device([pixels for _, pixels in waiting], self.device))
+        return _Launched([row for row, _ in waiting], metrics.probabilities(logits), pooled)
+
+    def _finish(self, batch: "_Launched", histograms: drift.Histograms | None) -> drift.Histograms | None:
+        """Fill in the rows of a batch."""
         names, reference = self.model.description.classes.names, self.model.description.reference
-        logits, pooled = self.model.outputs(torch.stack([pixels for _, pixels in waiting]).to(self.device))
-        probabilities: np.ndarray[Any, Any] = metrics.probabilities(logits).cpu().numpy()
-        for (row, _), values in zip(waiting, probabilities, strict=True):
+        probabilities: np.ndarray[Any, Any] = batch.probabilities.cpu().numpy()
+        for row, values in zip(batch.rows, probabilities, strict=True):
             best = int(values.argmax())
             row |= {
                 "status": "scored",
@@ -134,7 +142,17 @@ class Score:
             }
         if not reference:
             return None
-        return drift.add(histograms, drift.count(reference["edges"], drift.series(probabilities, pooled.cpu().numpy())))
+        series = drift.series(probabilities, batch.pooled.cpu().numpy())
+        return drift.add(histograms, drift.count(reference["edges"], series))
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A batch that a GPU may still be working on."""
+
+    rows: list[dict[str, Any]]
+    probabilities: torch.Tensor
+    pooled: torch.Tensor
 
 
 def _unchanged(entry: dict[str, Any], fetched: Fetched) -> Fetched:

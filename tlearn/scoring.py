@@ -7,10 +7,12 @@ row, and the merged file is added. Ray and torch are loaded only if there is som
 """
 
 import contextlib
+import functools
 import hashlib
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,14 +75,16 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         ignored: Counter[str] = Counter()
         entries = manifest.pictures(config.input, ignored, walk=storage.stream)
         max_bytes = model.preprocess.max_bytes
-        counts = plan.fill(index, entries, config.input, model.digest, max_bytes, rescore=rescore)
+        counts = plan.fill(
+            index, entries, config.input, model.digest, max_bytes, rescore=rescore, on_new_path=_once(_start_ray)
+        )
         if ledger is None or counts.compute + counts.copied:
             facts = {**facts, "number": number}
             run = plan.digest(index, facts)
             location = storage.join(work, "runs", run, "plan.parquet")
             if not storage.exists(location):
                 _remove_runs(work)
-                plan.write(index, location, facts, _chunk_size(counts.compute))
+                plan.write(index, location, facts, plan.chunk_size(counts.compute))
             _finish(config, run, work, output, model, index, ledger, lease, outcome)
             if ledger is not None:
                 _catch_up(index, ledger)
@@ -92,14 +96,22 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
     return summary, TOO_MANY_BAD_FILES if summary["failed"] > config.max_error_rate * num_rows else DONE
 
 
+def _once(function: Callable[[], None]) -> Callable[[], None]:
+    return functools.cache(lambda: threading.Thread(target=function, daemon=True).start())
+
+
+def _start_ray() -> None:
+    """While the folder is still being listed; `_compute` then finds it started, or learns why it cannot be."""
+    from tlearn import launch
+
+    with contextlib.suppress(Exception):
+        launch.start_ray()
+    threading.Event().wait()  # Linux ends Ray's processes with the thread that started them
+
+
 def _require_input(folder: str) -> None:
     """Raise ValueError before anything is written."""
     next(iter(storage.stream(folder)), None)
-
-
-def _chunk_size(num_images: int) -> int:
-    """Images of one task; the same for the same plan, so that a run that goes on finds its chunks."""
-    return min(max(-(-num_images // 16), 8), 64)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -30,6 +31,7 @@ from tlearn.errors import IntegrityError
 from tlearn.features import Features
 from tlearn.loop import Samples, Worker
 from tlearn.network import Trainable, load_pretrained
+from tlearn.weights import CHANNELS
 
 _FILES = ("trainable.safetensors", "optimizer.pt", "logits.safetensors")
 
@@ -93,9 +95,13 @@ def _samples(features: Features, labels: tuple[int, ...], trainable: Trainable) 
     targets = torch.tensor(labels)
     if len(trainable.layers) or trainable.head.config.pool != "average":
         return Samples(features.gather, targets)
+    # Mapped from a file without a name, so that the memory of a worker does not grow with the number of images.
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    mapped = np.memmap(file, np.float32, "w+", shape=(len(features), CHANNELS[-1], 1, 1))
+    pooled = torch.from_numpy(mapped)
     with torch.no_grad():
-        rows = torch.arange(len(features))
-        pooled = torch.cat([trainable.trunk(features.gather(part)) for part in rows.split(64)])
+        for part in torch.arange(len(features)).split(64):
+            pooled[part] = trainable.trunk(features.gather(part))
     return Samples(pooled.__getitem__, targets)
 
 

@@ -75,6 +75,7 @@ def compute(config: ScoreConfig, run: str, folder: str, model: Description, miss
 def one_run(root: str) -> None:
     """In a process of its own: score, print seconds, peak memory in MB, counts."""
     scoring._compute = compute
+    scoring._start_ray = lambda: None
     config = ScoreConfig(
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
     )

@@ -399,7 +399,10 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True)
                 seconds = time.monotonic() - started
                 if done.returncode:
-                    print(f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
+                    print(
+                        f"{name}: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]}",
+                        flush=True,
+                    )
                     continue
                 rate = json.loads((root / "rate.json").read_text())
                 figures[name].append(

@@ -1,0 +1,89 @@
+"""The notebook's job by Keras and by us: .venv-peers/bin/python tests/benchmarks/training.py --data DIR
+
+Whole processes, five epochs with a frozen base, from cold: the weights are on the disk, nothing else is known. "second"
+is the same folder again with another learning rate. Keras runs once (its epochs are alike), ours takes several rounds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from tlearn import weights
+from tlearn.config import default_cache
+
+
+def keras(data: str, num_epochs: int) -> None:
+    """keras.applications.VGG16, frozen; Flatten and three Dense layers; SGD; pixels / 255; no shuffling."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras as k
+
+    base = k.applications.VGG16(weights=None, include_top=False, input_shape=(240, 240, 3))
+    tensors = weights.load("imagenet", default_cache())
+    for layer in base.layers:
+        layer.trainable = False
+        if f"{layer.name}.weight" in tensors:
+            kernel = tensors[f"{layer.name}.weight"].numpy().transpose(2, 3, 1, 0)
+            layer.set_weights([kernel, tensors[f"{layer.name}.bias"].numpy()])
+    layers = [
+        k.layers.Rescaling(1 / 255),
+        base,
+        k.layers.Flatten(),
+        k.layers.Dense(1024, "relu"),
+        k.layers.Dropout(0.5),
+    ]
+    network = k.Sequential([*layers, k.layers.Dense(1024, "relu"), k.layers.Dense(1, "sigmoid")])
+    network.compile(k.optimizers.SGD(1e-4, momentum=0.9), "binary_crossentropy", metrics=["accuracy"])
+    train, val = (
+        k.utils.image_dataset_from_directory(
+            f"{data}/{split}", label_mode="binary", image_size=(240, 240), batch_size=64, shuffle=False
+        )
+        for split in ("train", "val")
+    )
+    network.fit(train, validation_data=val, epochs=num_epochs, verbose=2)
+
+
+def timed(command: list[str]) -> float:
+    started = time.monotonic()
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--num-epochs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keras", action="store_true", help="only Keras, in this process")
+    arguments = parser.parse_args()
+    if arguments.keras:
+        keras(arguments.data, arguments.num_epochs)
+        return
+    epochs = ["--optim.num-epochs", str(arguments.num_epochs)]
+    seconds: dict[str, list[float]] = {"Keras": [], "cold": [], "second": []}
+    seconds["Keras"].append(
+        timed([sys.executable, __file__, "--keras", "--data", arguments.data, "--num-epochs", epochs[1]])
+    )
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            cache = Path(folder) / "cache"
+            shutil.copytree(Path(default_cache()) / "weights", cache / "weights")
+            base = [sys.executable, "-m", "jobs.train", "notebook", "--data", arguments.data, "--cache", str(cache)]
+            seconds["cold"].append(timed([*base, "--output", f"{folder}/one", *epochs]))
+            seconds["second"].append(timed([*base, "--output", f"{folder}/two", *epochs, "--optim.lr", "2e-4"]))
+            summaries = [json.loads((Path(folder) / name / "summary.json").read_text()) for name in ("one", "two")]
+            for summary in summaries:
+                print({key: value for key, value in summary.items() if key.startswith("seconds")}, file=sys.stderr)
+    for name, values in seconds.items():
+        ratio = seconds["Keras"][0] / median(values)
+        print(f"{name:<8}{median(values):>8.1f} s ({min(values):.1f} to {max(values):.1f}){ratio:>8.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
