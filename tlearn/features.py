@@ -142,26 +142,27 @@ class Features:
         numbers = {file: number for number, file in enumerate(dict.fromkeys(place.file for place in places))}
         self.files = list(numbers)
         self.places = np.array([(numbers[place.file], place.row) for place in places], np.int32).reshape(-1, 2)
-        self._open_files: dict[int, np.ndarray[Any, Any]] = {}
+        self._arrays: list[np.ndarray[Any, Any]] = []
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open_files": {}}
+        return {**self.__dict__, "_arrays": []}
 
     def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
         """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
+        # All files at once: what each needs for good, between the batches, would keep their memory from being reused.
+        self._arrays = self._arrays or [self._mapped(file) for file in self.files]
         # A worker's share may be empty; one row then tells the type.
-        rows = [self._row(*self.places[int(i)].tolist()) for i in indices] or [self._row(*self.places[0].tolist())]
+        places = self.places[np.asarray(indices, np.int64)] if len(indices) else self.places[:1]
+        rows = [self._arrays[file][row] for file, row in places.tolist()]
         return torch.from_numpy(np.stack(rows)[: len(indices)])
 
-    def _row(self, file: int, row: int) -> np.ndarray[Any, Any]:
-        if file not in self._open_files:
-            column = _open(self.files[file]).column("features")
-            values = column.flatten().to_numpy(zero_copy_only=True)
-            self._open_files[file] = values.reshape(len(column), *self.shape)
-        return self._open_files[file][row]  # type: ignore[no-any-return]
+    def _mapped(self, file: Path) -> np.ndarray[Any, Any]:
+        column = _open(file).column("features")
+        values = column.flatten().to_numpy(zero_copy_only=True)
+        return values.reshape(len(column), *self.shape)  # type: ignore[no-any-return]
 
 
 class Compute:
