@@ -124,7 +124,7 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-3000:])
-        one = json.loads(done.stdout.splitlines()[-1])
+        one = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
         print(
             f"{num_workers:>8}{one['added']:>11,}{one['efficiency']:>12.3f}{one['whole']:>8.3f}{one['seconds']:>9.1f}"
             f"{one['cpu']:>12.1f}{one['megabytes']:>11.0f}",
