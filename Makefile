@@ -28,7 +28,7 @@ lock: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Scoring beside what else scores pictures (make peers INPUT=DIR for photographs); ten minutes.
+# Scoring beside what else scores pictures (make peers INPUT=DIR for photographs); 20 minutes.
 peers: .venv-peers/installed
 	.venv-peers/bin/python tests/benchmarks/peers.py $(if $(INPUT),--input $(INPUT))
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tlearn import weights
+from tlearn import network, weights
+from tlearn.config import HeadConfig, PreprocessConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +46,13 @@ def own_cache(cache: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "weights").symlink_to(cache / "weights")
     return folder
+
+
+def build(
+    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int
+) -> tuple[network.Frozen, network.Trainable]:
+    """Both parts of a network, without weights."""
+    return network.Frozen(frozen_blocks, preprocess), network.Trainable(frozen_blocks, preprocess, head, num_logits)
 
 
 @contextlib.contextmanager

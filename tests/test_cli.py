@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import build
 from PIL import Image
 
-from tlearn import model, network
+from tlearn import model
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
@@ -104,7 +105,7 @@ def test_weights_with_a_flipped_byte_end_with_6(
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     preprocess, head = PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4)
-    frozen, trainable = network.build(5, preprocess, head, 1)
+    frozen, trainable = build(5, preprocess, head, 1)
     description = Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
@@ -183,7 +184,7 @@ def test_same_seed_same_first_weights() -> None:
 
     heads = []
     for _ in range(2):
-        _, trainable = network.build(5, PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4), 1)
+        _, trainable = build(5, PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4), 1)
         trainable.head.initialize(loop.generator(3, 3))
         heads.append(trainable.head.state_dict())
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])

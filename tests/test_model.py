@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from tlearn import description, model, network, storage
+from tlearn import description, model, storage
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.description import Description
@@ -38,7 +39,7 @@ DESCRIPTION = Description(
 
 def parts(seed: int = 0) -> tuple[Frozen, Trainable]:
     torch.manual_seed(seed)
-    frozen, trainable = network.build(4, PREPROCESS, DESCRIPTION.head, 3)
+    frozen, trainable = build(4, PREPROCESS, DESCRIPTION.head, 3)
     trainable.head.scale.fill_(2.5)
     return frozen, trainable
 

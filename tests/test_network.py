@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import build
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
@@ -78,7 +79,7 @@ def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int)
     config = CONFIGS[name]
     table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits))
     with torch.device("meta"):
-        frozen, trainable = network.build(config.frozen_blocks, config.preprocess, config.head, num_logits)
+        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits)
     assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
     assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
     convolutions = {layer.name: layer.num_parameters for layer in table if layer.kind == "Conv2D"}
@@ -103,7 +104,7 @@ def test_the_table_of_an_average_shows_no_position() -> None:
 
 @pytest.mark.parametrize("frozen_blocks", range(6))
 def test_a_cut_network_computes_what_the_uncut_one_does(pretrained: Tensors, frozen_blocks: int) -> None:
-    frozen, trainable = network.build(frozen_blocks, PREPROCESS, HEAD, 3)
+    frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 3)
     with_weights(frozen, pretrained).prepare()
     with_weights(trainable, pretrained).eval()
     trainable.head.initialize(torch.Generator().manual_seed(0))
@@ -305,7 +306,7 @@ def test_the_notebooks_pixels_meet_the_filters_as_keras_has_them(pretrained: Ten
 
 
 def test_loading_is_strict(pretrained: Tensors) -> None:
-    frozen, trainable = network.build(3, PREPROCESS, HEAD, 1)
+    frozen, trainable = build(3, PREPROCESS, HEAD, 1)
     names = {*frozen.layers.state_dict(), *trainable.layers.state_dict()}
     assert names == set(pretrained)
     with_weights(frozen, pretrained), with_weights(trainable, pretrained)

@@ -13,6 +13,7 @@ import pytest
 import test_images
 import test_storage
 import torch
+from conftest import build
 from PIL import Image
 
 from tlearn import description, drawings, loop, model, network, scoring, storage, weights
@@ -31,7 +32,7 @@ PREPROCESS = PreprocessConfig(image_size=96, short_side=104)
 
 def save_model(folder: Path, cache: Path) -> None:
     """One that was not trained."""
-    frozen, trainable = network.build(5, PREPROCESS, HeadConfig(width=8), 1)
+    frozen, trainable = build(5, PREPROCESS, HeadConfig(width=8), 1)
     network.load_pretrained(frozen, weights.load("imagenet", str(cache)))
     trainable.head.initialize(loop.generator(0))
     described = description.Description(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import build
 from PIL import Image
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = CLASSES) -> str:
-    frozen, trainable = network.build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
+    frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
     network.load_pretrained(frozen, pretrained)
     trainable.head.initialize(torch.Generator().manual_seed(0))
     description = Description(

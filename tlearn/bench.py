@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,31 +107,35 @@ def _fill(pictures: Path, config: BenchConfig) -> None:
 
 
 def _matrix_product(precision: Precision) -> float:
-    """Best GFLOP/s of five products of 2,048 x 2,048 matrices (8,192 on a GPU)."""
+    """Best GFLOP/s of products of 2,048 x 2,048 matrices in torch (8,192 on a GPU)."""
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(6):
-        started = time.monotonic()
+
+    def multiply() -> None:
         matrix @ matrix
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.monotonic() - started)
-    return 2 * size**3 / min(seconds[1:]) / 1e9
+
+    return _best_rate(multiply, size)
 
 
 def _matrix_product_of_engine(arithmetic: Arithmetic) -> float:
-    """Best GFLOP/s of five products of 2,048 x 2,048 matrices in OpenVINO; 0.0 where it is not used."""
+    """The same in OpenVINO; 0.0 where it is not used."""
     if arithmetic.engine == "torch":
         return 0.0
     size = 2048
     product = engine.load_product(size, arithmetic, os.cpu_count() or 1)
     values = np.random.default_rng(0).random((size, size), np.float32)
+    return _best_rate(lambda: product(values), size)
+
+
+def _best_rate(multiply: Callable[[], object], size: int) -> float:
+    """GFLOP/s of the fastest of five calls, after one that does not count."""
     seconds = []
     for _ in range(6):
         started = time.monotonic()
-        product(values)
+        multiply()
         seconds.append(time.monotonic() - started)
     return 2 * size**3 / min(seconds[1:]) / 1e9
 

@@ -184,17 +184,6 @@ def to_device(pixels: Sequence[Tensor], device: str) -> Tensor:
     return batch.pin_memory().to(device, non_blocking=True) if device == "cuda" else batch
 
 
-def build(
-    frozen_blocks: int,
-    preprocess: PreprocessConfig,
-    head: HeadConfig,
-    num_logits: int,
-    *,
-    arithmetic: Arithmetic = FP32,
-) -> tuple[Frozen, Trainable]:
-    return Frozen(frozen_blocks, preprocess, arithmetic), Trainable(frozen_blocks, preprocess, head, num_logits)
-
-
 def load_pretrained(part: Frozen | Trainable, tensors: Mapping[str, Tensor]) -> None:
     """Fill the convolutions of this part, strictly; the head is fresh and stays as it is."""
     part.layers.load_state_dict({name: tensors[name] for name in part.layers.state_dict()})

@@ -1,0 +1,159 @@
+"""Ray Train: from a job to the folder of its best checkpoint, through kills and lost workers."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from tlearn import storage, worker
+from tlearn.config import TrainConfig
+from tlearn.errors import IntegrityError, TrainingError, UsageError
+from tlearn.launch import causes
+from tlearn.progress import say
+
+
+def best_checkpoint(job: worker.Job, run: Path) -> Path:
+    """Train from the newest whole checkpoint to the last epoch; returns the folder of the best checkpoint."""
+    config = job.config
+    root = run / "checkpoints"
+    found = _checkpoints(root, job.digest)
+    if config.resume == "require" and not found:
+        raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
+    num_done = max((len(history) for history in found.values()), default=0)
+    if num_done:
+        say(f"resumed after epoch {num_done}", quiet=config.quiet)
+    if num_done < config.optim.num_epochs:
+        num_workers, use_gpu, num_cpus = _training_workers(config)
+        # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
+        # and workers of a killed driver live on for a moment; they go on with the folder of their attempt.
+        attempt = f"attempt-{len(list(root.glob('attempt-*'))) + 1:03}"
+        (root / attempt).mkdir(parents=True)
+        job = dataclasses.replace(
+            job,
+            initial_checkpoint=_take_over(root, root / attempt / "initial", job.digest) if num_done else None,
+            num_threads=max(int(num_cpus), 1),
+            metrics_path=str(root / attempt / "metrics.jsonl"),
+        )
+        trainer = TorchTrainer(
+            worker.run,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": num_cpus, "GPU": int(use_gpu)},
+            ),
+            run_config=RunConfig(
+                name=attempt,
+                storage_path=str(root),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
+                ),  # and the last one is always kept
+                failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
+            ),
+        )
+        with causes(), _live_metrics(job, run, num_done):
+            try:
+                trainer.fit()
+            except Exception as error:
+                raise TrainingError(f"training failed: {_root_cause(error)}") from error
+        found = _checkpoints(root, job.digest)
+    return min(found, key=lambda folder: found[folder][-1]["val_loss"])
+
+
+def _take_over(root: Path, target: Path, job_digest: str) -> str:
+    """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
+    for _ in range(5):
+        found = _checkpoints(root, job_digest)
+        newest = max(found, key=lambda folder: len(found[folder]))
+        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(OSError, IntegrityError):
+            shutil.copytree(newest, target)
+            worker.checkpoint_progress(target)
+            return str(target)
+    raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
+
+
+def _training_workers(config: TrainConfig) -> tuple[int, bool, float]:
+    """(workers, whether on GPUs, CPUs of each): the GPUs of the cluster, or one worker with all CPUs."""
+    resources = ray.cluster_resources()
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    num_workers = config.workers or max(num_gpus, 1)
+    if num_workers > (num_gpus or num_cpus):
+        raise UsageError(
+            f"expected at most {num_gpus or num_cpus} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), "
+            f"got {num_workers}"
+        )
+    return num_workers, num_gpus > 0, max(num_cpus // num_workers, 1)
+
+
+def _checkpoints(root: Path, job_digest: str) -> dict[Path, list[dict[str, float]]]:
+    """Every whole checkpoint of this job with its history."""
+    found, damaged = {}, []
+    for folder in sorted(path for path in root.glob("attempt-*/checkpoint_*") if path.is_dir()):
+        try:
+            progress = worker.checkpoint_progress(folder)
+        except IntegrityError as error:
+            damaged.append(error)
+            continue
+        if progress["digest"] == job_digest:
+            found[folder] = progress["history"]
+    for damage in damaged:
+        print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
+    return found
+
+
+def _root_cause(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, failure = min(failures.items())
+        return f"worker {rank}: {_root_cause(failure)}"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
+    """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    path = Path(job.metrics_path)
+    ended = threading.Event()
+
+    def follow() -> None:
+        seen = num_seen
+        with SummaryWriter(str(run)) as board:
+            while True:
+                last = ended.is_set()
+                text = path.read_text() if path.exists() else ""
+                new = [json.loads(line) for line in text.splitlines()[seen:]]
+                if new:
+                    storage.write_bytes(str(run / "metrics.jsonl"), text.encode())
+                for line in new:
+                    for name in line.keys() - {"epoch", "seconds"}:
+                        board.add_scalar(name, line[name], line["epoch"])
+                    say(
+                        f"epoch {line['epoch']:>3} of {job.config.optim.num_epochs}: "
+                        f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "
+                        f"val loss {line['val_loss']:.4f} accuracy {line['val_accuracy']:.4f}, {line['seconds']:.1f} s",
+                        quiet=job.config.quiet,
+                    )
+                seen += len(new)
+                if last:
+                    return
+                ended.wait(0.2)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
