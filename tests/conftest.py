@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import get_model
 
 from tlearn import network, weights
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,10 +50,45 @@ def own_cache(cache: Path, tmp_path: Path) -> Path:
 
 
 def build(
-    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int
+    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
 ) -> tuple[network.Frozen, network.Trainable]:
     """Both parts of a network, without weights."""
-    return network.Frozen(frozen_blocks, preprocess), network.Trainable(frozen_blocks, preprocess, head, num_logits)
+    frozen = network.Frozen(frozen_blocks, preprocess, arch=arch)
+    return frozen, network.Trainable(frozen_blocks, preprocess, head, num_logits, arch)
+
+
+def torchvision_blocks(arch: Arch) -> nn.Sequential:
+    """torchvision's five blocks, on the device meta."""
+    with torch.device("meta"):
+        features = get_model(arch, weights=None).features
+    assert isinstance(features, nn.Sequential)
+    return features
+
+
+def random_blocks(arch: Arch) -> nn.Sequential:
+    """torchvision's five blocks with weights, biases and running statistics that are nobody's default."""
+    features, generator = torchvision_blocks(arch), torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in features.state_dict().items():
+        if tensor.dim() > 1:
+            state[name] = nn.init.kaiming_normal_(torch.empty(tensor.shape), generator=generator)
+        elif tensor.dim():
+            state[name] = torch.rand(tensor.shape, generator=generator) + 0.5
+        else:
+            state[name] = torch.tensor(0)
+    features.load_state_dict(state, assign=True)
+    return features.eval().requires_grad_(False)
+
+
+def our_tensors(features: nn.Module, arch: Arch) -> dict[str, Tensor]:
+    """The tensors of torchvision's blocks under our names."""
+    tensors = [tensor for tensor in features.state_dict().values() if tensor.dim()]  # not num_batches_tracked
+    return dict(zip(weights.shapes(arch), tensors, strict=True))
+
+
+def torchvision_file(features: nn.Module) -> dict[str, Tensor]:
+    """What torchvision saves of a network, but for the classifier."""
+    return {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
 
 
 @contextlib.contextmanager

@@ -70,3 +70,25 @@ def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None
 def test_more_workers_than_the_cluster_has_are_refused() -> None:
     with pytest.raises(ValueError, match="expected at most"):
         chunks.pool(1000, 5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "on_gpus", "expected"),
+    [
+        ([(2, 0)], 1, False, 2),
+        ([(2, 0)], 2, False, 1),
+        ([(1, 0), (1, 0)], 1, False, 1),
+        ([(4, 0), (4, 0)], 1, False, 4),
+        ([(4, 0), (4, 0)], 3, False, 2),
+        ([(8, 1), (64, 0)], 1, True, 8),
+        ([(8, 4), (64, 0)], 4, True, 2),
+        ([(0, 0), (3, 0)], 9, False, 1),
+    ],
+)
+def test_workers_get_the_cpus_that_a_node_has(
+    nodes: list[tuple[int, int]], num_workers: int, on_gpus: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}} for cpus, gpus in nodes]
+    found.append({"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}})
+    monkeypatch.setattr(chunks.ray, "nodes", lambda: found)
+    assert chunks.cpus_of_each(num_workers, on_gpus=on_gpus) == expected

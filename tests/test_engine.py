@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import our_tensors, random_blocks
 from torch import Tensor
 
 from tlearn import drawings, engine, features, network, processor
-from tlearn.config import Arithmetic, PreprocessConfig
-from tlearn.images import resize
+from tlearn.config import Arch, Arithmetic, PreprocessConfig
+from tlearn.images import normalize, resize
 from tlearn.manifest import File
 from tlearn.network import Frozen
 
@@ -30,15 +31,17 @@ def drawn(count: int, seed: int, preprocess: PreprocessConfig = PREPROCESS) -> T
     return torch.stack([resize(array, preprocess) for array in arrays])
 
 
-def outputs(tensors: dict[str, Tensor], arithmetic: Arithmetic, images: Tensor, **settings: Any) -> Tensor:
+def outputs(
+    tensors: dict[str, Tensor], arithmetic: Arithmetic, images: Tensor, arch: Arch = "vgg16", **settings: Any
+) -> Tensor:
     preprocess = dataclasses.replace(PREPROCESS, **settings)
-    frozen = Frozen(5, preprocess, arithmetic)
+    frozen = Frozen(5, preprocess, arithmetic, arch)
     network.load_pretrained(frozen, tensors)
     return frozen.prepare()(images)
 
 
-def ranges(tensors: dict[str, Tensor]) -> tuple[float, ...]:
-    frozen = Frozen(5, PREPROCESS)
+def ranges(tensors: dict[str, Tensor], arch: Arch = "vgg16") -> tuple[float, ...]:
+    frozen = Frozen(5, PREPROCESS, arch=arch)
     network.load_pretrained(frozen, tensors)
     return engine.calibrate(frozen.layers, PREPROCESS, drawn(16, 1).split(8))
 
@@ -70,6 +73,23 @@ def test_int8_is_near_fp32_and_not_the_same(pretrained: dict[str, Tensor]) -> No
     arithmetic = Arithmetic("openvino", "int8", ranges(pretrained))
     found = error(outputs(pretrained, arithmetic, images), outputs(pretrained, Arithmetic(), images))
     assert 1e-3 < found < 0.08
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "rescaled_bgr"])
+def test_batch_norm_is_folded_into_the_convolutions(normalization: str) -> None:
+    tensors = our_tensors(random_blocks("vgg11_bn"), "vgg11_bn")
+    images = drawn(2, 0)
+    layers = network.convolutions(1, 5, "vgg11_bn")
+    layers.load_state_dict(tensors)
+    with torch.no_grad():
+        expected = layers(normalize(images, dataclasses.replace(PREPROCESS, normalization=normalization)))
+    for arithmetic in (Arithmetic(), Arithmetic("openvino", "fp32")):
+        assert error(outputs(tensors, arithmetic, images, "vgg11_bn", normalization=normalization), expected) < 1e-3
+    if normalization == "imagenet":
+        found = ranges(tensors, "vgg11_bn")
+        assert len(found) == 7 and min(found) > 0
+        arithmetic = Arithmetic("openvino", "int8", found)
+        assert 1e-3 < error(outputs(tensors, arithmetic, images, "vgg11_bn"), expected) < 0.08
 
 
 def test_layers_beyond_the_ranges_are_not_quantised(pretrained: dict[str, Tensor]) -> None:

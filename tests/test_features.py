@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tlearn import features, images, network, storage
-from tlearn.config import Arithmetic, PreprocessConfig
+from tlearn import features, images, network, storage, weights
+from tlearn.config import Arch, Arithmetic, PreprocessConfig
 from tlearn.errors import IntegrityError
 from tlearn.features import Compute, Cut, Features, View
 from tlearn.manifest import File
@@ -69,6 +69,16 @@ def compute(files: list[File], data: Path, one: Cut, views: tuple[View, ...] = (
 
 def pixels_of(path: Path) -> Tensor:
     return images.load(path.read_bytes(), PREPROCESS)[0]
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+def test_what_is_not_pretrained_is_frozen_too(tmp_path: Path, arch: Arch) -> None:
+    frozen = Frozen(2, PREPROCESS, arch=arch)
+    network.load_pretrained(frozen, weights.load("none", str(tmp_path), arch))
+    one = dataclasses.replace(cut(tmp_path, 2), weights="none", arch=arch, frozen_digest=frozen.digest())
+    assert one.load().digest() == frozen.digest()
+    with pytest.raises(IntegrityError, match="every node must see the same --weights"):
+        dataclasses.replace(one, arch="vgg16").load()
 
 
 @pytest.fixture

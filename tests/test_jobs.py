@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tlearn import description, drawings, processor, training
+from tlearn import description, drawings, gate, phases, processor, training
 from tlearn.cli import main
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -63,6 +63,10 @@ def test_training_leaves_the_files_that_the_design_names(run: Path) -> None:
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     best = min(lines, key=lambda line: line["val_loss"])
     assert (summary["best_epoch"], summary["val_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    described = description.describe(str(run / "model"))
+    assert summary["temperature"] == described.temperature != 1.0
+    assert summary["quality"]["accuracy"] == summary["val_accuracy"]
+    assert summary["quality"]["log_loss"] <= summary["val_loss"] + 1e-6
 
 
 def test_a_bad_file_is_a_row_with_a_reason(run: Path) -> None:
@@ -120,13 +124,16 @@ def test_scores_have_one_row_for_every_listed_file(run: Path, data: Path, tmp_pa
 
 def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "val.parquet"
-    assert main(["score", "--model", f"{run}/model", "--input", f"{data}/val", "--output", str(output)]) == 0
+    words = ["--model", f"{run}/model", "--input", f"{data}/val", "--output", str(output), "--abstain-below", "0.8"]
+    assert main(["score", *words]) == 0
     scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
     evaluated = pq.read_table(run / "validation.parquet").to_pylist()
     assert len(evaluated) == len(scored) == 24
     for row in evaluated:
-        assert scored[row["path"]]["label"] == row["label"]
-        assert scored[row["path"]]["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
+        found = scored[row["path"]]
+        assert found["label"] == row["label"]
+        assert found["status"] == ("uncertain" if found["probability"] < 0.8 else "scored")
+        assert found["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
 
 
 def test_two_workers_make_the_weights_that_one_makes(data: Path, cache: Path, tmp_path: Path) -> None:
@@ -184,7 +191,7 @@ def test_int8_that_changes_predictions_is_not_kept(
 ) -> None:
     pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
     monkeypatch.setattr(processor, "has_int8", lambda: True)
-    monkeypatch.setattr(training, "_passes", lambda gate: False)
+    monkeypatch.setattr(training, "passes", lambda gate: False)
     run, more = tmp_path / "run", ["--optim.num-epochs", "1"]
     assert main(["train", *arguments(data, run, cache, *more)]) == 0
     assert "int8 features change the predictions" in capfd.readouterr().out
@@ -214,6 +221,81 @@ def test_int8_that_changes_predictions_is_not_kept(
     ],
 )
 def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, float], passes: bool) -> None:
-    gate = {"gate_num_val": 500, "plain_val_accuracy": 0.99, "plain_val_loss": 0.05}
-    gate |= {"int8_val_accuracy": 0.99, "int8_val_loss": 0.05, "agreement": 0.998}
-    assert training._passes(gate | changes) is passes
+    figures = {"gate_num_val": 500, "plain_val_accuracy": 0.99, "plain_val_loss": 0.05}
+    figures |= {"int8_val_accuracy": 0.99, "int8_val_loss": 0.05, "agreement": 0.998}
+    assert gate.passes(figures | changes) is passes
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    drawings.draw_folder(folder, num_train=36, num_val=24, num_test=6, seed=2, kinds=drawings.KINDS)
+    return folder
+
+
+def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, cache: Path, tmp_path: Path) -> None:
+    run, more = tmp_path / "run", ["--optim.head-epochs", "2", "--optim.num-epochs", "1", "--balance"]
+    assert main(["train", "finetune", *arguments(three, run, cache, *more)]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["phase"], line["epoch"]) for line in lines] == [(1, 1), (1, 2), (2, 3)]
+    assert [line["train_count"] for line in lines] == [72] * 3
+    summary = read_json(run / "summary.json")
+    assert summary["classes"] == ["cat", "dog", "rabbit"]
+    assert summary["frozen_blocks"] == (5 if summary["best_epoch"] < 3 else 4)
+    assert set(summary["quality"]["per_class"]) == {"cat", "dog", "rabbit"}
+    assert "rabbit" in (run / "report.html").read_text(encoding="utf-8")
+
+    output = tmp_path / "val.parquet"
+    score = ["score", "--model", f"{run}/model", "--input", f"{three}/val", "--output", str(output)]
+    assert main([*score, "--abstain-below", "0.99"]) == 0
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    for row in pq.read_table(run / "validation.parquet").to_pylist():
+        found = scored[row["path"]]
+        assert found["status"] == ("scored" if found["probability"] >= 0.99 else "uncertain")
+        for name, value in row["probabilities"].items():
+            assert found["probabilities"][name] == pytest.approx(value, abs=2e-3)
+
+
+def test_fresh_crops_learn_the_same_whether_pixels_are_kept_or_decoded(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--augment", "full", "--optim.num-epochs", "1", "--engine", "torch", "--precision", "fp32"]
+    assert main(["train", *arguments(data, tmp_path / "kept", cache, *more)]) == 0
+    monkeypatch.setattr(phases.features, "fits", lambda plans, cut: cut.frozen_blocks > 0)
+    empty = tmp_path / "cache"
+    empty.mkdir()
+    (empty / "weights").symlink_to(cache / "weights")
+    assert main(["train", *arguments(data, tmp_path / "decoded", empty, *more)]) == 0
+    kept, decoded = weights_of(tmp_path / "kept"), weights_of(tmp_path / "decoded")
+    assert all(torch.equal(kept[name], decoded[name]) for name in kept)
+    num_bytes = {sum(file.stat().st_size for file in path.iterdir()) for path in (empty / "features").iterdir()}
+    assert max(num_bytes) < 60 * 72 * 72 * 3  # what the pixels would take
+
+
+def test_auto_says_the_figures_and_takes_their_case(
+    data: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "auto", *arguments(data, run, cache, "--optim.num-epochs", "1")]) == 0
+    said = capfd.readouterr().out
+    assert "auto: few images (30 in the smallest class, 1,000 are many)" in said and "separability" in said
+    config = read_json(run / "config.json")
+    assert config["config"]["recipe"] == "auto" and config["config"]["optim"]["num_epochs"] == 1
+    assert config["config"]["optim"]["global_batch_size"] == 16
+    assert config["requested"]["optim"]["global_batch_size"] == 64
+    assert main(["train", "auto", *arguments(data, run, cache, "--optim.num-epochs", "1")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--device", "gpu", "--workers", "4"], "at most 0 workers on GPUs (2 CPUs, 0 GPUs in the cluster), got 4"),
+        (["--workers", "5:9"], "got 5:9"),
+    ],
+)
+def test_more_workers_than_the_cluster_has_end_with_2_and_both_numbers(
+    data: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    started = time.monotonic()
+    assert main(["train", *arguments(data, tmp_path / "run", cache, *more)]) == 2
+    assert said in capfd.readouterr().err and time.monotonic() - started < 60

@@ -25,7 +25,7 @@ def test_batches_add_up_to_the_whole(num_logits: int, batch_size: int) -> None:
     totals = Totals(torch.device("cpu"))
     for some, their in zip(logits.split(batch_size), labels.split(batch_size), strict=True):
         totals.add(metrics.sample_losses(some, their), some, their)
-    loss, accuracy = totals.reduce().rates()
+    loss, accuracy = totals.reduced().rates()
     whole: Tensor
     if num_logits == 1:
         whole = F.binary_cross_entropy_with_logits(logits[:, 0].double(), labels.double())

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
+from conftest import build, our_tensors, random_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from tlearn import description, model, storage
+from tlearn import description, model, network, storage
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.description import Description
@@ -79,6 +79,32 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(saved: Path) -> None:
         loaded.prepare("cpu")
         torch.testing.assert_close(loaded.outputs(pixels())[0], expected, rtol=1e-3, atol=1e-3)
     assert expected.abs().max() > 0
+
+
+def test_a_model_of_another_arch_comes_back_as_it_was(tmp_path: Path) -> None:
+    described = dataclasses.replace(DESCRIPTION, arch="vgg11_bn")
+    tensors = our_tensors(random_blocks("vgg11_bn"), "vgg11_bn")
+    frozen, trainable = build(4, PREPROCESS, DESCRIPTION.head, 3, "vgg11_bn")
+    network.load_pretrained(frozen, tensors)
+    network.load_pretrained(trainable, tensors)
+    digest = model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, described)
+    loaded = model.load(str(tmp_path / "model"))
+    assert (loaded.description.arch, loaded.description.digest) == ("vgg11_bn", digest)
+    loaded.prepare("cpu")
+    with torch.no_grad():
+        expected = trainable.eval()(frozen.prepare()(pixels()))
+    atol = 1e-3 * expected.abs().max().item()
+    torch.testing.assert_close(loaded.outputs(pixels())[0], expected, rtol=1e-3, atol=atol)
+    assert json.loads((tmp_path / "model" / "model.json").read_bytes())["architecture"] == "vgg11_bn"
+    assert "VGG11 with batch normalisation" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_logits_are_divided_by_the_temperature(saved: Path, tmp_path: Path) -> None:
+    save(tmp_path / "model", described=dataclasses.replace(DESCRIPTION, temperature=2.5))
+    plain, calibrated = (model.load(str(folder)) for folder in (saved, tmp_path / "model"))
+    (logits, pooled), (divided, same) = plain.outputs(pixels()), calibrated.outputs(pixels())
+    torch.testing.assert_close(divided, logits / 2.5)
+    assert torch.equal(pooled, same) and "2.500" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_loaded_model_is_described_as_it_was_saved(saved: Path) -> None:
@@ -254,14 +280,24 @@ def test_equal_content_has_an_equal_digest(saved: Path, tmp_path: Path) -> None:
         {"classes": Classes(("dog", "cat", "süß"))},
         {"training": {**DESCRIPTION.training, "num_train": 1601}},
         {"preprocess": dataclasses.replace(PREPROCESS, short_side=41)},
+        {"temperature": 1.5},
     ]
     digests = [save(tmp_path / "elsewhere", described=dataclasses.replace(DESCRIPTION, **one)) for one in changed]
-    assert len({digest, *digests}) == 4
+    assert len({digest, *digests}) == 5
     assert len(digest) == 16 and int(digest, 16) >= 0
 
 
 def test_the_card_says_classes_accuracy_and_digest(saved: Path) -> None:
     card = (saved / "README.md").read_text(encoding="utf-8")
     digest = json.loads((saved / "model.json").read_bytes())["digest"]
-    for expected in ("cat, dog, süß", "0.9877 of 500 images", "0.0432", digest, "1,600 images", "32x32", "`frozen`"):
+    for expected in (
+        "# VGG16 fine-tuned to tell cat, dog, süß\n",
+        "0.9877 of 500 images",
+        "0.0432",
+        "temperature | 1.000",
+        digest,
+        "1,600 images",
+        "32x32",
+        "`frozen`",
+    ):
         assert expected in card

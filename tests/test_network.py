@@ -2,16 +2,18 @@
 
 import itertools
 import math
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import build
+from conftest import build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor, nn
-from torchvision.models import vgg16
 
-from tlearn import network
-from tlearn.config import RECIPES, Arithmetic, HeadConfig, PreprocessConfig, TrainConfig
+from tlearn import network, weights
+from tlearn.config import RECIPES, Arch, Arithmetic, HeadConfig, PreprocessConfig, TrainConfig
+from tlearn.images import normalize
 from tlearn.network import Frozen, SlicedDropout, Trainable
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
@@ -27,9 +29,7 @@ def pixels(count: int = 2, size: int = 64, seed: int = 0) -> Tensor:
 
 def uncut(tensors: Tensors) -> nn.Sequential:
     """torchvision's convolutions, float32, with these tensors."""
-    with torch.device("meta"):
-        features = vgg16(weights=None).features
-    assert isinstance(features, nn.Sequential)
+    features = torchvision_blocks("vgg16")
     state = dict(zip(features.state_dict(), tensors.values(), strict=True))
     features.load_state_dict(state, assign=True)
     return features.eval()
@@ -67,9 +67,11 @@ def test_the_notebook_has_the_parameters_that_keras_prints() -> None:
 
 CONFIGS = {
     **RECIPES,
-    "linear": TrainConfig(data="", output="", head=HeadConfig(depth=0)),
+    "linear": TrainConfig(data="", output="", head=HeadConfig(kind="linear")),
     "three blocks": TrainConfig(data="", output="", frozen_blocks=3, head=HeadConfig(depth=1, width=7, dropout=0.0)),
     "nothing frozen": TrainConfig(data="", output="", frozen_blocks=0, preprocess=PREPROCESS),
+    "vgg19": TrainConfig(data="", output="", arch="vgg19", frozen_blocks=2),
+    "vgg11_bn": TrainConfig(data="", output="", arch="vgg11_bn", frozen_blocks=3, preprocess=PREPROCESS),
 }
 
 
@@ -77,14 +79,15 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int) -> None:
     config = CONFIGS[name]
-    table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits))
+    table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch))
     with torch.device("meta"):
-        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits)
+        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch)
     assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
     assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
-    convolutions = {layer.name: layer.num_parameters for layer in table if layer.kind == "Conv2D"}
     modules = [*frozen.layers.named_children(), *trainable.layers.named_children()]
-    assert convolutions == {name: count(module) for name, module in modules if isinstance(module, nn.Conv2d)}
+    for kind, module_kind in (("Conv2D", nn.Conv2d), ("BatchNormalization", nn.BatchNorm2d)):
+        rows = {layer.name: layer.num_parameters for layer in table if layer.kind == kind}
+        assert rows == {name: count(module) for name, module in modules if isinstance(module, module_kind)}
     dense = [layer for layer in table if layer.kind == "Dense"]
     linear = [module for module in trainable.head.modules() if isinstance(module, nn.Linear)]
     assert [layer.num_parameters for layer in dense] == [count(module) for module in linear]
@@ -119,6 +122,59 @@ def test_a_cut_network_computes_what_the_uncut_one_does(pretrained: Tensors, fro
     torch.testing.assert_close(logits, expected, rtol=0, atol=(2e-3 if frozen_blocks else 1e-5) * scale)
 
 
+def error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("arch", get_args(Arch))
+def test_every_arch_computes_what_torchvision_s_does(arch: Arch, tmp_path: Path) -> None:
+    features = random_blocks(arch)
+    torch.save(torchvision_file(features), tmp_path / "random.pth")
+    _, trainable = build(0, PREPROCESS, HEAD, 1, arch)
+    with_weights(trainable, weights.load(str(tmp_path / "random.pth"), str(tmp_path), arch)).eval()
+    with torch.no_grad():
+        found, expected = trainable.layers(normalize(pixels(1), PREPROCESS)), features(seen(pixels(1)))
+    assert found.shape == (1, 512, 2, 2) and expected.std() > 1
+    assert error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("frozen_blocks", range(1, 6))
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+def test_wherever_another_arch_is_cut_it_computes_the_same(arch: Arch, frozen_blocks: int) -> None:
+    features = random_blocks(arch)
+    frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 1, arch)
+    with_weights(frozen, our_tensors(features, arch)).prepare()
+    with_weights(trainable, our_tensors(features, arch)).train()
+    with torch.no_grad():
+        found = trainable.layers(frozen(pixels(1)).float())
+    assert error(found, features(seen(pixels(1)))) < 1e-3  # float16 at the cut
+
+
+def test_batch_norm_trains_without_moving_its_statistics() -> None:
+    trainable = Trainable(3, PREPROCESS, HeadConfig(kind="linear"), 1, "vgg11_bn").train()
+    before = {name: tensor.clone() for name, tensor in trainable.layers.state_dict().items()}
+    optimizer = torch.optim.SGD(trainable.parameters(), 0.1)
+    trainable(torch.rand(2, 256, 8, 8)).sum().backward()
+    optimizer.step()
+    moved = {name for name, tensor in trainable.layers.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if "running" not in name}
+    assert set(before) == {name for name in weights.shapes("vgg11_bn") if name >= "block4"}
+
+
+def test_with_batch_norm_two_workers_find_the_gradient_of_one() -> None:
+    trainable = Trainable(3, PREPROCESS, HeadConfig(kind="linear"), 1, "vgg11_bn").train()
+    features = torch.rand(4, 256, 8, 8, generator=torch.Generator().manual_seed(0)) * 10
+
+    def gradient(rows: slice) -> Tensor:
+        loss = trainable(features[rows]).square().sum()
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(trainable.parameters()))])
+
+    one = gradient(slice(4))
+    two = gradient(slice(1)) + gradient(slice(1, 4))
+    assert one.norm() > 0
+    assert error(two, one) < 1e-5
+
+
 def test_features_are_those_of_torchvision_rounded_once(pretrained: Tensors) -> None:
     frozen = with_weights(Frozen(5, PREPROCESS), pretrained).prepare()
     with torch.no_grad():
@@ -148,7 +204,7 @@ def test_the_shape_at_the_cut_is_that_of_the_features(size: int) -> None:
             assert network.convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == network.feature_shape(
                 block, size
             )
-    logits = Trainable(5, preprocess, HeadConfig(pool="flatten", width=4), 1).eval()(frozen(pixels(1, size)))
+    logits = Trainable(5, preprocess, HeadConfig(kind="dense", width=4), 1).eval()(frozen(pixels(1, size)))
     assert logits.shape == (1, 1)
 
 
@@ -241,9 +297,9 @@ def test_dropout_comes_after_the_first_hidden_layer_only() -> None:
     torch.testing.assert_close(trainable(features), expected)
 
 
-@pytest.mark.parametrize("pool", ["average", "flatten"])
-def test_glorot_bounds_and_zero_biases(pool: Any) -> None:
-    trainable = Trainable(5, PREPROCESS, HeadConfig(pool=pool, width=64), 3)
+@pytest.mark.parametrize("kind", ["pooled", "dense"])
+def test_glorot_bounds_and_zero_biases(kind: Any) -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=64), 3)
     before = {name: tensor.clone() for name, tensor in trainable.layers.state_dict().items()}
     trainable.head.initialize(torch.Generator().manual_seed(0))
     for layer in trainable.head.modules():
@@ -252,7 +308,7 @@ def test_glorot_bounds_and_zero_biases(pool: Any) -> None:
             assert 0.95 * bound < layer.weight.abs().max().item() <= bound
             assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
             assert layer.bias.eq(0).all()
-    again = Trainable(5, PREPROCESS, HeadConfig(pool=pool, width=64), 3)
+    again = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=64), 3)
     again.head.initialize(torch.Generator().manual_seed(0))
     assert all(torch.equal(x, y) for x, y in zip(trainable.parameters(), again.parameters(), strict=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.layers.state_dict().items())
@@ -268,9 +324,9 @@ def test_the_scale_divides_what_the_head_sees() -> None:
     assert "head.scale" not in dict(trainable.named_parameters())
 
 
-@pytest.mark.parametrize("pool", ["average", "flatten"])
-def test_what_the_trunk_gives_may_stand_for_the_features(pool: Any) -> None:
-    trainable = Trainable(5, PREPROCESS, HeadConfig(pool=pool, width=16), 3).eval()
+@pytest.mark.parametrize("kind", ["pooled", "dense"])
+def test_what_the_trunk_gives_may_stand_for_the_features(kind: Any) -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=16), 3).eval()
     features = torch.rand(4, 512, 2, 2).half()
     torch.testing.assert_close(trainable(trainable.trunk(features)), trainable(features))
 
@@ -314,3 +370,52 @@ def test_loading_is_strict(pretrained: Tensors) -> None:
         assert all(torch.equal(tensor, pretrained[name]) for name, tensor in part.layers.state_dict().items())
     with pytest.raises(KeyError, match="block5_conv3"):
         with_weights(trainable, {name: tensor for name, tensor in pretrained.items() if "block5_conv3" not in name})
+
+
+@pytest.mark.parametrize("frozen_blocks", [0, 2])
+def test_compiled_layers_give_the_same_features_and_keep_their_digest(frozen_blocks: int, pretrained: Tensors) -> None:
+    plain = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare()
+    compiled = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare("cpu", 4, "aot_eager")
+    assert list(compiled._by_batch_size) == ([4] if frozen_blocks else [])
+    for num_images in (4, 3, 4):
+        assert torch.equal(compiled(pixels(num_images)), plain(pixels(num_images)))
+    assert compiled.digest() == plain.digest() and compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_only_whole_batches_are_compiled_and_once(pretrained: Tensors) -> None:
+    compiled, calls = [], []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        compiled.append(graph)
+
+        def call(*inputs: Tensor) -> Any:
+            calls.append(inputs)
+            return graph(*inputs)
+
+        return call
+
+    frozen = with_weights(Frozen(1, PREPROCESS), pretrained).prepare("cpu", 4, backend)
+    calls.clear()
+    with ThreadPoolExecutor(1) as thread:  # Ray Data calls from another thread than the one that prepares
+        for num_images in (4, 3, 1, 4):
+            thread.submit(frozen, pixels(num_images)).result()
+    assert len(compiled) == 1 and len(calls) == 2
+
+
+def test_a_compiler_that_does_not_work_changes_nothing(pretrained: Tensors) -> None:
+    plain = with_weights(Frozen(1, PREPROCESS), pretrained).prepare()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no C compiler")
+
+    frozen = with_weights(Frozen(1, PREPROCESS), pretrained)
+    with pytest.warns(UserWarning, match="(?s)does not work here.*no C compiler"):
+        frozen.prepare("cpu", 4, broken)
+    assert torch.equal(frozen(pixels(4)), plain(pixels(4)))
+    frozen.require_finite()
+
+
+def test_only_a_long_run_on_a_gpu_is_compiled() -> None:
+    assert network.pays_to_compile("cuda", network.COMPILED_FROM)
+    assert not network.pays_to_compile("cuda", network.COMPILED_FROM - 1)
+    assert not network.pays_to_compile("cpu", 10**9)

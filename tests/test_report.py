@@ -101,6 +101,15 @@ def a_run(
         "val_accuracy": 0.5,
         "val_loss": 0.4321,
         "train_accuracy": 0.9,
+        "temperature": 1.75,
+        "quality": {
+            "accuracy": sum(label == prediction for _, label, prediction, _ in predictions) / len(predictions),
+            "log_loss": 0.3333,
+            "brier": 0.1212,
+            "calibration_error": 0.0456,
+            "roc_auc": None,
+            "per_class": {name: {"precision": None, "recall": 0.625, "count": 8} for name in classes},
+        },
         "seconds_total": 12.3,
         "seconds_features": 10.0,
         "seconds_train": 2.3,
@@ -202,17 +211,28 @@ def test_figures_of_a_hand_computed_example_appear(run: Path) -> None:
     page = read(run)
     assert counts(page) == [[6, 2], [1, 3]]
     assert page.cells("Confusion matrix")[1] == ["cat", "6 75.0 %", "2 25.0 %"]
-    # Precision 6 of 7 and 3 of 5, recall 6 of 8 and 3 of 4.
-    assert page.cells("Classes")[1:] == [["cat", "8", "0.857", "0.750"], ["dog", "4", "0.600", "0.750"]]
     # 9 of 12 are right: the standard error is sqrt(0.75 * 0.25 / 12).
     assert "0.750 \u00b1 0.125" in page.text
-    # (6 * |0.95 - 1| + 2 * |0.65 - 0| + |0.85 - 0| + 3 * |0.75 - 1|) / 12
-    assert "Expected calibration error: 0.267." in page.text
-    assert "0.4321" in page.text
+    # Of the predictions between 0.9 and 1 all six are right, between 0.6 and 0.7 none of two.
+    bars = [float(attributes["height"] or 0) for tag, attributes in page.elements if tag == "rect"]
+    assert bars == [0, 220, 0, 220]
     settings = dict(page.cells("Settings")[1:])
     assert settings["optim.lr"] == "0.0003"
     assert settings["versions.torch"] == "2.15.0"
     assert settings["command"] == "tlearn train --x"
+
+
+def test_figures_of_the_summary_appear(run: Path) -> None:
+    page = read(run)
+    text = " ".join(page.text.split())
+    for expected in (
+        "Log-loss0.3333calibrated; 0.4321 in the best epoch",
+        "Brier score0.1212",
+        "ROC-AUCn/a",
+        "Expected calibration error, in 15 bins: 0.046, with logits divided by the temperature 1.750.",
+    ):
+        assert expected in text
+    assert page.cells("Classes")[1:] == [["cat", "8", "n/a", "0.625"], ["dog", "8", "n/a", "0.625"]]
 
 
 @pytest.mark.parametrize("right", [0, 1])
@@ -221,7 +241,6 @@ def test_the_interval_says_more_than_a_standard_error_of_zero(tmp_path: Path, ri
     page = read(a_run(tmp_path, rows, ["cat", "dog"]))
     # Wilson's interval of 10 of 10 begins at 1 / (1 + 1.96 ** 2 / 10).
     assert ("interval 0.722 to 1.000" if right else "interval 0.000 to 0.278") in page.text
-    assert page.cells("Classes")[2][3] == "n/a"
 
 
 def test_the_confusion_matrix_of_three_classes_sums_to_n(tmp_path: Path) -> None:

@@ -163,6 +163,19 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     assert longer["bytes"] == len(picture(8)) + 1 and str(len(picture(8))) in longer["error"]
 
 
+def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Path, saved: Path, tmp_path: Path) -> None:
+    entries = list(storage.walk(str(folder)))
+    plain = rows_of(score(folder, saved, tmp_path / "parts"), entries)
+    limit = sorted(row["probability"] for row in plain if row["status"] == "scored")[2]
+    rows = rows_of(score(folder, saved, tmp_path / "parts", abstain_below=limit), entries)
+    assert [row["status"] for row in rows].count("uncertain") == 2
+    for row, other in zip(rows, plain, strict=True):
+        is_uncertain = other["status"] == "scored" and other["probability"] < limit
+        assert row["status"] == ("uncertain" if is_uncertain else other["status"])
+        for name in ("prediction", "probability", "probabilities", "error"):
+            assert row.get(name) == other.get(name)
+
+
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
     entries = [entry for entry in storage.walk(str(folder)) if entry.path in ("cat/heavy.png", "dog/wide.png")]
     heavy, wide = rows_of(score(folder, saved, tmp_path / "parts"), entries)

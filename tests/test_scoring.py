@@ -126,6 +126,9 @@ def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in missing:
             entries = plan.read_row_group(number).to_pylist()
             rows = [row_of(config.input, entry, model, run) for entry in entries]
+            for row in rows:
+                if row.get("probability", 1.0) < (config.abstain_below or 0.0):
+                    row["status"] = "uncertain"
             place.computed += [entry["path"] for entry in entries]
             table.write_part(f"{folder}/{table.part_name(number)}", rows, model.classes, None)
         return 0.0
@@ -224,6 +227,31 @@ def test_bad_files_have_a_row_once_and_passing_trouble_is_tried_again(place: Pla
     assert place.score()["added"] == 1
     statuses = [row["status"] for row in place.rows() if row["path"] == "gone.jpg"]
     assert statuses == ["missing", "scored"]
+
+
+def test_uncertain_rows_count_as_scored_and_are_settled(place: Place) -> None:
+    place.put("bad.jpg", "bad content")
+    summary = place.score(abstain_below=0.75)
+    num_uncertain = sum(row["probability"] < 0.75 for row in place.rows() if row["probability"])
+    assert 0 < num_uncertain < 30
+    assert summary["statuses"] == {"scored": 30 - num_uncertain, "uncertain": num_uncertain, "unreadable": 1}
+    assert (summary["scored"], summary["uncertain"], summary["failed"]) == (30, num_uncertain, 1)
+    assert place.score(abstain_below=0.75)["added"] == place.score()["added"] == 0
+    original = next(row for row in place.rows() if row["status"] == "uncertain")
+    place.put("copy.jpg", (place.root / "input" / original["path"]).read_text())
+    assert place.score(abstain_below=0.75)["statuses"] == {"uncertain": 1}
+    assert place.rows()[-1]["prediction"] == original["prediction"]
+    assert place.score(rescore=True)["uncertain"] == 0
+
+
+def test_a_stopped_run_does_not_go_on_with_another_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(scoring.table, "merge", stop)
+        place.score(abstain_below=1.0)
+    assert place.score()["statuses"] == {"scored": 30}
 
 
 def test_the_exit_code_follows_the_rows_of_this_run(place: Place) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import http.client
+import io
+import itertools
 import pickle
 import urllib.error
 import urllib.request
@@ -9,32 +11,29 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import random_blocks, torchvision_blocks, torchvision_file
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import VGG16_Weights
 
-from tlearn import weights
+from tlearn import network, weights
+from tlearn.config import Arch
 from tlearn.errors import IntegrityError
+from tlearn.images import IMAGENET_MEAN
 
 Tensors = dict[str, Tensor]
 
-# What torchvision calls the same tensors: the position of each convolution in vgg16().features.
-with torch.device("meta"):
-    FEATURES = vgg16(weights=None).features
-POSITIONS = [position for position, layer in enumerate(FEATURES) if isinstance(layer, torch.nn.Conv2d)]
 
-
-def torchvision_names(tensors: Tensors) -> Tensors:
-    return {
-        f"features.{position}.{kind}": tensors[f"{name}.{kind}"]
-        for name, position in zip(weights.CONVOLUTIONS, POSITIONS, strict=True)
-        for kind in ("weight", "bias")
-        if f"{name}.{kind}" in tensors
-    }
+def torchvision_names(tensors: Tensors, arch: Arch = "vgg16") -> Tensors:
+    """What torchvision calls the same tensors."""
+    theirs = [name for name, tensor in torchvision_file(torchvision_blocks(arch)).items() if tensor.dim()]
+    pairs = zip(theirs, weights.shapes(arch), strict=True)
+    return {their: tensors[our] for their, our in pairs if our in tensors}
 
 
 def assert_equal(left: Tensors, right: Tensors) -> None:
@@ -54,7 +53,7 @@ def copied(cache: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> Tensors:
+    def refuse(arch: str) -> Tensors:
         raise AssertionError("the cache has the weights")
 
     monkeypatch.setattr(weights, "_from_package", refuse)
@@ -68,10 +67,13 @@ def test_the_published_statistics_hold(pretrained: Tensors) -> None:
     assert {name: tuple(tensor.shape) for name, tensor in pretrained.items()} == weights.shapes()
 
 
-def test_the_shapes_are_those_of_torchvision() -> None:
-    theirs = {f"features.{name}": tuple(tensor.shape) for name, tensor in FEATURES.state_dict().items()}
-    ours = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes().items()}
-    assert {name: tuple(tensor.shape) for name, tensor in torchvision_names(ours).items()} == theirs
+@pytest.mark.parametrize("arch", get_args(Arch))
+def test_the_shapes_are_those_of_torchvision(arch: Arch) -> None:
+    theirs = torchvision_file(torchvision_blocks(arch)).items()
+    ours = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes(arch).items()}
+    assert {name: tuple(tensor.shape) for name, tensor in torchvision_names(ours, arch).items()} == {
+        name: tuple(tensor.shape) for name, tensor in theirs if tensor.dim()
+    }
 
 
 def test_a_second_load_is_equal_and_comes_from_the_cache(cache: Path, pretrained: Tensors, no_sources: None) -> None:
@@ -196,9 +198,9 @@ def infinite(tensors: Tensors) -> None:
     tensors["block3_conv2.bias"] = torch.full((256,), torch.inf)
 
 
-def blank() -> Tensors:
+def blank(arch: Arch = "vgg16") -> Tensors:
     """Right in names and shapes; all of a tensor's numbers share one place, which keeps files small."""
-    return {name: torch.zeros(()).expand(shape) for name, shape in weights.shapes().items()}
+    return {name: torch.zeros(()).expand(shape) for name, shape in weights.shapes(arch).items()}
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,16 @@ def test_what_is_not_vgg16_is_refused(
     write(tmp_path / "vgg16.pth", rename(tensors))
     with pytest.raises(IntegrityError, match=message):
         weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
+
+
+@pytest.mark.parametrize("their_names", [False, True])
+def test_no_arch_is_taken_for_another(tmp_path: Path, their_names: bool) -> None:
+    for arch in get_args(Arch):
+        tensors = torchvision_names(blank(arch), arch) if their_names else blank(arch)
+        write(tmp_path / f"{arch}.pth", tensors)
+    for arch, other in itertools.permutations(get_args(Arch), 2):
+        with pytest.raises(IntegrityError, match=f"expected .*{arch} at .*{other}.pth.*: check --arch"):
+            weights.load(str(tmp_path / f"{other}.pth"), str(tmp_path), arch)
 
 
 def test_safetensors_are_checked_as_well(tmp_path: Path) -> None:
@@ -273,7 +285,7 @@ def test_a_source_with_other_weights_is_refused_and_not_cached(
     pretrained: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {name: torch.zeros_like(tensor) for name, tensor in pretrained.items()}
-    monkeypatch.setattr(weights, "_from_package", lambda: other)
+    monkeypatch.setattr(weights, "_from_package", lambda _: other)
     with pytest.raises(IntegrityError, match="not the published weights"):
         weights.load("imagenet", str(tmp_path))
     assert not (tmp_path / "weights").exists()
@@ -323,6 +335,73 @@ def test_without_a_source_one_line_says_what_to_install(
     assert not isinstance(caught.value, IntegrityError)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "weights").exists()
+
+
+def test_of_another_arch_only_a_download_or_a_file_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(TimeoutError("timed out")))
+    with pytest.raises(ValueError, match=r"of vgg19_bn, .*vgg16 only; download failed.* give --weights") as caught:
+        weights.load("imagenet", str(tmp_path), "vgg19_bn")
+    assert "offline" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arch", get_args(Arch))
+def test_published_files_are_named_after_arch_and_digest(arch: Arch) -> None:
+    name = weights._published_url(arch, "IMAGENET1K_V1").rpartition("/")[2]
+    assert name.startswith(f"{arch}-") and name.endswith(".pth")
+    with pytest.raises(IntegrityError, match="expected a file whose sha256 starts with"):
+        weights._parse(b"another", name, arch)
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+def test_torchvision_s_weights_are_folded_into_ours_once(
+    arch: Arch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = random_blocks(arch)
+    file = io.BytesIO()
+    torch.save(torchvision_file(features), file)
+    data = file.getvalue()
+    name = f"{arch}-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(weights, "_published_url", lambda *_: f"https://x/models/{name}")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(data))
+    tensors = weights.load("imagenet", str(tmp_path), arch)
+    (cached,) = (tmp_path / "weights").iterdir()
+    assert cached.name.startswith(f"{arch}-imagenet-")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Response(TimeoutError()))
+    for location in (tmp_path / name, tmp_path / "another.pth"):
+        location.write_bytes(data)
+    for again in ("imagenet", str(tmp_path / name)):
+        loaded = weights.load(again, str(tmp_path), arch)
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
+    plain = weights.load(str(tmp_path / "another.pth"), str(tmp_path), arch)
+    assert torch.equal(plain["block1_conv1.weight"], features[0].weight)
+
+    images = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    ours = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    standardised, surround = (images / 255 - mean) / std, (ours / 255 - mean) / std
+    layers = network.convolutions(1, 5, arch).eval()
+    layers.load_state_dict(tensors)
+    first = features[0]
+    with torch.no_grad():
+        found, expected = layers[0](images - ours), first(standardised)
+        inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+        torch.testing.assert_close(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
+        # Around the image we convolve our mean, not theirs. With that around it, their network agrees to the end.
+        padded = F.pad(standardised - surround, (1, 1, 1, 1)) + surround
+        whole = features[1:](F.conv2d(padded, first.weight, first.bias))
+        torch.testing.assert_close(layers(images - ours), whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+def test_noise_is_whole_and_the_same_every_time(arch: Arch, tmp_path: Path) -> None:
+    tensors = weights.load("none", str(tmp_path), arch)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == weights.shapes(arch)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in weights.load("none", "", arch).items())
+    fresh = torch.nn.BatchNorm2d(1).state_dict()
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        assert tensor.eq(fresh[kind]).all() if "bn" in layer else tensor.std() > 0 or kind == "bias"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_download_that_is_another_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from tlearn import errors
+from tlearn.config import DecodeChoice
 from tlearn.errors import TrainingError
 
 
@@ -42,6 +43,7 @@ class Pool:
     num_actors: int
     cpus_per_actor: float
     gpus_per_actor: float
+    decode: DecodeChoice = "here"
 
     @property
     def num_threads(self) -> int:
@@ -49,26 +51,49 @@ class Pool:
         return max(int(self.cpus_per_actor), 1)
 
     @property
-    def decode_threads(self) -> int:
-        """Threads that decode ahead of the network: one beside a processor's, several before a GPU."""
+    def decode_threads(self) -> int | None:
+        """Threads that decode ahead of the network: one beside a processor's, several before a GPU; None with tasks."""
+        if self.decode == "pool":
+            return None
         return self.num_threads if self.gpus_per_actor else 1
 
 
-def pool(workers: int | None, num_chunks: int) -> Pool:
+def pool(workers: int | None, num_chunks: int, decode: DecodeChoice = "here") -> Pool:
     """One actor for each GPU of the cluster, or one with one thread for each CPU, unless `workers` says otherwise.
 
-    On CPUs two actors of one thread are faster than one of two. Raises ValueError for more than there is.
+    On CPUs two actors of one thread are faster than one of two. Where tasks decode, at least one CPU is left to them:
+    actors that wait for tasks would hold the CPUs that these wait for. Raises ValueError for more than there is.
     """
     resources = ray.cluster_resources()
     num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     available = num_gpus or num_cpus
+    if decode == "pool":
+        if num_cpus < 2:
+            raise ValueError(f"expected 2 CPUs or more in the cluster, got {num_cpus}: leave out --decode pool")
+        available = min(available, num_cpus - 1)
     if workers is not None and workers > available:
         raise ValueError(
             f"expected at most {available} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), got {workers}"
         )
     num_actors = max(min(workers or available, num_chunks), 1)
-    cpus_per_actor = max(num_cpus // num_actors, 1)
-    return Pool(num_actors, cpus_per_actor, 1 if num_gpus else 0)
+    cpus_per_actor = cpus_of_each(num_actors, on_gpus=num_gpus > 0)
+    if decode == "pool":
+        cpus_per_actor = 1 if num_gpus else (num_cpus - 1) // num_actors
+    return Pool(num_actors, cpus_per_actor, 1 if num_gpus else 0, decode)
+
+
+def cpus_of_each(num_workers: int, *, on_gpus: bool) -> int:
+    """The most CPUs, 1 or more, that so many workers (each with a GPU or none) can have on the nodes of the cluster."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def has_room(num_cpus: int) -> bool:
+        rooms = [int(node.get("CPU", 0)) // num_cpus for node in nodes]
+        if on_gpus:
+            rooms = [min(room, int(node.get("GPU", 0))) for room, node in zip(rooms, nodes, strict=True)]
+        return sum(rooms) >= num_workers
+
+    most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((count for count in range(most, 1, -1) if has_room(count)), 1)
 
 
 class _Actor:

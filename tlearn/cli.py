@@ -187,9 +187,10 @@ def _weights(words: list[str]) -> int:
     config = _parse(WeightsConfig, "weights", words)
     from tlearn import weights
 
-    tensors = weights.load(config.weights, config.cache)
+    tensors = weights.load(config.weights, config.cache, config.arch)
     count = sum(tensor.numel() for tensor in tensors.values())
-    print(f"{config.weights}: {len(tensors)} tensors, {count:,} parameters, digest {weights.tensors_digest(tensors)}")
+    digest = weights.tensors_digest(tensors)
+    print(f"{config.weights} {config.arch}: {len(tensors)} tensors, {count:,} numbers, digest {digest}")
     return errors.DONE
 
 

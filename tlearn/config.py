@@ -11,6 +11,8 @@ from typing import Any, Literal
 Precision = Literal["fp32", "bf16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
+DecodeChoice = Literal["here", "pool"]
+Arch = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
 
 def default_cache() -> str:
@@ -68,6 +70,10 @@ class Arithmetic:
                 f"{self.precision}: int8 takes --engine openvino, and a model that was trained with --precision int8"
             )
 
+    def of_first(self, num_convolutions: int) -> "Arithmetic":
+        """The same for fewer convolutions: the first is never quantised."""
+        return dataclasses.replace(self, ranges=self.ranges[: num_convolutions - 1]) if self.ranges else self
+
     @property
     def name(self) -> str:
         name = f"{self.engine}-{self.precision}"
@@ -78,22 +84,32 @@ class Arithmetic:
 class HeadConfig:
     """The layers after the last convolution."""
 
-    pool: Literal["flatten", "average"] = "average"
-    """How the last feature map becomes a vector: every position kept, or their average."""
+    kind: Literal["pooled", "dense", "linear"] = "pooled"
+    """pooled: the average of the last feature map, hidden layers. dense: every position of it, hidden layers (the
+    notebook's). linear: the average and no hidden layer."""
     width: int = 1024
     """Units of each hidden layer."""
     depth: int = 2
-    """Hidden layers before the last one; 0 is a linear classifier."""
+    """Hidden layers before the last one (but for linear)."""
     dropout: float = 0.5
     """Share of units dropped after the first hidden layer while training."""
     scale_features: bool = True
     """Divide the features by their standard deviation on the training set."""
 
     def __post_init__(self) -> None:
-        _at_least("depth", self.depth, 0)
+        _at_least("depth", self.depth, 1)
         _at_least("width", self.width, 1)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be 0 or more and below 1, got {self.dropout}")
+
+    @property
+    def num_hidden(self) -> int:
+        return 0 if self.kind == "linear" else self.depth
+
+    @property
+    def averages(self) -> bool:
+        """Whether the positions of the last feature map are averaged."""
+        return self.kind != "dense"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,24 +119,64 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "adamw"
     """The optimiser."""
     lr: float = 1e-4
-    """Learning rate at its peak."""
+    """Learning rate of the head at its peak."""
+    pretrained_lr: float = 1e-5
+    """Learning rate of the pretrained layers that are trained, at its peak."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 0.1
     """Decoupled (AdamW) or L2 (SGD) decay of weights, not of biases."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """constant, or cosine to zero over all steps."""
+    schedule: Literal["constant", "cosine", "step", "plateau"] = "cosine"
+    """constant; cosine to zero over all steps; step: times decay_factor every decay_epochs; plateau: times
+    decay_factor after decay_epochs without a lower validation loss."""
+    decay_epochs: int = 3
+    """See schedule."""
+    decay_factor: float = 0.1
+    """See schedule."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises from zero."""
+    head_epochs: int = 0
+    """Epochs in which only the head learns, on the features of all five blocks, before num_epochs of the rest."""
     num_epochs: int = 10
     """Passes over the training set."""
     global_batch_size: int = 64
     """Samples of one update, over all workers together."""
+    accumulation_steps: int = 1
+    """Parts of a batch that go through the network one after the other; saves memory, changes nothing else."""
+    clip_norm: float | None = None
+    """Longer gradients are scaled to this norm."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution by which pairs of samples are mixed; 0 mixes none."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights with this decay a step; it is what is evaluated and saved."""
+    patience: int | None = None
+    """Stop after so many epochs without a lower validation loss."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the trainable layers; auto takes bf16 for convolutions where the processor or GPU has it."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr must be above 0, got {self.lr}")
+        if not self.lr > 0 or not self.pretrained_lr > 0:
+            raise ValueError(f"learning rates must be above 0, got {self.lr} and {self.pretrained_lr}")
         _at_least("optim.weight_decay", self.weight_decay, 0)
+        _at_least("optim.decay_epochs", self.decay_epochs, 1)
+        _at_least("optim.warmup_epochs", self.warmup_epochs, 0)
+        _at_least("optim.head_epochs", self.head_epochs, 0)
         _at_least("optim.num_epochs", self.num_epochs, 1)
         _at_least("optim.global_batch_size", self.global_batch_size, 1)
+        _at_least("optim.accumulation_steps", self.accumulation_steps, 1)
+        _at_least("optim.mixup", self.mixup, 0)
+        if self.patience is not None:
+            _at_least("optim.patience", self.patience, 1)
+        if not 0 < self.decay_factor < 1:
+            raise ValueError(f"optim.decay_factor must be above 0 and below 1, got {self.decay_factor}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"optim.label_smoothing must be 0 or more and below 1, got {self.label_smoothing}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay must be above 0 and below 1, got {self.ema_decay}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optim.clip_norm must be above 0, got {self.clip_norm}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,22 +191,31 @@ class TrainConfig:
     """The recipe that these settings started from."""
     weights: str = "imagenet"
     """imagenet, a path or URI to .safetensors or .pth, or none (nothing pretrained)."""
+    arch: Arch = "vgg16"
+    """Which VGG network; bn: with batch normalisation, on its pretrained statistics."""
     frozen_blocks: int = 5
     """How many of the five convolution blocks stay as they were pretrained."""
-    augment: Literal["none", "flip"] = "flip"
-    """none: one view of an image. flip: the image and its mirror image."""
+    augment: Literal["none", "flip", "full"] = "flip"
+    """none: one view of an image. flip: the image and its mirror image. full: in every epoch another crop, side and
+    colour of it, for which the frozen layers run in every step."""
+    balance: bool = False
+    """Weigh every class alike in the loss, however many images it has."""
     shuffle: bool = True
     """A new order of the training images in every epoch."""
     val_fraction: float = 0.2
     """Share of train/ that is held out, class by class, where there is no val/."""
     seed: int = 0
     """Of the head's first weights, the order of samples, dropout and the split."""
-    workers: int | None = None
-    """Training workers; the GPUs of the cluster, or 1, unless told."""
+    workers: int | str | None = None
+    """Training workers, N or (as the cluster has room) MIN:MAX; the GPUs of the cluster, or 1, unless told."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """What a training worker has; auto takes GPUs where the cluster has any."""
     resume: Literal["auto", "never", "require"] = "auto"
     """Whether a run that was stopped goes on: if there is one, never, or only then."""
     max_failures: int = 3
     """How often a lost worker is replaced before the run fails."""
+    checkpoint_every_seconds: float | None = None
+    """Write a checkpoint within an epoch too, when so much time has passed since the last one."""
     max_error_rate: float = 0.05
     """Share of unreadable images above which nothing is trained."""
     cache: str = field(default_factory=default_cache)
@@ -160,6 +225,9 @@ class TrainConfig:
     precision: PrecisionChoice = "auto"
     """Their arithmetic; auto takes int8 (openvino) or bf16 where the processor or GPU has it, and int8 only if the
     predictions for the validation images stay the same."""
+    decode: DecodeChoice = "here"
+    """Where pictures are decoded: by the actor that computes (here), or by tasks on any free CPUs of the cluster
+    (pool), for GPU nodes with few cores."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -171,18 +239,32 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.frozen_blocks <= 5:
             raise ValueError(f"frozen_blocks must be from 0 to 5, got {self.frozen_blocks}")
+        if self.optim.head_epochs and self.frozen_blocks == 5 and self.recipe != "auto":
+            raise ValueError(
+                f"expected optim.head_epochs with frozen_blocks below 5, got {self.optim.head_epochs}: where all are "
+                "frozen only the head learns anyway, for optim.num_epochs"
+            )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
-        if self.workers is not None:
-            _at_least("workers", self.workers, 1)
-            if self.optim.global_batch_size % self.workers:
-                raise ValueError(
-                    f"optim.global_batch_size must be a multiple of workers, got {self.optim.global_batch_size} "
-                    f"for {self.workers}"
-                )
+        lowest, highest = self.num_workers or (1, 1)
+        if not 1 <= lowest <= highest:
+            raise ValueError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {self.workers}")
+        if self.checkpoint_every_seconds is not None and not self.checkpoint_every_seconds > 0:
+            raise ValueError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
         _at_least("max_failures", self.max_failures, 0)
+
+    @property
+    def num_workers(self) -> tuple[int, int] | None:
+        """The fewest and the most that are wanted."""
+        if self.workers is None:
+            return None
+        lowest, _, highest = str(self.workers).partition(":")
+        try:
+            return int(lowest), int(highest or lowest)
+        except ValueError:
+            raise ValueError(f"workers must be N or MIN:MAX, got {self.workers}") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +277,9 @@ class ScoreConfig:
     """Folder (or URI) of images, flat or nested."""
     output: str
     """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
+    abstain_below: float | None = None
+    """Rows whose probability is lower get the status uncertain; the prediction stays. --rescore applies it to rows
+    that are there."""
     rescore: bool = False
     """Score everything again, beside the old rows of DIR/."""
     workers: int | None = None
@@ -207,6 +292,9 @@ class ScoreConfig:
     """What computes the convolutions; auto takes openvino on processors if it is installed."""
     precision: PrecisionChoice = "auto"
     """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    decode: DecodeChoice = "here"
+    """Where pictures are decoded: by the actor that computes (here), or by tasks on any free CPUs of the cluster
+    (pool), for GPU nodes with few cores."""
     cache: str = field(default_factory=default_cache)
     """Folder for the index of what is scored; safe to delete."""
     json: bool = False
@@ -215,6 +303,8 @@ class ScoreConfig:
     """No progress, no tables."""
 
     def __post_init__(self) -> None:
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise ValueError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
             _at_least("batch_size", self.batch_size, 1)
         if self.workers is not None:
@@ -249,6 +339,8 @@ class WeightsConfig:
 
     weights: str = "imagenet"
     """imagenet, or a path or URI to .safetensors or .pth."""
+    arch: Arch = "vgg16"
+    """Of which VGG network."""
     cache: str = field(default_factory=default_cache)
     """Folder in which they are kept."""
 
@@ -259,6 +351,8 @@ class DemoConfig:
 
     output: str = "runs/demo"
     """Folder for pictures, run and scores."""
+    num_classes: int = 2
+    """2: cats and dogs. 3: rabbits too."""
     num_train: int = 240
     """Pictures to train on."""
     num_val: int = 80
@@ -269,6 +363,10 @@ class DemoConfig:
     """Of the drawings and of training."""
     cache: str = field(default_factory=default_cache)
     """Folder for weights and features."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes not in (2, 3):
+            raise ValueError(f"num_classes must be 2 or 3, got {self.num_classes}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,11 +400,21 @@ RECIPES: dict[str, TrainConfig] = {
         augment="none",
         shuffle=False,
         preprocess=PreprocessConfig(resize="squash", normalization="rescaled_bgr", jpeg_scaling=False),
-        head=HeadConfig(pool="flatten", scale_features=False),
+        head=HeadConfig(kind="dense", scale_features=False),
         optim=OptimConfig(name="sgd", lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant", num_epochs=5),
     ),
     # What serves best on a frozen base.
     "frozen": TrainConfig(data="", output="", recipe="frozen"),
+    # The head first, then the last block with it, at a tenth of its learning rate.
+    "finetune": TrainConfig(
+        data="",
+        output="",
+        recipe="finetune",
+        frozen_blocks=4,
+        optim=OptimConfig(head_epochs=5, num_epochs=5, pretrained_lr=1e-5, warmup_epochs=0.5, ema_decay=0.99),
+    ),
+    # One of the four cases of transfer learning, by what can be measured (tlearn/auto.py).
+    "auto": TrainConfig(data="", output="", recipe="auto"),
 }
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from tlearn import drawings, scoring, storage, table, training
 from tlearn.config import RECIPES, DemoConfig, ScoreConfig
 from tlearn.errors import UsageError
+from tlearn.plan import SCORED
 
 _NUM_SHOWN = 8
 
@@ -19,11 +20,14 @@ def run(config: DemoConfig) -> int:
     started = time.monotonic()
     folder = storage.local(config.output)
     pictures = folder / "pictures"
-    if pictures.exists() and not (pictures / "test_labels.csv").exists():
-        raise UsageError(f"expected {pictures} to be new or drawn by the demo: choose another --output")
+    kinds = drawings.KINDS[: config.num_classes]
+    animals = f"{', '.join(f'{kind}s' for kind in kinds[:-1])} and {kinds[-1]}s"
+    drawn = {path.name for path in pictures.glob("train/*")} if (pictures / "test_labels.csv").exists() else set()
+    if pictures.exists() and drawn != set(kinds):
+        raise UsageError(f"expected {pictures} to be new or the demo's own {animals}: choose another --output")
     sizes = {"num_train": config.num_train, "num_val": config.num_val, "num_test": config.num_test}
-    drawings.draw_folder(pictures, seed=config.seed, **sizes)
-    print(f"drew {sum(sizes.values())} cats and dogs in {time.monotonic() - started:.0f} s: {pictures}\n", flush=True)
+    drawings.draw_folder(pictures, seed=config.seed, kinds=kinds, **sizes)
+    print(f"drew {sum(sizes.values())} {animals} in {time.monotonic() - started:.0f} s: {pictures}\n", flush=True)
 
     train = dataclasses.replace(
         RECIPES["frozen"], data=str(pictures), output=str(folder / "run"), seed=config.seed, cache=config.cache
@@ -35,13 +39,13 @@ def run(config: DemoConfig) -> int:
     )
 
     rows = pq.read_table(scores).to_pylist()
-    shown = sorted(rows, key=lambda row: row["status"] == "scored")[:_NUM_SHOWN]
+    shown = sorted(rows, key=lambda row: row["status"] in SCORED)[:_NUM_SHOWN]
     print()
     for line in table.lines(pa.Table.from_pylist(shown)):
         print(line)
     with (pictures / "test_labels.csv").open(newline="") as file:
         labels = {row["path"]: row["label"] for row in csv.DictReader(file)}
-    rows = [row for row in rows if row["status"] == "scored"]
+    rows = [row for row in rows if row["status"] in SCORED]
     num_right = sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in rows)
 
     print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")

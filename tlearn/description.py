@@ -8,7 +8,7 @@ from typing import Any
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import Arch, Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.errors import IntegrityError
 
 _FORMAT = 1
@@ -30,6 +30,9 @@ class Description:
     metrics: dict[str, float]
     reference: dict[str, Any]
     """Histograms of the validation set, for drift; empty where there was nothing to compute them from."""
+    arch: Arch = "vgg16"
+    temperature: float = 1.0
+    """By which logits are divided, so that probabilities are calibrated on the validation set."""
     digest: str = ""
     """Names the model: SHA-256 over all the above, 16 hex digits."""
 
@@ -38,7 +41,7 @@ def to_json(description: Description) -> dict[str, Any]:
     content = dataclasses.asdict(description)
     content["classes"] = list(description.classes.names)
     del content["digest"]
-    return {"format": _FORMAT, "architecture": "vgg16", **content}
+    return {"format": _FORMAT, "architecture": content.pop("arch"), **content}
 
 
 def arithmetic_of(values: dict[str, Any]) -> Arithmetic:
@@ -76,6 +79,8 @@ def describe(location: str) -> Description:
         training=values["training"],
         metrics=values["metrics"],
         reference=values["reference"],
+        arch=values["architecture"],
+        temperature=values.get("temperature", 1.0),
         digest=stated,
     )
 

@@ -1,4 +1,4 @@
-"""Cartoon cats and dogs: a small data folder that anyone may have, with the faults of a real one."""
+"""Cartoon cats, dogs and rabbits: a small data folder that anyone may have, with the faults of a real one."""
 
 import csv
 import io
@@ -12,31 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Kind = Literal["cat", "dog"]
+Kind = Literal["cat", "dog", "rabbit"]
+Ears = Literal["upright", "hanging", "folded", "long"]
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 _T = TypeVar("_T")
 
-_KINDS: tuple[Kind, Kind] = ("cat", "dog")
+KINDS: tuple[Kind, ...] = ("cat", "dog", "rabbit")
 _SPLITS = ("train", "val", "test")
 _SUPERSAMPLING = 2
 _HARD_SHARE = 0.1
-# Both kinds share one palette, so that colour alone tells nothing.
+# All kinds share one palette, so that colour alone tells nothing.
 _FURS: tuple[Colour, ...] = (
     (222, 144, 66), (128, 128, 134), (52, 48, 50), (234, 214, 178), (138, 98, 62), (240, 237, 230),
     (206, 160, 94), (166, 92, 52), (160, 152, 144), (94, 72, 58),
 )  # fmt: skip
 _CAT_EYES: tuple[Colour, ...] = ((196, 204, 72), (238, 190, 58), (112, 188, 220), (130, 190, 96))
-_DOG_EYES: tuple[Colour, ...] = ((92, 58, 32), (120, 78, 40), (60, 40, 30))
+_BROWN_EYES: tuple[Colour, ...] = ((92, 58, 32), (120, 78, 40), (60, 40, 30))
 _PINK: Colour = (232, 148, 150)
 _TONGUE: Colour = (226, 96, 112)
 _BLACK: Colour = (28, 24, 26)
 _WHITE: Colour = (248, 246, 242)
-_EARS: dict[str, Points] = {
+# Of each kind: the ears of most, and those of an odd one.
+_EARS_OF: dict[Kind, tuple[Ears, Ears]] = {
+    "cat": ("upright", "folded"),
+    "dog": ("hanging", "upright"),
+    "rabbit": ("long", "hanging"),
+}
+_EARS: dict[Ears, Points] = {
     "upright": ((0.18, -0.8), (0.8, -1.62), (0.99, -0.25)),
     "hanging": ((0.42, -0.86), (0.95, -0.8), (1.22, -0.1), (1.18, 0.62), (0.9, 0.72), (0.74, 0.1)),
     "folded": ((0.3, -0.86), (0.62, -1.02), (0.98, -0.66), (0.96, -0.3), (0.7, -0.46)),
 }
+_EAR_FROM_THE_SIDE: Points = ((-0.42, -0.6), (0.02, -0.5), (0.02, 0.35), (-0.28, 0.82), (-0.58, 0.5), (-0.6, -0.1))
 # Left, top, right and bottom of each pose in head radii, around the pen's origin.
 _EXTENTS = {
     "head": (-1.4, -1.7, 1.4, 1.45),
@@ -86,18 +94,13 @@ class _Pen:
         inner = np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
         return _Pen(self.canvas, self.matrix @ inner, self.ink)
 
-    def _px(self, points: Points | NDArray[np.float64]) -> list[tuple[float, float]]:
-        px = np.asarray(points) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
-        return [(x, y) for x, y in px.tolist()]
-
-    def _width_px(self, width: float) -> int:
-        return max(1, round(width * math.hypot(self.matrix[0, 0], self.matrix[1, 0])))
-
     def polygon(self, points: Points | NDArray[np.float64], fill: Colour, *, inked: bool = True) -> None:
-        px = self._px(points)
+        placed = np.asarray(points) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+        px = [(x, y) for x, y in placed.tolist()]
         self.canvas.polygon(px, fill=fill)
         if inked and self.ink is not None:
-            self.canvas.line([*px, px[0]], fill=self.ink, width=self._width_px(0.05))
+            width_px = max(1, round(0.05 * math.hypot(self.matrix[0, 0], self.matrix[1, 0])))
+            self.canvas.line([*px, px[0]], fill=self.ink, width=width_px)
 
     def blob(self, points: Points, fill: Colour, *, inked: bool = True) -> None:
         self.polygon(_smooth(points, closed=True), fill, inked=inked)
@@ -129,42 +132,49 @@ class _Coat:
     mark: Colour
     eye: Colour
     pattern: Literal["plain", "stripes", "spots"]
-    ears: Literal["upright", "hanging", "folded"]
+    ears: Ears
     whiskers: bool
     tongue: bool
     collar: Colour | None
 
     @staticmethod
     def of(kind: Kind, rng: np.random.Generator, *, odd: bool) -> "_Coat":
-        """Draw a coat at random; an odd one has what the other kind has."""
+        """Draw a coat at random; an odd one has what another kind has."""
         jitter = rng.integers(-14, 15, 3)
         red, green, blue = np.clip(np.add(_pick(rng, _FURS), jitter), 12, 246).tolist()
         fur: Colour = (red, green, blue)
         dark = sum(fur) < 250
-        is_cat = kind == "cat"
-        stripes, spots = (0.45, 0.15) if is_cat else (0.06, 0.45)
+        stripes, spots = (0.45, 0.15) if kind == "cat" else (0.06, 0.45)
         draw = rng.random()
-        ears: Literal["upright", "hanging", "folded"] = "upright" if is_cat else "hanging"
-        if odd or (not is_cat and _chance(rng, 0.15)):
-            ears = "folded" if is_cat else "upright"
+        usual, unusual = _EARS_OF[kind]
+        ears = unusual if odd or (kind == "dog" and _chance(rng, 0.15)) else usual
         return _Coat(
             kind=kind,
             fur=fur,
             shade=_mix(fur, _WHITE if dark else _BLACK, rng.uniform(0.12, 0.4)),
             pale=_mix(fur, _WHITE, rng.uniform(0.25, 0.8)),
             mark=_mix(fur, _WHITE if dark else _pick(rng, ((60, 42, 30), _BLACK)), rng.uniform(0.45, 0.85)),
-            eye=_pick(rng, _CAT_EYES if is_cat else _DOG_EYES),
+            eye=_pick(rng, _CAT_EYES if kind == "cat" else _BROWN_EYES),
             pattern="stripes" if draw < stripes else "spots" if draw < stripes + spots else "plain",
             ears=ears,
-            whiskers=is_cat and not odd,
-            tongue=not is_cat and not odd and _chance(rng, 0.4),
+            whiskers=kind != "dog" and not odd,
+            tongue=kind == "dog" and not odd and _chance(rng, 0.4),
             collar=_any_colour(rng) if _chance(rng, 0.25) else None,
         )
+
+
+def _long_ear(pen: _Pen, coat: _Coat, x: float, tilt_rad: float, colour: Colour) -> None:
+    ear = pen.placed(x, -0.7, tilt_rad=tilt_rad)
+    ear.ellipse(0, -0.85, 0.29, 1.0, colour)
+    ear.ellipse(0, -0.85, 0.15, 0.75, _mix(_PINK, coat.shade, 0.3), inked=False)
 
 
 def _ears(pen: _Pen, coat: _Coat) -> None:
     """Both ears of a head seen from the front."""
     for side in (-1, 1):
+        if coat.ears == "long":
+            _long_ear(pen, coat, side * 0.38, side * 0.14, coat.fur)
+            continue
         outline = [(side * x, y) for x, y in _EARS[coat.ears]]
         if coat.ears != "upright":
             pen.blob(outline, coat.shade)
@@ -194,9 +204,11 @@ def _whiskers(pen: _Pen, coat: _Coat, x: float, y: float, side: int) -> None:
 
 def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
     turn = rng.uniform(-0.16, 0.16)
-    if coat.kind == "cat":
+    if coat.kind != "dog":
         _ears(pen, coat)
         cheeks = ((0, -0.88), (0.7, -0.66), (1.02, 0.0), (0.86, 0.5), (0, 0.88))
+        if coat.kind == "rabbit":
+            cheeks = ((0, -0.9), (0.5, -0.78), (0.78, -0.1), (0.86, 0.5), (0, 0.95))
         pen.blob([*cheeks, *[(-x, y) for x, y in reversed(cheeks[1:-1])]], coat.fur)
         if coat.pattern == "stripes":
             for x in (-0.26, 0, 0.26):
@@ -213,6 +225,8 @@ def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
         pen.polygon([(x - 0.12, 0.22), (x + 0.12, 0.22), (x, 0.36)], _PINK)
         mouth = _mix(coat.fur, _BLACK, 0.8)
         for side in (-1, 1):
+            if coat.kind == "rabbit":
+                pen.ellipse(x + side * 0.08, 0.66, 0.08, 0.15, _WHITE)
             pen.stroke([(x, 0.36), (x + side * 0.05, 0.52), (x + side * 0.24, 0.54)], 0.045, mouth)
             if coat.whiskers:
                 _whiskers(pen, coat, x + side * 0.3, 0.42, side)
@@ -227,8 +241,7 @@ def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
         _ears(pen, coat)
     x = turn * 1.8
     if coat.tongue:
-        tongue = [(x - 0.17, 0.86), (x + 0.17, 0.86), (x + 0.16, 1.3), (x, 1.42), (x - 0.16, 1.3)]
-        pen.blob(tongue, _TONGUE)
+        pen.blob([(x - 0.17, 0.86), (x + 0.17, 0.86), (x + 0.16, 1.3), (x, 1.42), (x - 0.16, 1.3)], _TONGUE)
     pen.blob([(x - 0.26, 0.08), (x + 0.26, 0.08), (x + 0.48, 0.66), (x, 1.02), (x - 0.48, 0.66)], coat.pale)
     mouth = _mix(coat.fur, _BLACK, 0.85)
     for side in (-1, 1):
@@ -241,11 +254,13 @@ def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
 def _profile_head(pen: _Pen, coat: _Coat) -> None:
     """A head seen from the side, looking towards positive x."""
     mouth = _mix(coat.fur, _BLACK, 0.85)
-    if coat.kind == "cat":
-        folded = coat.ears == "folded"
-        for x in (0.1, -0.42):
-            tip = (x + 0.5, -0.62) if folded else (x + 0.08, -1.5)
-            pen.polygon([(x - 0.3, -0.5), tip, (x + 0.42, -0.62)], coat.fur if x < 0 else coat.shade)
+    if coat.kind != "dog":
+        for x, colour in ((0.1, coat.shade), (-0.42, coat.fur)):
+            if coat.ears == "long":
+                _long_ear(pen, coat, x, x / 2 - 0.2, colour)
+                continue
+            tip = (x + 0.08, -1.5) if coat.ears == "upright" else (x + 0.5, -0.62)
+            pen.polygon([(x - 0.3, -0.5), tip, (x + 0.42, -0.62)], colour)
         pen.ellipse(0, 0, 0.9, 0.82, coat.fur)
         pen.ellipse(0.68, 0.3, 0.34, 0.27, coat.pale, inked=False)
         if coat.pattern == "stripes":
@@ -257,6 +272,8 @@ def _profile_head(pen: _Pen, coat: _Coat) -> None:
         if coat.whiskers:
             _whiskers(pen, coat, 0.68, 0.32, 1)
             _whiskers(pen, coat, 0.56, 0.34, -1)
+        if coat.ears == "hanging":
+            pen.blob(_EAR_FROM_THE_SIDE, coat.shade)
         return
     if coat.ears == "upright":
         pen.polygon([(-0.5, -0.4), (-0.28, -1.5), (0.22, -0.6)], coat.shade)
@@ -270,8 +287,7 @@ def _profile_head(pen: _Pen, coat: _Coat) -> None:
     _eye(pen, coat, 0.4, -0.22)
     pen.ellipse(1.58, -0.08, 0.17, 0.15, _BLACK)
     if coat.ears != "upright":
-        flap = ((-0.42, -0.6), (0.02, -0.5), (0.02, 0.35), (-0.28, 0.82), (-0.58, 0.5), (-0.6, -0.1))
-        pen.blob(flap, coat.shade)
+        pen.blob(_EAR_FROM_THE_SIDE, coat.shade)
 
 
 def _markings(pen: _Pen, coat: _Coat, rng: np.random.Generator, y: float, rx: float, ry: float) -> None:
@@ -291,9 +307,10 @@ def _markings(pen: _Pen, coat: _Coat, rng: np.random.Generator, y: float, rx: fl
 
 def _sitting(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
     girth = 0.88 if coat.kind == "cat" else 1.05
-    if coat.kind == "cat":
-        tail = ((0.6, 3.5), (1.5, 3.45), (1.95, 2.6), (1.6, 1.9), (1.9, 1.3))
-        pen.stroke(tail, 0.2, coat.fur, inked=True)
+    if coat.kind == "rabbit":
+        pen.ellipse(1.45, 3.1, 0.44, 0.44, coat.pale)
+    elif coat.kind == "cat":
+        pen.stroke(((0.6, 3.5), (1.5, 3.45), (1.95, 2.6), (1.6, 1.9), (1.9, 1.3)), 0.2, coat.fur, inked=True)
     else:
         pen.stroke(((0.6, 3.4), (1.45, 3.1), (1.85, 2.3)), 0.38, coat.shade, inked=True)
     back = ((0, 0.5), (0.62, 1.0), (girth, 2.6), (0.8, 3.7), (-0.8, 3.7), (-girth, 2.6), (-0.62, 1.0))
@@ -312,9 +329,13 @@ def _sitting(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
 
 
 def _standing(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
-    is_cat = coat.kind == "cat"
+    is_cat, is_rabbit = coat.kind == "cat", coat.kind == "rabbit"
     depth, leg = (0.68, 0.34) if is_cat else (0.82, 0.44)
-    if is_cat:
+    ground = 1.2 if is_rabbit else 2.0
+    if is_rabbit:
+        pen = pen.placed(0, 2.0 - ground)
+        pen.ellipse(-1.8, -0.2, 0.44, 0.44, coat.pale)
+    elif is_cat:
         curl = rng.uniform(-0.3, 0.3)
         tail = ((-1.4, -0.2), (-2.2, -0.3), (-2.45, -1.2), (-2.15 + curl, -1.8), (-2.4 + curl, -2.25))
         pen.stroke(tail, 0.2, coat.fur, inked=True)
@@ -324,13 +345,16 @@ def _standing(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
     stride = rng.uniform(-0.25, 0.25)
     for x, far in ((-1.0, True), (1.2, True), (-1.35, False), (0.9, False)):
         foot = x + (stride if far else -stride)
-        pen.stroke([(x, 0.2), (foot, 1.9)], leg, coat.shade if far else coat.fur, inked=True)
-        pen.ellipse(foot + 0.12, 2.0, 0.34, 0.17, coat.pale)
+        pen.stroke([(x, 0.2), (foot, ground - 0.1)], leg, coat.shade if far else coat.fur, inked=True)
+        pen.ellipse(foot + 0.12, ground, 0.34, 0.17, coat.pale)
     head = (1.75, -0.95) if is_cat else (1.65, -1.15)
     pen.stroke([(1.1, -0.2), (head[0] - 0.1, head[1] + 0.3)], 0.8, coat.fur, inked=True)
     pen.ellipse(0, 0.05, 1.72, depth, coat.fur)
     for x in (-1.35, 0.9):
         pen.stroke([(x, 0.2), (x, 0.75)], leg, coat.fur)
+    if is_rabbit:
+        pen.ellipse(-1.05, 0.35, 0.82, 0.78, coat.fur)
+        pen.ellipse(-0.75, ground, 0.7, 0.2, coat.pale)
     pen.ellipse(0.1, 0.05 + depth * 0.68, 1.1, depth * 0.26, coat.pale, inked=False)
     _markings(pen, coat, rng, 0.05, 1.65, depth)
     if coat.collar is not None:
@@ -393,13 +417,10 @@ def _hide(draw: ImageDraw.ImageDraw, box: Sequence[float], share: float, rng: np
     else:
         card = _mix((190, 150, 100), (150, 112, 72), rng.random())
         draw.rectangle((left, upper, right, bottom + 9), fill=card, outline=_mix(card, _BLACK, 0.4), width=4)
-        tape = (left + 0.44 * width, upper, left + 0.56 * width, bottom + 9)
-        draw.rectangle(tape, fill=_mix(card, _WHITE, 0.3))
+        draw.rectangle((left + 0.44 * width, upper, left + 0.56 * width, bottom + 9), fill=_mix(card, _WHITE, 0.3))
 
 
-def _photographed(
-    picture: Image.Image, rng: np.random.Generator, *, gain: float, noise: float, blur_px: float
-) -> Image.Image:
+def _photo(picture: Image.Image, rng: np.random.Generator, *, gain: float, noise: float, blur_px: float) -> Image.Image:
     """Uneven light, lens blur and the noise of a camera."""
     if blur_px > 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(blur_px))
@@ -412,7 +433,7 @@ def _photographed(
 
 
 def draw(kind: Kind, rng: np.random.Generator) -> Image.Image:
-    """Draw one picture of a cat or a dog, in colour (RGB) or now and then in greyscale (L)."""
+    """Draw one picture of an animal, in colour (RGB) or now and then in greyscale (L)."""
     size = int(rng.integers(200, 401)), int(rng.integers(200, 401))
     wide, high = size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING
     hard = _pick(rng, ("hidden", "tiny", "noisy", "dark", "odd")) if _chance(rng, _HARD_SHARE) else None
@@ -421,6 +442,8 @@ def draw(kind: Kind, rng: np.random.Generator) -> Image.Image:
     picture = _background((wide, high), rng)
     canvas = ImageDraw.Draw(picture)
     left, top, right, bottom = _EXTENTS[pose]
+    if kind == "rabbit" and pose != "standing":
+        top -= 0.9  # Room for its ears.
     fill = rng.uniform(0.16, 0.24) if hard == "tiny" else rng.uniform(0.62, 1.02)
     scale = fill * min(wide / (right - left), high / (bottom - top))
     spare_x, spare_y = wide - scale * (right - left), high - scale * (bottom - top)
@@ -435,59 +458,42 @@ def draw(kind: Kind, rng: np.random.Generator) -> Image.Image:
         _front_head(pen.placed(0, 0, tilt_rad=rng.uniform(-0.3, 0.3)), coat, rng)
     else:
         (_sitting if pose == "sitting" else _standing)(pen, coat, rng)
-    if hard == "hidden":
-        _hide(canvas, box, rng.uniform(0.75, 0.92), rng)
-    elif _chance(rng, 0.2):
-        _hide(canvas, box, rng.uniform(0.15, 0.35), rng)
-    picture = _photographed(
-        picture.reduce(_SUPERSAMPLING),
-        rng,
-        gain=rng.uniform(0.1, 0.22) if hard == "dark" else rng.uniform(0.75, 1.15),
-        noise=rng.uniform(75, 110) if hard == "noisy" else rng.uniform(1, 14),
-        blur_px=rng.uniform(2, 4) if hard == "noisy" else rng.uniform(0, 1.2),
-    )
+    hidden = (0.75, 0.92) if hard == "hidden" else (0.15, 0.35)
+    if hard == "hidden" or _chance(rng, 0.2):
+        _hide(canvas, box, rng.uniform(*hidden), rng)
+    gain = rng.uniform(0.1, 0.22) if hard == "dark" else rng.uniform(0.75, 1.15)
+    noise = rng.uniform(75, 110) if hard == "noisy" else rng.uniform(1, 14)
+    blur_px = rng.uniform(2, 4) if hard == "noisy" else rng.uniform(0, 1.2)
+    picture = _photo(picture.reduce(_SUPERSAMPLING), rng, gain=gain, noise=noise, blur_px=blur_px)
     return picture.convert("L") if _chance(rng, 0.08) else picture
 
 
-def _write(path: Path, picture: Image.Image, index: int, rng: np.random.Generator) -> Path:
-    """Write a picture and return its path, with the suffix of the format that its index is given."""
-    quality = int(rng.integers(40, 96))
-    # An odd period, so that a format is not a sign of one kind.
-    suffix = ".webp" if index == 3 else ".png" if index % 23 == 8 else ".jpg"
-    path = path.with_suffix(suffix)
-    picture.save(path, quality=quality)
-    return path
-
-
-def _write_broken(path: Path, rng: np.random.Generator) -> None:
-    whole = io.BytesIO()
-    draw("cat", rng).save(whole, "JPEG")
-    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 3])
-
-
-def draw_folder(folder: Path, *, num_train: int, num_val: int, num_test: int, seed: int) -> None:
+def draw_folder(
+    folder: Path, *, num_train: int, num_val: int, num_test: int, seed: int, kinds: Sequence[Kind] = ("cat", "dog")
+) -> None:
     """Write train/, val/, an unlabelled test/ with its answers in test_labels.csv, and two broken files."""
-    for name, count in (("num_train", num_train), ("num_val", num_val)):
-        if count < 0 or count % 2:
-            raise ValueError(f"expected an even {name} of 0 or more, got {count}: give {max(count + count % 2, 0)}")
-    if num_test < 0:
-        raise ValueError(f"expected a num_test of 0 or more, got {num_test}: give 0 for none")
+    for name, count in (("num_train", num_train), ("num_val", num_val), ("num_test", num_test)):
+        if count < 0:
+            raise ValueError(f"expected a {name} of 0 or more, got {count}: give 0 for none")
     labels: list[tuple[str, Kind]] = []
     for split, count in enumerate((num_train, num_val, num_test)):
         is_test = _SPLITS[split] == "test"
-        for into in [""] if is_test else _KINDS:
+        for into in [""] if is_test else kinds:
             (folder / _SPLITS[split] / into).mkdir(parents=True, exist_ok=True)
         for index in range(count):
             # A generator of its own for each picture: a longer folder begins with the shorter one.
             rng = np.random.default_rng([seed, split, index])
-            kind = _pick(rng, _KINDS) if is_test else _KINDS[index % 2]
-            name = f"{index + 1:04d}" if is_test else f"{kind}/{index // 2 + 1:04d}"
-            path = _write(folder / _SPLITS[split] / name, draw(kind, rng), index, rng)
+            kind = _pick(rng, kinds) if is_test else kinds[index % len(kinds)]
+            name = f"{index + 1:04d}" if is_test else f"{kind}/{index // len(kinds) + 1:04d}"
+            # A prime period, so that a format is not a sign of one kind.
+            suffix = ".webp" if index == 3 else ".png" if index % 23 == 8 else ".jpg"
+            path = folder / _SPLITS[split] / f"{name}{suffix}"
+            draw(kind, rng).save(path, quality=int(rng.integers(40, 96)))
             if is_test:
                 labels.append((path.relative_to(folder).as_posix(), kind))
-    _write_broken(folder / "train" / "cat" / "broken.jpg", np.random.default_rng([seed, len(_SPLITS), 0]))
-    _write_broken(folder / "test" / "broken.jpg", np.random.default_rng([seed, len(_SPLITS), 1]))
+    for number, into in enumerate((f"train/{kinds[0]}", "test")):
+        whole = io.BytesIO()
+        draw(kinds[0], np.random.default_rng([seed, len(_SPLITS), number])).save(whole, "JPEG")
+        (folder / into / "broken.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 3])
     with (folder / "test_labels.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "label"))
-        rows.writerows(labels)
+        csv.writer(file, lineterminator="\n").writerows([("path", "label"), *labels])

@@ -6,12 +6,14 @@ In int8 each convolution multiplies 8-bit weights (a scale for each output chann
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlearn import processor
 from tlearn.config import Arithmetic, PreprocessConfig
@@ -22,8 +24,21 @@ def load(
     layers: nn.Sequential, preprocess: PreprocessConfig, arithmetic: Arithmetic, num_threads: int
 ) -> Callable[[Tensor], Tensor]:
     """A function from images (batch, 3, size, size) uint8 to what `layers` make of them, float16."""
-    compiled = _compile(*_graph(layers, preprocess, arithmetic), arithmetic, num_threads)
+    compiled = _compile(*_graph(fused(layers), preprocess, arithmetic), arithmetic, num_threads)
     return lambda images: torch.from_numpy(compiled(images.numpy()))
+
+
+def fused(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers under the same names, each batch norm folded into the convolution before it, in float32."""
+    result: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in layers.eval().named_children():
+        if isinstance(layer, nn.BatchNorm2d):
+            before, convolution = result.popitem()
+            assert isinstance(convolution, nn.Conv2d)
+            result[before] = fuse_conv_bn_eval(convolution, layer)
+        else:
+            result[name] = layer
+    return nn.Sequential(result).eval()
 
 
 def load_product(size: int, arithmetic: Arithmetic, num_threads: int) -> Callable[[np.ndarray[Any, Any]], Any]:
@@ -107,7 +122,7 @@ def _graph(layers: nn.Sequential, preprocess: PreprocessConfig, arithmetic: Arit
 def calibrate(layers: nn.Sequential, preprocess: PreprocessConfig, batches: Iterable[Tensor]) -> tuple[float, ...]:
     """The largest value that enters each convolution after the first, over batches of (batch, 3, size, size) uint8."""
     dtype = torch.bfloat16 if processor.precision() == "bf16" else torch.float32
-    layers = copy.deepcopy(layers).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers = copy.deepcopy(fused(layers)).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     peaks: list[float] = []
     for images in batches:
         x = normalize(images, preprocess, dtype).contiguous(memory_format=torch.channels_last)

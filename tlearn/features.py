@@ -13,6 +13,8 @@ the preprocessing, the view (the image or its mirror image). A view of one netwo
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,10 +26,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tlearn import chunks, engine, network, storage, weights
+from tlearn import chunks, decoders, engine, network, storage, weights
 from tlearn.chunks import Chunk
-from tlearn.config import Arithmetic, PreprocessConfig, digest
-from tlearn.errors import IntegrityError
+from tlearn.config import Arch, Arithmetic, DecodeChoice, PreprocessConfig, digest
+from tlearn.errors import IntegrityError, StorageError
 from tlearn.fetch import Fetched, fetch
 from tlearn.manifest import File, Status
 from tlearn.network import Frozen
@@ -37,6 +39,9 @@ from tlearn.progress import Progress
 View = Literal["plain", "mirror"]
 
 _NUM_CALIBRATION = 32
+_USABLE = 0.9
+"""Of what is free on the cache's disk."""
+_SETTLED = ("ok", "unreadable", "too_large", "decoder_crash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Cut:
     preprocess: PreprocessConfig
     arithmetic: Arithmetic
     frozen_digest: str
+    arch: Arch = "vgg16"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,9 +66,9 @@ class Cut:
 
     def load(self) -> Frozen:
         """The frozen layers, with their weights."""
-        frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic)
+        frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic, self.arch)
         if self.frozen_blocks:
-            network.load_pretrained(frozen, weights.load(self.weights, self.cache))
+            network.load_pretrained(frozen, weights.load(self.weights, self.cache, self.arch))
         if frozen.digest() != self.frozen_digest:
             raise IntegrityError(
                 f"expected frozen layers with digest {self.frozen_digest}, got {frozen.digest()}: "
@@ -165,16 +171,61 @@ class Features:
         return values.reshape(len(column), *self.shape)  # type: ignore[no-any-return]
 
 
+class Pictures:
+    """What `Features` of nothing frozen would give, decoded whenever it is asked for; for caches without the room."""
+
+    def __init__(self, data: str, paths: Sequence[str], preprocess: PreprocessConfig, views: Sequence[View]):
+        self.data, self.paths, self.preprocess, self.views = data, tuple(paths), preprocess, tuple(views)
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.views)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_threads": None}
+
+    def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """(len(indices), 3, size, size) uint8. Raises StorageError for a file that can no longer be read."""
+        self._threads = self._threads or ThreadPoolExecutor(os.cpu_count())
+        pixels = list(self._threads.map(self._one, np.asarray(indices, np.int64).tolist()))
+        return (
+            torch.stack(pixels) if pixels else torch.empty(0, 3, *[self.preprocess.image_size] * 2, dtype=torch.uint8)
+        )
+
+    def _one(self, index: int) -> Tensor:
+        view, row = divmod(index, len(self.paths))
+        fetched = fetch(self.data, self.paths[row], self.preprocess)
+        if fetched.pixels is None:
+            raise StorageError(f"expected {self.paths[row]} as it was listed, got {fetched.error}: train again")
+        return fetched.pixels.flip(2) if self.views[view] == "mirror" else fetched.pixels
+
+
+def pooled(features: Features) -> Tensor:
+    """(N, channels) float32: the average over all positions."""
+    parts = [features.gather(rows).float().mean((2, 3)) for rows in torch.arange(len(features)).split(256)]
+    return torch.cat(parts) if parts else torch.empty(0, features.shape[0])
+
+
 class Compute:
     """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
 
-    def __init__(self, data: str, cut: Cut, views: Sequence[View], num_threads: int, decode_threads: int):
+    def __init__(
+        self,
+        data: str,
+        cut: Cut,
+        views: Sequence[View],
+        num_threads: int,
+        decode_threads: int | None,
+        num_images: int = 0,
+    ):
         self.num_threads = num_threads
         torch.set_num_threads(num_threads)
-        self.data, self.cut, self.views = data, cut, views
+        self.cut, self.views = cut, views
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.frozen = cut.load().prepare(self.device)
-        self.threads = ThreadPoolExecutor(decode_threads)
+        self.batch_size = network.BATCH_SIZES[self.device]
+        compile_for = self.batch_size if network.pays_to_compile(self.device, num_images) else None
+        self.frozen = cut.load().prepare(self.device, compile_for)
+        self.decode = decoders.decoder(data, cut.preprocess, decode_threads, self.batch_size)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
@@ -182,8 +233,8 @@ class Compute:
         rows = chunk.rows.to_pylist()
         statuses: list[tuple[Status, str | None]] = []
         outputs: dict[View, list[Tensor]] = {view: [] for view in self.views}
-        fetched = self.threads.map(lambda row: self._fetch(row["path"], row["size"], row["sha256"]), rows)
-        for batch in _batches(fetched, network.BATCH_SIZES[self.device]):
+        fetched = map(_as_planned, rows, self.decode([row["path"] for row in rows]))
+        for batch in _batches(fetched, self.batch_size):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
             seen = [blank if one.pixels is None else one.pixels for one in batch]
@@ -197,14 +248,6 @@ class Compute:
         num_failed = sum(status != "ok" for status, _ in statuses)
         return {"chunk": chunk.id, "num_images": len(rows), "num_failed": num_failed}
 
-    def _fetch(self, path: str, size: int, sha256: str) -> Fetched:
-        fetched = fetch(self.data, path, self.cut.preprocess)
-        # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
-        is_same = fetched.sha256 == sha256 if fetched.sha256 is not None else fetched.size in (size, None)
-        if not is_same:
-            return Fetched(status="changed", error="changed after it was listed")
-        return fetched
-
     def _write(
         self,
         chunk_id: str,
@@ -214,7 +257,7 @@ class Compute:
         features: np.ndarray[Any, Any],
     ) -> None:
         # What depends on the moment and not on the content is tried again in the next run.
-        keep = [i for i, (status, _) in enumerate(statuses) if status in ("ok", "unreadable", "too_large")]
+        keep = [i for i, (status, _) in enumerate(statuses) if status in _SETTLED]
         size = int(np.prod(self.cut.shape))
         columns = {
             "sha256": pa.array([hashes[i] for i in keep], pa.string()),
@@ -229,6 +272,15 @@ class Compute:
                 writer.write_batch(batch)
 
         storage.write(str(self.cut.folder(view) / f"{chunk_id}.arrow"), write_to)
+
+
+def _as_planned(row: dict[str, Any], fetched: Fetched) -> Fetched:
+    """What was fetched if it holds the bytes that were planned; otherwise that it does not."""
+    # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
+    is_same = fetched.sha256 == row["sha256"] if fetched.sha256 is not None else fetched.size in (row["size"], None)
+    if not is_same:
+        return Fetched(status="changed", error="changed after it was listed")
+    return fetched
 
 
 def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
@@ -277,15 +329,35 @@ def plan(files: Sequence[File], views: tuple[View, ...], cut: Cut) -> list[Plan]
     return plans
 
 
+def fits(plans: Sequence[Plan], cut: Cut) -> bool:
+    """Whether the cache's disk has room for what the plans would write."""
+    folder = storage.local(cut.cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    return num_bytes(plans, cut) <= _USABLE * shutil.disk_usage(folder).free
+
+
+def num_bytes(plans: Sequence[Plan], cut: Cut) -> int:
+    """What the plans would write."""
+    size = int(np.prod(cut.shape)) * (2 if cut.frozen_blocks else 1)
+    return sum(plan.num_images * len(plan.views) for plan in plans) * size
+
+
 def _chunk_id(rows: pa.Table) -> str:
     return hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16]
 
 
-def compute(plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, progress: Progress) -> tuple[int, int]:
+def compute(
+    plans: Sequence[Plan],
+    data: str,
+    cut: Cut,
+    workers: int | None,
+    progress: Progress,
+    decode: DecodeChoice = "here",
+) -> tuple[int, int]:
     """Run the plans on the cluster; returns the numbers of views computed and of images that failed."""
     num_views = num_failed = 0
     for one in plans:
-        pool = chunks.pool(workers, len(one.chunks))
+        pool = chunks.pool(workers, len(one.chunks), decode)
         progress.num_parallel = pool.num_actors
         arguments = {
             "data": storage.absolute(data),
@@ -293,6 +365,7 @@ def compute(plans: Sequence[Plan], data: str, cut: Cut, workers: int | None, pro
             "views": one.views,
             "num_threads": pool.num_threads,
             "decode_threads": pool.decode_threads,
+            "num_images": one.num_images * len(one.views) // pool.num_actors,
         }
         for result in chunks.run(one.chunks, "tlearn.features:Compute", arguments, pool):
             num_views += (result["num_images"] - result["num_failed"]) * len(one.views)

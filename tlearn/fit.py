@@ -13,24 +13,30 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from tlearn import storage, worker
+from tlearn import chunks, storage, worker
 from tlearn.config import TrainConfig
 from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.launch import causes
 from tlearn.progress import say
 
+_RESIZE_SECONDS = 30.0
+"""How often it is looked whether the cluster has room for more workers, where their number may vary."""
 
-def best_checkpoint(job: worker.Job, run: Path) -> Path:
-    """Train from the newest whole checkpoint to the last epoch; returns the folder of the best checkpoint."""
+
+def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
+    """Train from the newest whole checkpoint to the end; returns the folder of the best one and how many epochs ran."""
     config = job.config
     root = run / "checkpoints"
     found = _checkpoints(root, job.digest)
     if config.resume == "require" and not found:
         raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
-    num_done = max((len(history) for history in found.values()), default=0)
-    if num_done:
-        say(f"resumed after epoch {num_done}", quiet=config.quiet)
-    if num_done < config.optim.num_epochs:
+    num_done = 0
+    if found:
+        newest = found[_newest(found)]
+        num_done = len(newest.history)
+        within = f" and {newest.start} updates" if newest.start else ""
+        say(f"resumed after epoch {num_done}{within}", quiet=config.quiet)
+    if not any(progress.is_finished for progress in found.values()):
         num_workers, use_gpu, num_cpus = _training_workers(config)
         # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
         # and workers of a killed driver live on for a moment; they go on with the folder of their attempt.
@@ -38,7 +44,7 @@ def best_checkpoint(job: worker.Job, run: Path) -> Path:
         (root / attempt).mkdir(parents=True)
         job = dataclasses.replace(
             job,
-            initial_checkpoint=_take_over(root, root / attempt / "initial", job.digest) if num_done else None,
+            initial_checkpoint=_take_over(root, root / attempt / "initial", job.digest) if found else None,
             num_threads=max(int(num_cpus), 1),
             metrics_path=str(root / attempt / "metrics.jsonl"),
         )
@@ -46,9 +52,10 @@ def best_checkpoint(job: worker.Job, run: Path) -> Path:
             worker.run,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=num_workers,
+                num_workers=num_workers,  # type: ignore[arg-type]
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": num_cpus, "GPU": int(use_gpu)},
+                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
             ),
             run_config=RunConfig(
                 name=attempt,
@@ -65,14 +72,18 @@ def best_checkpoint(job: worker.Job, run: Path) -> Path:
             except Exception as error:
                 raise TrainingError(f"training failed: {_root_cause(error)}") from error
         found = _checkpoints(root, job.digest)
-    return min(found, key=lambda folder: found[folder][-1]["val_loss"])
+    whole = {folder: progress.history[-1]["val_loss"] for folder, progress in found.items() if not progress.start}
+    return min(whole, key=whole.__getitem__), max(len(progress.history) for progress in found.values())
+
+
+def _newest(found: dict[Path, worker.Progress]) -> Path:
+    return max(found, key=lambda folder: (len(found[folder].history), found[folder].start))
 
 
 def _take_over(root: Path, target: Path, job_digest: str) -> str:
     """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
     for _ in range(5):
-        found = _checkpoints(root, job_digest)
-        newest = max(found, key=lambda folder: len(found[folder]))
+        newest = _newest(_checkpoints(root, job_digest))
         shutil.rmtree(target, ignore_errors=True)
         with contextlib.suppress(OSError, IntegrityError):
             shutil.copytree(newest, target)
@@ -81,30 +92,34 @@ def _take_over(root: Path, target: Path, job_digest: str) -> str:
     raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
 
 
-def _training_workers(config: TrainConfig) -> tuple[int, bool, float]:
+def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool, float]:
     """(workers, whether on GPUs, CPUs of each): the GPUs of the cluster, or one worker with all CPUs."""
     resources = ray.cluster_resources()
     num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    num_workers = config.workers or max(num_gpus, 1)
-    if num_workers > (num_gpus or num_cpus):
+    use_gpu = config.device == "gpu" or (config.device == "auto" and num_gpus > 0)
+    available = num_gpus if use_gpu else num_cpus
+    lowest, highest = config.num_workers or (max(num_gpus, 1) if use_gpu else 1,) * 2
+    if lowest > available:
         raise UsageError(
-            f"expected at most {num_gpus or num_cpus} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), "
-            f"got {num_workers}"
+            f"expected at most {available} workers on {'GPUs' if use_gpu else 'CPUs'} ({num_cpus} CPUs, {num_gpus} "
+            f"GPUs in the cluster), got {config.workers or lowest}: lower --workers, or add nodes"
         )
-    return num_workers, num_gpus > 0, max(num_cpus // num_workers, 1)
+    cpus_of_each = chunks.cpus_of_each(min(highest, available), on_gpus=use_gpu)
+    return lowest if lowest == highest else (lowest, highest), use_gpu, cpus_of_each
 
 
-def _checkpoints(root: Path, job_digest: str) -> dict[Path, list[dict[str, float]]]:
-    """Every whole checkpoint of this job with its history."""
-    found, damaged = {}, []
+def _checkpoints(root: Path, job_digest: str) -> dict[Path, worker.Progress]:
+    """Every undamaged checkpoint of this job, and how far it had come."""
+    found: dict[Path, worker.Progress] = {}
+    damaged = []
     for folder in sorted(path for path in root.glob("attempt-*/checkpoint_*") if path.is_dir()):
         try:
             progress = worker.checkpoint_progress(folder)
         except IntegrityError as error:
             damaged.append(error)
             continue
-        if progress["digest"] == job_digest:
-            found[folder] = progress["history"]
+        if progress.digest == job_digest:
+            found[folder] = progress
     for damage in damaged:
         print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
     return found
@@ -126,6 +141,7 @@ def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
 
     path = Path(job.metrics_path)
     ended = threading.Event()
+    num_epochs = sum(phase.optim.num_epochs for phase in job.phases)
 
     def follow() -> None:
         seen = num_seen
@@ -137,10 +153,10 @@ def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
                 if new:
                     storage.write_bytes(str(run / "metrics.jsonl"), text.encode())
                 for line in new:
-                    for name in line.keys() - {"epoch", "seconds"}:
+                    for name in line.keys() - {"phase", "epoch", "seconds"}:
                         board.add_scalar(name, line[name], line["epoch"])
                     say(
-                        f"epoch {line['epoch']:>3} of {job.config.optim.num_epochs}: "
+                        f"epoch {line['epoch']:>3} of {num_epochs}: "
                         f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "
                         f"val loss {line['val_loss']:.4f} accuracy {line['val_accuracy']:.4f}, {line['seconds']:.1f} s",
                         quiet=job.config.quiet,

@@ -6,11 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sample, (batch,): of a sigmoid for (batch, 1) logits, of a softmax for more."""
+def sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each sample, (batch,): of a sigmoid for (batch, 1) logits, of a softmax for more.
+
+    `label_smoothing` is the share of the target that is spread over all classes.
+    """
     if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="none")
-    return F.cross_entropy(logits, labels, reduction="none")
+        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -32,16 +36,22 @@ class Totals:
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, count
 
+    @property
+    def count(self) -> int:
+        return int(self.sums[2].item())
+
     def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.sums[0] += losses.detach().double().sum()
         self.sums[1] += (predictions(logits) == labels).sum()
         self.sums[2] += len(labels)
 
-    def reduce(self) -> "Totals":
-        """Make this the sum over all workers."""
+    def reduced(self) -> "Totals":
+        """The sum over all workers."""
+        totals = Totals(self.sums.device)
+        totals.sums += self.sums
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.sums)
-        return self
+            torch.distributed.all_reduce(totals.sums)
+        return totals
 
     def rates(self) -> tuple[float, float]:
         """Mean loss and accuracy."""

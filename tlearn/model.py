@@ -34,18 +34,18 @@ class Model:
     """All of them, those that were trained too."""
     head: Head
 
-    def prepare(self, device: str) -> None:
-        self.convolutions.prepare(device)
+    def prepare(self, device: str, compile_for: int | None = None) -> None:
+        self.convolutions.prepare(device, compile_for)
         self.head.to(device)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
 
-        By way of float16 features, as in training.
+        By way of float16 features, as in training. The logits are divided by the temperature.
         """
         with torch.inference_mode():
             features = self.convolutions(images).float()
-            return self.head(features), features.mean((2, 3))
+            return self.head(features) / self.description.temperature, features.mean((2, 3))
 
 
 def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
@@ -83,7 +83,7 @@ def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
     description, data = verified(location)
     tensors = load_safetensors(data)
     preprocess = description.preprocess
-    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic)
+    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch)
     convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
     head = Head(description.head, CHANNELS[-1], preprocess.image_size // 32, description.classes.num_logits)
     head.load_state_dict(_part(tensors, "trainable.head."))
@@ -98,15 +98,18 @@ def _card(content: dict[str, Any]) -> str:
     metrics, training, seen = content["metrics"], content["training"], content["preprocess"]
     classes = ", ".join(content["classes"])
     frozen = content["frozen_blocks"]
-    return f"""# VGG16 fine-tuned to tell {classes}
+    plain, _, norm = content["architecture"].partition("_")
+    name = plain.upper() + (" with batch normalisation" if norm else "")
+    return f"""# {name} fine-tuned to tell {classes}
 
-ImageNet-pretrained VGG16; {frozen} of its 5 convolution blocks are as they were pretrained, the rest was trained by
-tlearn, recipe `{training["recipe"]}`, on {training["num_train"]:,} images.
+ImageNet-pretrained {name}; {frozen} of its 5 convolution blocks are as they were
+pretrained, the rest was trained by tlearn, recipe `{training["recipe"]}`, on {training["num_train"]:,} images.
 
 | | |
 |---|---|
 | validation accuracy | {metrics["val_accuracy"]:.4f} of {training["num_val"]:,} images |
 | validation log-loss | {metrics["val_loss"]:.4f} |
+| temperature | {content["temperature"]:.3f}: logits are divided by it, to calibrate probabilities on these images |
 | input | {seen["image_size"]}x{seen["image_size"]} pixels, resized by `{seen["resize"]}` |
 | digest | `{content["digest"]}` |
 

@@ -1,4 +1,4 @@
-"""VGG16, cut in two: the frozen layers that run once an image, and the trainable layers after the cut.
+"""A VGG, cut in two: the frozen layers that run once an image, and the trainable layers after the cut.
 
     images  (batch, 3, size, size) uint8
     -> Frozen     normalise, blocks 1..frozen_blocks          -> features (batch, channels, height, width) float16
@@ -7,35 +7,63 @@
 With frozen_blocks=0 the features are the images themselves.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tlearn import engine
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import Arch, Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.images import normalize
-from tlearn.weights import BLOCKS, CHANNELS, tensors_digest
+from tlearn.weights import CHANNELS, operations, tensors_digest
 
 FP32 = Arithmetic()
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 """Images that go through the frozen layers together; on processors more of them only leave its caches."""
+COMPILED_FROM = 1_000_000
+"""Images of one GPU from which torch.compile should pay: it takes about a minute, and spares the GPU perhaps 60
+microseconds an image by writing each map once and not three times. An estimate, not measured."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def convolutions(first_block: int, last_block: int) -> nn.Sequential:
+class FixedNorm(nn.BatchNorm2d):
+    """Batch norm on its pretrained statistics, while training too; only weight and bias are trained.
+
+    The statistics of a batch would depend on how many workers share it: one and several would make other updates.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, track_running_stats=False)
+        self.running_mean, self.running_var = torch.zeros(channels), torch.ones(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def convolutions(first_block: int, last_block: int, arch: Arch = "vgg16") -> nn.Sequential:
     """Blocks first..last (from 1, both included) with Keras's layer names; empty where last < first."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for block in range(first_block, last_block + 1):
-        channels_in = CHANNELS[block - 2] if block > 1 else 3
-        for number in range(1, BLOCKS[block - 1] + 1):
-            layers[f"block{block}_conv{number}"] = nn.Conv2d(channels_in, CHANNELS[block - 1], 3, padding=1)
-            layers[f"block{block}_relu{number}"] = nn.ReLU(inplace=True)
-            channels_in = CHANNELS[block - 1]
-        layers[f"block{block}_pool"] = nn.MaxPool2d(2)
+    for one in operations(arch):
+        if not first_block <= one.block <= last_block:
+            continue
+        if one.kind == "conv":
+            layers[one.name] = nn.Conv2d(one.channels_in, one.channels, 3, padding=1)
+        elif one.kind == "bn":
+            layers[one.name] = FixedNorm(one.channels)
+        elif one.kind == "relu":
+            layers[one.name] = nn.ReLU(inplace=True)
+        else:
+            layers[one.name] = nn.MaxPool2d(2)
     return nn.Sequential(layers)
+
+
+def pays_to_compile(device: str, num_images: int) -> bool:
+    return device == "cuda" and num_images >= COMPILED_FROM
 
 
 def feature_shape(frozen_blocks: int, image_size: int) -> tuple[int, int, int]:
@@ -47,27 +75,59 @@ def feature_shape(frozen_blocks: int, image_size: int) -> tuple[int, int, int]:
 class Frozen(nn.Module):
     """The pretrained layers before the cut; never trained, run without gradient in one arithmetic."""
 
-    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, arithmetic: Arithmetic = FP32):
+    def __init__(
+        self,
+        frozen_blocks: int,
+        preprocess: PreprocessConfig,
+        arithmetic: Arithmetic = FP32,
+        arch: Arch = "vgg16",
+    ):
         super().__init__()
         self.preprocess = preprocess
         self.arithmetic = arithmetic
-        self.layers = convolutions(1, frozen_blocks)
+        self.layers = convolutions(1, frozen_blocks, arch)
         self._finite: Tensor | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._by_batch_size: dict[int, Callable[[Tensor], Tensor]] = {}
 
     def digest(self) -> str:
-        """Names what the features depend on beside the image: weights, engine and precision."""
+        """Names what the features depend on beside the image: weights, engine and precision. Ask before `prepare`."""
         return f"{tensors_digest(self.layers.state_dict())}-{self.arithmetic.name}"
 
-    def prepare(self, device: torch.device | str = "cpu") -> "Frozen":
-        """Move to device, precision and memory format, or compile for torch's number of threads; returns itself."""
-        self.requires_grad_(False)
+    def prepare(
+        self,
+        device: torch.device | str = "cpu",
+        compile_for: int | None = None,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> "Frozen":
+        """Move to device, precision and memory format, or compile for torch's number of threads; returns itself.
+
+        On torch, batches of `compile_for` images then go through torch.compile; shorter ones, which would be compiled
+        each for itself, do not.
+        """
+        self.requires_grad_(False).eval()  # before it is compiled, because that holds for one mode only
         if self.arithmetic.engine == "torch":
             dtype = _DTYPES[self.arithmetic.precision]
+            self.layers = engine.fused(self.layers)
             self.layers.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if compile_for is not None and len(self.layers):
+                size = (compile_for, 3, *[self.preprocess.image_size] * 2)
+                self._try_to_compile(torch.zeros(size, dtype=torch.uint8, device=device), backend)
         elif len(self.layers):
             self._compiled = engine.load(self.layers, self.preprocess, self.arithmetic, torch.get_num_threads())
-        return self.eval()
+        return self
+
+    @torch.inference_mode()
+    def _try_to_compile(self, images: Tensor, backend: str | Callable[..., Any]) -> None:
+        """Compile by one batch of blank images; without a compiler that works here all stays as it was."""
+        # The method, because a module would become a part of this one and of its digest.
+        self._by_batch_size[len(images)] = torch.compile(self.layers.forward, dynamic=False, backend=backend)
+        try:
+            self(images).cpu()
+        except Exception as error:
+            self._by_batch_size.clear()
+            warnings.warn(f"torch.compile does not work here, which costs some speed: {error}", stacklevel=2)
+        self._finite = None
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
@@ -82,7 +142,8 @@ class Frozen(nn.Module):
             features = self._compiled(images)
         else:
             x = normalize(images, self.preprocess, _DTYPES[self.arithmetic.precision])
-            features = self.layers(x.contiguous(memory_format=torch.channels_last)).to(torch.float16).contiguous()
+            layers = self._by_batch_size.get(len(x), self.layers)
+            features = layers(x.contiguous(memory_format=torch.channels_last)).to(torch.float16).contiguous()
         finite = torch.isfinite(features).all()
         self._finite = finite if self._finite is None else self._finite & finite
         return features
@@ -126,14 +187,14 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, channels: int, side: int, num_logits: int):
         super().__init__()
         self.config = config
-        units = channels if config.pool == "average" else channels * side * side
+        units = channels if config.averages else channels * side * side
         self.register_buffer("scale", torch.ones(()))  # divides what comes in
         self.scale: Tensor
         self.hidden = nn.ModuleList()
-        for _ in range(config.depth):
+        for _ in range(config.num_hidden):
             self.hidden.append(nn.Linear(units, config.width))
             units = config.width
-        self.dropout = SlicedDropout(config.dropout if config.depth else 0.0)
+        self.dropout = SlicedDropout(config.dropout if config.num_hidden else 0.0)
         self.last = nn.Linear(units, num_logits)
 
     def initialize(self, generator: Generator) -> None:
@@ -144,7 +205,7 @@ class Head(nn.Module):
 
     def pool(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> the same, or (batch, channels, 1, 1) where the average is taken."""
-        return x.mean((2, 3), keepdim=True) if self.config.pool == "average" and x.shape[2:] != (1, 1) else x
+        return x.mean((2, 3), keepdim=True) if self.config.averages and x.shape[2:] != (1, 1) else x
 
     def forward(self, x: Tensor) -> Tensor:
         x = (self.pool(x) / self.scale).flatten(1)
@@ -158,18 +219,33 @@ class Head(nn.Module):
 
 
 class Trainable(nn.Module):
-    """The layers after the cut, in float32."""
+    """The layers after the cut, with float32 weights."""
 
-    def __init__(self, frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int):
+    def __init__(
+        self,
+        frozen_blocks: int,
+        preprocess: PreprocessConfig,
+        head: HeadConfig,
+        num_logits: int,
+        arch: Arch = "vgg16",
+    ):
         super().__init__()
         self.preprocess = preprocess
-        self.layers = convolutions(frozen_blocks + 1, 5)
+        self.convolves_in_bf16 = False
+        self.layers = convolutions(frozen_blocks + 1, 5, arch)
         self.head = Head(head, CHANNELS[-1], preprocess.image_size // 32, num_logits)
 
     def trunk(self, features: Tensor) -> Tensor:
         """What the head's first dense layer sees, before its scale: the part without parameters when all is frozen."""
-        x = normalize(features, self.preprocess) if features.dtype == torch.uint8 else features.float()
-        return self.head.pool(self.layers(x))
+        x = self.inputs(features)
+        if len(self.layers):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.convolves_in_bf16):
+                x = self.layers(x.contiguous(memory_format=torch.channels_last)).float()
+        return self.head.pool(x)
+
+    def inputs(self, features: Tensor) -> Tensor:
+        """What the first trainable layer sees, float32; what is float32 already stays as it is."""
+        return normalize(features, self.preprocess) if features.dtype == torch.uint8 else features.float()
 
     def forward(self, features: Tensor) -> Tensor:
         """Features at the cut (or after `trunk`, when all blocks are frozen) -> (batch, logits) float32."""
@@ -200,23 +276,28 @@ class Layer:
     trained: bool
 
 
-def layers(frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int) -> Iterator[Layer]:
+def layers(
+    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
+) -> Iterator[Layer]:
     """Every layer in order with its output shape (height, width, channels) or (units,)."""
-    size, channels, trained = preprocess.image_size, 3, False
-    yield Layer("input", "InputLayer", (size, size, channels), 0, False)
-    for block, (count, channels_out) in enumerate(zip(BLOCKS, CHANNELS, strict=True), 1):
-        trained = block > frozen_blocks
-        for number in range(1, count + 1):
-            num_parameters = channels * channels_out * 9 + channels_out
-            channels = channels_out
-            yield Layer(f"block{block}_conv{number}", "Conv2D", (size, size, channels), num_parameters, trained)
-        size //= 2
-        yield Layer(f"block{block}_pool", "MaxPooling2D", (size, size, channels), 0, trained)
-    units = channels if head.pool == "average" else channels * size * size
-    yield Layer(head.pool, "GlobalAveragePooling2D" if head.pool == "average" else "Flatten", (units,), 0, True)
-    for number in range(1, head.depth + 1):
+    size = preprocess.image_size
+    yield Layer("input", "InputLayer", (size, size, 3), 0, False)
+    for one in operations(arch):
+        trained, channels = one.block > frozen_blocks, one.channels
+        if one.kind == "conv":
+            num_parameters = one.channels_in * channels * 9 + channels
+            yield Layer(one.name, "Conv2D", (size, size, channels), num_parameters, trained)
+        elif one.kind == "bn":
+            yield Layer(one.name, "BatchNormalization", (size, size, channels), 2 * channels, trained)
+        elif one.kind == "pool":
+            size //= 2
+            yield Layer(one.name, "MaxPooling2D", (size, size, channels), 0, trained)
+    units = CHANNELS[-1] if head.averages else CHANNELS[-1] * size * size
+    name, kind = ("average", "GlobalAveragePooling2D") if head.averages else ("flatten", "Flatten")
+    yield Layer(name, kind, (units,), 0, True)
+    for number in range(1, head.num_hidden + 1):
         yield Layer(f"dense_{number}", "Dense", (head.width,), units * head.width + head.width, True)
         units = head.width
         if number == 1 and head.dropout:
             yield Layer("dropout", "Dropout", (units,), 0, True)
-    yield Layer(f"dense_{head.depth + 1}", "Dense", (num_logits,), units * num_logits + num_logits, True)
+    yield Layer(f"dense_{head.num_hidden + 1}", "Dense", (num_logits,), units * num_logits + num_logits, True)

@@ -32,7 +32,10 @@ SCHEMA = pa.schema(
     ]
 )
 
-SETTLED = ("scored", "uncertain", "unreadable", "too_large", "decoder_crash")
+SCORED = ("scored", "uncertain")
+"""Outcomes with a prediction."""
+
+SETTLED = (*SCORED, "unreadable", "too_large", "decoder_crash")
 """Outcomes that follow from the content; the others are tried again."""
 
 COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")

@@ -45,7 +45,8 @@ def write_report(run: Path) -> Path:
         charts=[_chart(epochs, what, summary["best_epoch"]) for what in ("loss", "accuracy")],
         mistakes=_mistakes(rows, settings["config"]["data"]),
         skipped=[tuple(row.values()) for row in skipped],
-        **_quality(rows, summary["classes"]),
+        quality=summary["quality"],
+        **_figures(rows, summary),
     )
     report, temporary = run / "report.html", run / f".report.html.{os.getpid()}.tmp"
     try:
@@ -77,18 +78,19 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]
             yield prefix + name, value if isinstance(value, str) else json.dumps(value)
 
 
-def _quality(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, confusion matrix, precision and recall of each class, and calibration."""
+def _figures(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json does not say: how sure the accuracy is, the confusion matrix, accuracy by probability."""
+    classes, quality = summary["classes"], summary["quality"]
     index = {name: position for position, name in enumerate(classes)}
     labels, predictions = (np.array([index[row[key]] for row in rows]) for key in ("label", "prediction"))
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(matrix, (labels, predictions), 1)
-    n, accuracy, z = len(rows), float((labels == predictions).mean()), 1.96
+    n, accuracy, z = len(rows), quality["accuracy"], 1.96
     error = math.sqrt(accuracy * (1 - accuracy) / n)
     # Wilson's interval, as the standard error is 0 where there is no mistake.
     centre, half = accuracy + z * z / (2 * n), z * math.hypot(error, z / (2 * n))
     with np.errstate(invalid="ignore"):
-        shares, precision = matrix / matrix.sum(1, keepdims=True), matrix.diagonal() / matrix.sum(0)
+        shares = matrix / matrix.sum(1, keepdims=True)
     cells = [list(zip(*pair, strict=True)) for pair in zip(matrix.tolist(), shares.tolist(), strict=True)]
     # A model that diverged has no probabilities.
     probabilities = np.nan_to_num(np.array([row["probability"] for row in rows], dtype=float))
@@ -98,12 +100,14 @@ def _quality(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[
         np.bincount(bins, weights, 10) / np.maximum(counts, 1) for weights in (probabilities, labels == predictions)
     )
     return {
-        "accuracy": (accuracy, error, n),
+        "error": error,
         "interval": [max(centre + sign * half, 0.0) / (1 + z * z / n) for sign in (-1, 1)],
         "matrix": list(zip(classes, cells, strict=True)),
-        "per_class": list(zip(classes, matrix.sum(1), precision, shares.diagonal(), strict=True)),
+        "per_class": [
+            (name, one["count"], _fixed(one["precision"]), _fixed(one["recall"]))
+            for name, one in quality["per_class"].items()
+        ],
         "bins": list(zip(range(10), counts, confidence, right, strict=True)),
-        "calibration_error": counts @ abs(confidence - right) / n,
     }
 
 
@@ -207,9 +211,11 @@ th:first-child, .text * { text-align: left; vertical-align: top } .matrix * { pa
 </style></head><body><h1>{{ summary.recipe }}: <bdi>{{ names }}</bdi></h1>
 <p>{{ summary.classes | length }} classes, {{ date.strftime("%Y-%m-%d %H:%M UTC") }}, model
 {{ summary.model_digest }}</p><div class="tiles">
-{{ tile("Validation accuracy", accuracy[0] | fixed ~ " \u00b1 " ~ accuracy[1] | fixed,
- "standard error, n = " ~ accuracy[2] ~ "; 95 % interval " ~ interval | map("fixed") | join(" to ")) }}
-{{ tile("Log-loss", summary.val_loss | fixed(4), "validation, best epoch") }}
+{{ tile("Validation accuracy", quality.accuracy | fixed ~ " \u00b1 " ~ error | fixed,
+ "standard error, n = " ~ summary.num_val ~ "; 95 % interval " ~ interval | map("fixed") | join(" to ")) }}
+{{ tile("Log-loss", quality.log_loss | fixed(4), "calibrated; " ~ summary.val_loss | fixed(4) ~ " in the best epoch") }}
+{{ tile("Brier score", quality.brier | fixed(4), "0 is perfect") }}
+{{ tile("ROC-AUC", quality.roc_auc | fixed(4), "each class against the rest") }}
 {{ tile("Best epoch", summary.best_epoch, "of " ~ summary.epochs) }}
 {{ tile("Training images", summary.num_train, summary.num_val ~ " for validation") }}
 {{ tile("Seconds", summary.seconds_total | fixed(1), "features " ~ summary.seconds_features | fixed(1) ~
@@ -234,7 +240,8 @@ percentages of the row.</p><div class="wide"><table class="matrix"><thead><tr><t
 {% else %}<p>Too large for a page; validation.parquet has every prediction.</p>{% endif %}
 <h2>Classes</h2>{{ table("classes", per_class, "class", "n", "precision", "recall") }}
 <h2>Reliability</h2><p>Bars: the share of right predictions in each tenth of the predicted probability, and
-how many there are; dots: at the mean probability. Expected calibration error: {{ calibration_error }}.</p>
+how many there are; dots: at the mean probability. Expected calibration error, in 15 bins:
+{{ quality.calibration_error | fixed }}, with logits divided by the temperature {{ summary.temperature }}.</p>
 {% call plot("accuracy", "predicted probability", tenths, tenths) %}<path class="mark" d="M50 244L450 24"/>
 {% for i, n, mean, right in bins if n %}{% set y = 244 - 220 * right %}
 <text x="{{ 70 + 40 * i }}" y="{{ y - 6 }}">{{ n }}</text>

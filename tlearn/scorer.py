@@ -2,8 +2,8 @@
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from tlearn import drift, metrics, model, network, storage, table
+from tlearn import decoders, drift, metrics, model, network, storage, table
 from tlearn.chunks import Chunk
 from tlearn.config import Arithmetic, PreprocessConfig
+from tlearn.decoders import Decoder, Fetch
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
-
-Fetch = Callable[[str, str, PreprocessConfig], Fetched]
 
 _DECODE_TIMEOUT_SECONDS = 120
 
@@ -42,7 +41,9 @@ class Score:
         run: str,
         batch_size: int | None,
         num_threads: int,
-        decode_threads: int,
+        decode_threads: int | None,
+        num_images: int = 0,
+        abstain_below: float | None = None,
         fetch: Fetch = fetch,
     ):
         self.num_threads = num_threads
@@ -51,11 +52,14 @@ class Score:
         if self.model.description.digest != model_digest:
             raise IntegrityError(f"expected model {model_digest} in {model_folder}, got another: it was replaced")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model.prepare(self.device)
         self.folder, self.run_folder, self.run = folder, run_folder, run
         self.batch_size = batch_size or network.BATCH_SIZES[self.device]
+        self.abstain_below = abstain_below or 0.0
+        compile_for = self.batch_size if network.pays_to_compile(self.device, num_images) else None
+        self.model.prepare(self.device, compile_for)
         self.fetch = fetch
-        self.threads = ThreadPoolExecutor(decode_threads)
+        preprocess = self.model.description.preprocess
+        self.decode = decoders.decoder(folder, preprocess, decode_threads, self.batch_size, fetch)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
@@ -74,17 +78,16 @@ class Score:
         return {"chunk": chunk.id, "num_images": len(entries)}
 
     @contextlib.contextmanager
-    def _decoder(self, is_second: bool) -> Iterator[Callable[[list[str]], Iterator[Fetched]]]:
-        """Paths to what they hold: by threads here, or, the second time, by a process of its own."""
-        preprocess = self.model.description.preprocess
+    def _decoder(self, is_second: bool) -> Iterator[Decoder]:
+        """Paths to what they hold: as it was asked for, or, the second time, by a process of its own."""
         if is_second:
-            with _Careful(self.fetch, self.folder, preprocess) as careful:
+            with _Careful(self.fetch, self.folder, self.model.description.preprocess) as careful:
                 yield lambda paths: map(careful, paths)
         else:
-            yield lambda paths: self.threads.map(lambda path: self.fetch(self.folder, path, preprocess), paths)
+            yield self.decode
 
     def rows(
-        self, entries: list[dict[str, Any]], decode: Callable[[list[str]], Iterator[Fetched]]
+        self, entries: list[dict[str, Any]], decode: Decoder
     ) -> tuple[list[dict[str, Any]], drift.Histograms | None]:
         """One row for every entry (path, size, modified) in its order, and the histograms of those that were scored."""
         description = self.model.description
@@ -135,7 +138,7 @@ class Score:
         for row, values in zip(batch.rows, probabilities, strict=True):
             best = int(values.argmax())
             row |= {
-                "status": "scored",
+                "status": "uncertain" if values[best] < self.abstain_below else "scored",
                 "prediction": names[best],
                 "probability": float(values[best]),
                 "probabilities": dict(zip(names, values.tolist(), strict=True)),

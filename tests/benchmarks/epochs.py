@@ -23,8 +23,8 @@ import torch
 from tlearn import loop, network, optim, worker
 from tlearn.config import RECIPES, TrainConfig
 from tlearn.features import Features, Place
-from tlearn.loop import Samples, Worker
-from tlearn.metrics import sample_losses
+from tlearn.loop import Learner, Samples
+from tlearn.metrics import Totals, sample_losses
 
 SHAPE = (512, 7, 7)
 ROWS = 64
@@ -50,15 +50,16 @@ def fill(folder: Path, count: int) -> Features:
 def parts(config: TrainConfig) -> tuple[network.Trainable, torch.optim.Optimizer]:
     trainable = network.Trainable(5, config.preprocess, config.head, 1)
     trainable.head.initialize(loop.generator(0))
-    return trainable, optim.optimizer(trainable.parameters(), config.optim)
+    return trainable, optim.optimizer(trainable, config.optim)
 
 
 def ours(config: TrainConfig, features: Features, labels: torch.Tensor) -> Callable[[], None]:
     trainable, optimizer = parts(config)
-    samples = Samples(features.gather, labels)
+    learner, samples = Learner(trainable, optimizer, config.optim), Samples(features.gather, labels)
 
     def epoch() -> None:
-        loop.train_epoch(trainable, optimizer, samples, 0, config.optim, seed=0, shuffle=True, worker=Worker())
+        for _ in loop.train_epoch(learner, samples, 0, Totals(torch.device("cpu"))):
+            pass
 
     return epoch
 
@@ -124,7 +125,8 @@ def memory(name: str, count: int) -> None:
         watcher.start()
         trainable, optimizer = parts(config)
         samples = worker._samples(features, tuple(row % 2 for row in range(count)), trainable)
-        loop.train_epoch(trainable, optimizer, samples, 0, config.optim, seed=0, shuffle=True, worker=Worker())
+        for _ in loop.train_epoch(Learner(trainable, optimizer, config.optim), samples, 0, Totals(torch.device("cpu"))):
+            pass
         ended.set()
         watcher.join()
     print(f"{name:<10}{count:>8,} features: {highest / 1024:.0f} MB")

@@ -327,14 +327,14 @@ def prepare(root: Path, source: str | None, count: int) -> None:
     images = torch.stack([one for one in pixels if one is not None])
     ranges = engine.calibrate(frozen.layers, PREPROCESS, images[::2][:32].split(8))
     features = torch.cat([frozen.prepare()(part).float() for part in images.split(16)])
-    trainable = network.Trainable(5, PREPROCESS, HeadConfig(depth=0), 1)
+    trainable = network.Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
     direction = separating(features.mean((2, 3)))
     trainable.head.last.weight.data, trainable.head.last.bias.data = direction[None, :-1], direction[-1:]
     description = Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PREPROCESS,
-        head=HeadConfig(depth=0),
+        head=HeadConfig(kind="linear"),
         arithmetic=Arithmetic("openvino", "int8", ranges),
         weights_sha256="",
         training={"recipe": "none", "num_train": 0, "num_val": 0},

@@ -76,7 +76,7 @@ def one_run(root: str, num_workers: int, rate: float) -> None:
             yield result
 
     chunks.run = watched
-    chunks.pool = lambda workers, num_chunks: Pool(num_workers, 0, 0)
+    chunks.pool = lambda workers, num_chunks, decode: Pool(num_workers, 0, 0)
     scoring._SCORER = "scale:Sleeper"
     config = ScoreConfig(
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
