@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tlearn import engine
+from tlearn.columns import Columns
 from tlearn.config import Arch, Arithmetic, HeadConfig, PreprocessConfig
 from tlearn.images import normalize
 from tlearn.weights import CHANNELS, operations, tensors_digest
@@ -196,6 +197,8 @@ class Head(nn.Module):
             units = config.width
         self.dropout = SlicedDropout(config.dropout if config.num_hidden else 0.0)
         self.last = nn.Linear(units, num_logits)
+        self.columns: Columns | None = None
+        """Where the first layer's units are shared out among workers."""
 
     def initialize(self, generator: Generator) -> None:
         for layer in (*self.hidden, self.last):
@@ -210,7 +213,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = (self.pool(x) / self.scale).flatten(1)
         for position, layer in enumerate(self.hidden):
-            x = torch.relu(layer(x))
+            shared = self.columns if self.training and position == 0 else None
+            x = torch.relu(shared(x) if shared else layer(x))
             if position == 0:
                 x = self.dropout(x)
         logits = self.last(x)

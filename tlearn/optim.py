@@ -50,11 +50,17 @@ def should_stop(val_losses: Sequence[float], config: OptimConfig) -> bool:
 
 def optimizer(trainable: Trainable, config: OptimConfig) -> torch.optim.Optimizer:
     """Pretrained layers have a learning rate of their own; weights decay, biases (and batch norm) do not."""
+    columns = trainable.head.columns
+
+    def chosen(part: nn.Module, is_weight: bool) -> list[nn.Parameter]:
+        trained = [columns.trained(p) if columns else p for p in part.parameters()]
+        return [p for p in trained if p.requires_grad and (p.dim() > 1) is is_weight]
+
     groups = [
         {"params": parameters, "weight_decay": decay, "peak_lr": lr, "lr": lr}
         for part, lr in ((trainable.head, config.lr), (trainable.layers, config.pretrained_lr))
         for decay, is_weight in ((config.weight_decay, True), (0.0, False))
-        if (parameters := [p for p in part.parameters() if p.requires_grad and (p.dim() > 1) is is_weight])
+        if (parameters := chosen(part, is_weight))
     ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)

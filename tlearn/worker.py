@@ -33,7 +33,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tlearn import loop, optim, processor, storage, weights
 from tlearn.augment import Augment
-from tlearn.config import TrainConfig
+from tlearn.columns import Columns
+from tlearn.config import HeadConfig, TrainConfig
 from tlearn.errors import IntegrityError
 from tlearn.features import Features, Pictures
 from tlearn.loop import Learner, Samples, Worker
@@ -158,13 +159,19 @@ class _Stage:
                 loop.fit_scale(trainable, train_samples, config.seed)
         trainable.to(worker.device)
         trainable.layers.to(memory_format=torch.channels_last)
-        optimizer = optim.optimizer(trainable, phase.optim)
         average = None
         if phase.optim.ema_decay is not None:
             average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(phase.optim.ema_decay))
+        columns = None
+        if _shares_columns(config.head, phase, worker):
+            first = trainable.head.hidden[0]
+            assert isinstance(first, nn.Linear)
+            columns = trainable.head.columns = Columns(first)
+        optimizer = optim.optimizer(trainable, phase.optim)
         if folder is not None:
             trainable.load_state_dict(load_file(folder / "trainable.safetensors"))
-            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+            state = torch.load(folder / "optimizer.pt", weights_only=True)
+            optimizer.load_state_dict(columns.own_state(optimizer, state) if columns else state)
             if average is not None:
                 average.load_state_dict(load_file(folder / "average.safetensors"))
         network: nn.Module = trainable
@@ -190,8 +197,10 @@ class _Stage:
             )
             for start in updates:
                 if clock.is_due():
+                    self._complete()
                     sums = tuple(totals.reduced().sums.tolist())
                     self._report(dataclasses.replace(progress, start=start, sums=sums), None)
+            self._complete()
             totals = totals.reduced()
             train_loss, train_accuracy = totals.rates()
             logits = loop.evaluate(learner.evaluated, self.val_samples, config.global_batch_size, learner.worker)
@@ -215,21 +224,44 @@ class _Stage:
             self._report(progress, logits)
         return progress
 
+    def _complete(self) -> None:
+        """Fetch what other workers have trained of a layer that is shared out."""
+        trainable = loop.unwrapped(self.learner.network)
+        for one in {trainable, self.learner.evaluated} if trainable.head.columns else ():
+            first = one.head.hidden[0]
+            assert isinstance(first, nn.Linear) and trainable.head.columns is not None
+            trainable.head.columns.complete(first)
+
     def _report(self, progress: Progress, logits: Tensor | None) -> None:
         """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
+        columns, optimizer = loop.unwrapped(self.learner.network).head.columns, self.learner.optimizer
+        state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
         metrics = dict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
         if self.learner.worker.rank != 0:
             ray.train.report(metrics, checkpoint=None)
             return
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder), self.learner, logits, progress)
+            _save(Path(folder), self.learner, state, logits, progress)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
         if logits is not None:
             lines = "".join(json.dumps(line) + "\n" for line in progress.history)
             storage.write_bytes(self.job.metrics_path, lines.encode())
 
 
-def _save(folder: Path, learner: Learner, logits: Tensor | None, progress: Progress) -> None:
+def _shares_columns(head: HeadConfig, phase: Phase, worker: Worker) -> bool:
+    """Whether the head's first layer is too large to be left to DDP, and can be shared out."""
+    return (
+        head.kind == "dense"
+        and worker.num_workers > 1
+        and phase.frozen_blocks == 5
+        and head.width % worker.num_workers == 0
+        and phase.optim.clip_norm is None  # a norm over all workers' gradients
+    )
+
+
+def _save(
+    folder: Path, learner: Learner, optimizer_state: dict[str, Any], logits: Tensor | None, progress: Progress
+) -> None:
     tensors = {"trainable": loop.unwrapped(learner.network).state_dict()}
     if learner.average is not None:
         tensors["average"] = learner.average.state_dict()
@@ -238,7 +270,7 @@ def _save(folder: Path, learner: Learner, logits: Tensor | None, progress: Progr
     for name, of_file in tensors.items():
         contiguous = {key: tensor.contiguous() for key, tensor in of_file.items()}
         save_file(contiguous, folder / f"{name}.safetensors")
-    torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(optimizer_state, folder / "optimizer.pt")
     hashes = {path.name: storage.sha256_file(path) for path in folder.iterdir()}
     content = {**dataclasses.asdict(progress), "sha256": hashes}
     storage.write_bytes(str(folder / "progress.json"), json.dumps(content).encode())
