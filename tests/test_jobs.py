@@ -19,7 +19,8 @@ from tlearn.cli import main
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
-SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72"]
+# Without int8, which costs a calibration and a gate; bf16 is fp32 where the processor has none.
+SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72", "--precision", "bf16"]
 TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
 
 
@@ -173,6 +174,20 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
 
+def test_a_terminated_run_ends_at_once_with_143(data: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*TLEARN, "train", *arguments(data, run, cache, "--optim.num-epochs", "100000", "--quiet")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "terminated; the same command goes on from here" in said
+    assert not list(run.glob("lease*"))
+
+
 def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -192,7 +207,7 @@ def test_int8_that_changes_predictions_is_not_kept(
     pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
     monkeypatch.setattr(processor, "has_int8", lambda: True)
     monkeypatch.setattr(training, "passes", lambda gate: False)
-    run, more = tmp_path / "run", ["--optim.num-epochs", "1"]
+    run, more = tmp_path / "run", ["--optim.num-epochs", "1", "--precision", "auto"]
     assert main(["train", *arguments(data, run, cache, *more)]) == 0
     assert "int8 features change the predictions" in capfd.readouterr().out
     summary = read_json(run / "summary.json")

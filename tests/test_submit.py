@@ -41,6 +41,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     values.pop("RAY_ADDRESS", None)
     command = [*RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    # Beside another Ray on this machine the agent, which starts jobs, would find its port taken.
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
     command += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
     head = subprocess.Popen(command, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -64,6 +66,7 @@ def test_jobs_run_through_ray_job_submit(environment: dict[str, str], cache: Pat
     drawings.draw_folder(data, num_train=40, num_val=12, num_test=10, seed=2)
     run = tmp_path / "run"
     small = ["--preprocess.image-size", "64", "--preprocess.short-side", "72", "--optim.num-epochs", "2"]
+    small += ["--precision", "bf16"]
     train = ["jobs/train.py", "frozen", "--data", str(data), "--output", str(run), "--cache", str(cache), *small]
     done = submit(environment, *train)
     assert done.returncode == 0, done.stdout + done.stderr

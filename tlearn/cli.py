@@ -43,10 +43,6 @@ _USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its fl
 """
 
 
-class _Terminated(BaseException):
-    """SIGTERM: unwinds like Ctrl-C, so that temporary files and the lease go."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -57,21 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"tlearn: expected one of {', '.join(_COMMANDS)}, got {words[0]}", file=sys.stderr)
         return errors.USAGE
-    signal.signal(signal.SIGTERM, _terminate)
+    received: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # Unwinds like Ctrl-C, so that temporary files and the lease go; and nothing else ends what waits in ray.get.
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         return command(words[1:])
     except KeyboardInterrupt:
-        return _say("stopped; the same command goes on from here", errors.INTERRUPTED)
-    except _Terminated:
-        return _say("terminated; the same command goes on from here", errors.TERMINATED)
+        what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
+        return _say(f"{what}; the same command goes on from here", code)
     except (ValueError, OSError, RuntimeError) as error:
         if not hasattr(error, "code") and (os.environ.get("TLEARN_DEBUG") or not isinstance(error, ValueError)):
             raise
         return _say(str(error), getattr(error, "code", errors.INPUT_INVALID))
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def _say(text: str, code: int) -> int:
