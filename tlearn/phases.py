@@ -101,17 +101,19 @@ class Preparation:
         """Compute what the cache lacks; a file without features gets its status. StorageError for want of room."""
         for draft in self._drafts():
             self._compute(listing.of("val"), ("plain",), draft.val)
-            plans = features.plan(listing.of("train"), draft.views, draft.train)
-            if draft.train.frozen_blocks or features.fits(plans, draft.train):
-                self._compute(listing.of("train"), draft.views, draft.train)
-            else:
+            if not self._compute(
+                listing.of("train"), draft.views, draft.train, is_required=draft.train.frozen_blocks > 0
+            ):
                 # The workers decode; which files can be read is known from the features of all blocks, which are small.
                 self._uncached.add(draft.train)
                 self._compute(listing.of("train"), ("plain",), self.frozens.cut(5))
 
-    def _compute(self, files: list[File], views: tuple[View, ...], cut: Cut) -> None:
+    def _compute(self, files: list[File], views: tuple[View, ...], cut: Cut, *, is_required: bool = True) -> bool:
+        """Whether there was room for it."""
         plans = features.plan(files, views, cut)
         if not features.fits(plans, cut):
+            if not is_required:
+                return False
             raise StorageError(
                 f"expected room in {cut.cache} for the features of {sum(plan.num_images for plan in plans):,} images, "
                 f"{features.num_bytes(plans, cut) / 2**30:.1f} GiB: choose another --cache, or more --frozen-blocks"
@@ -119,6 +121,7 @@ class Preparation:
         self.num_computed += compute(self.config, plans, cut)
         for view in views:
             features.collect(files, view, cut)
+        return True
 
     def phases(self, train: list[File], val: list[File], classes: Classes) -> tuple[Phase, ...]:
         """Of files that all have features."""

@@ -312,7 +312,7 @@ def _samples(source: Features | Pictures, labels: tuple[int, ...], trainable: Tr
     """Where all blocks are frozen, what lies before the first dense layer has no parameters and is computed once."""
     targets = torch.tensor(labels)
     averages = not len(trainable.layers) and trainable.head.config.averages
-    if not averages or not isinstance(source, Features):
+    if not averages:
         return Samples(source.gather, targets)
     # Mapped from a file without a name, so that the memory of a worker does not grow with the number of images.
     file = tempfile.TemporaryFile()  # noqa: SIM115
