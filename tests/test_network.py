@@ -17,7 +17,7 @@ from tlearn.images import normalize
 from tlearn.network import Frozen, SlicedDropout, Trainable
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
-HEAD = HeadConfig(width=16)
+HEAD = HeadConfig(width=16, unit_length=False)
 
 Tensors = dict[str, Tensor]
 
@@ -285,7 +285,7 @@ def test_a_training_step_without_a_drawn_mask_is_refused() -> None:
 
 
 def test_dropout_comes_after_the_first_hidden_layer_only() -> None:
-    trainable = Trainable(5, PREPROCESS, HeadConfig(width=16, dropout=0.5), 1).train()
+    trainable = Trainable(5, PREPROCESS, HEAD, 1).train()
     trainable.head.initialize(torch.Generator().manual_seed(0))
     features = torch.rand(4, 512, 2, 2)
     trainable.head.dropout.draw(torch.Generator().manual_seed(0), 4, slice(None), 16)
@@ -322,6 +322,13 @@ def test_the_scale_divides_what_the_head_sees() -> None:
     torch.testing.assert_close(trainable(features), expected)
     assert "head.scale" in trainable.state_dict()
     assert "head.scale" not in dict(trainable.named_parameters())
+
+
+def test_at_unit_length_brighter_features_of_the_same_kind_change_nothing() -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(width=16), 3).eval()
+    features = torch.rand(4, 512, 2, 2)
+    assert trainable.head.inputs(features).norm(dim=1).tolist() == pytest.approx([1.0] * 4)
+    torch.testing.assert_close(trainable(features * 7), trainable(features))
 
 
 @pytest.mark.parametrize("kind", ["pooled", "dense"])

@@ -93,6 +93,8 @@ class HeadConfig:
     """Hidden layers before the last one (but for linear)."""
     dropout: float = 0.5
     """Share of units dropped after the first hidden layer while training."""
+    unit_length: bool = True
+    """Divide the average by its length (not for dense): what counts is which features an image has, not how many."""
     scale_features: bool = True
     """Divide the features by their standard deviation on the training set."""
 

@@ -246,8 +246,9 @@ def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
     count, total, squares = 0, 0.0, 0.0
     for part in rows.sort().values.split(64):
         features = samples.take(part, 0)
-        trunk = trainable.trunk(samples.frozen(features).cpu() if samples.frozen else features).double()
-        count, total, squares = count + trunk.numel(), total + trunk.sum().item(), squares + trunk.square().sum().item()
+        trunk = trainable.trunk(samples.frozen(features).cpu() if samples.frozen else features)
+        seen = trainable.head.inputs(trunk).double()
+        count, total, squares = count + seen.numel(), total + seen.sum().item(), squares + seen.square().sum().item()
     deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
     trainable.head.scale.fill_(deviation or 1.0)
 

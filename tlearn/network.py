@@ -180,7 +180,7 @@ class SlicedDropout(nn.Module):
 
 
 class Head(nn.Module):
-    """Feature map to logits: pool, scale, hidden layers, one last layer.
+    """Feature map to logits: pool, unit length, scale, hidden layers, one last layer.
 
     Weights are Glorot-uniform and biases zero, as Keras initialises a Dense layer.
     """
@@ -210,8 +210,13 @@ class Head(nn.Module):
         """(batch, channels, height, width) -> the same, or (batch, channels, 1, 1) where the average is taken."""
         return x.mean((2, 3), keepdim=True) if self.config.averages and x.shape[2:] != (1, 1) else x
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """The same -> (batch, units): what the scale divides."""
+        x = self.pool(x).flatten(1)
+        return nn.functional.normalize(x) if self.config.averages and self.config.unit_length else x
+
     def forward(self, x: Tensor) -> Tensor:
-        x = (self.pool(x) / self.scale).flatten(1)
+        x = self.inputs(x) / self.scale
         for position, layer in enumerate(self.hidden):
             shared = self.columns if self.training and position == 0 else None
             x = torch.relu(shared(x) if shared else layer(x))
