@@ -126,7 +126,7 @@ def _index(config: ScoreConfig, output: str, work: str) -> Iterator[Index]:
         path = storage.local(work) / "plan.sqlite"
     else:
         name = hashlib.sha256(output.encode()).hexdigest()[:16]
-        path = storage.local(config.cache) / "tables" / f"{name}.sqlite"
+        path = storage.disk(config.cache) / "tables" / f"{name}.sqlite"
     with plan.storage_errors(path), contextlib.closing(Index(path)) as index:
         yield index
 
