@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,8 @@ def _compute(
     from tlearn.chunks import Chunk
 
     launch.start_ray()
+    first = [storage.join(config.input, entry.path) for entry in islice(storage.stream(config.input), 1)]
+    launch.require_shared([storage.join(config.model, "model.json"), *first], [folder])
     pool = chunks.pool(config.workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),

@@ -43,7 +43,7 @@ from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, UsageError
 from tlearn.features import Cut, Features
 from tlearn.gate import MAX_IMAGES, compare, passes, sentence
-from tlearn.launch import may_quantize, plain_arithmetic, start_ray
+from tlearn.launch import may_quantize, plain_arithmetic, require_shared, start_ray
 from tlearn.lease import Lease
 from tlearn.loop import Samples, Worker
 from tlearn.manifest import File, Listing
@@ -83,6 +83,8 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
     _describe_data(config, listing)
 
     start_ray()
+    weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
+    require_shared([storage.join(config.data, listing.files[0].path), *weights_file], [config.cache, run.location])
     requested = config
     plain, candidates = _arithmetics(config, tensors, listing, previous)
     num_computed = 0
