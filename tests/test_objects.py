@@ -258,29 +258,18 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    drawings.draw_folder(folder, num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
-    return folder
-
-
-def train(place: str, run: str) -> list[str]:
-    return ["train", "--data", f"{place}/data", "--cache", f"{place}/cache", "--output", f"{place}/{run}", *SMALL]
-
-
-@pytest.fixture(scope="module")
-def trained(drawn: Path, faults: Faults, ray_with_store: None) -> str:
-    """A bucket with pictures, and features and a run that were made of them."""
-    place = create("training", faults)
-    upload(drawn, f"{place}/data")
-    assert main(train(place, "run")) == 0
-    return place
+def train(place: str) -> list[str]:
+    return ["train", "--data", f"{place}/data", "--cache", f"{place}/cache", "--output", f"{place}/run", *SMALL]
 
 
 def read_json(folder: str, name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(storage.read(folder, name).data)
     return content
+
+
+def left_by(run: str) -> set[str]:
+    paths = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
+    return {"events" if path.startswith("events.out.tfevents.") else path for path in paths}
 
 
 def scored(place: str) -> list[dict[str, Any]]:
@@ -292,46 +281,42 @@ def scored(place: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.cluster
-def test_what_is_trained_and_scored_on_an_object_store_equals_what_is_on_a_disk(
-    trained: str, drawn: Path, tmp_path: Path
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_with_store")
+def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_not(
+    faults: Faults, tmp_path: Path
 ) -> None:
-    (tmp_path / "data").symlink_to(drawn)
-    assert main(train(str(tmp_path), "run")) == 0
-    names = {f"{trained}/run": set(), f"{tmp_path}/run": set()}
-    for run in names:
-        names[run] = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
-        names[run] = {"events" if name.startswith("events.out.tfevents.") else name for name in names[run]}
-    assert names[f"{trained}/run"] == names[f"{tmp_path}/run"] >= {"events", "report.html", "model/model.safetensors"}
-    models = [read_json(f"{place}/run/model", "model.json") for place in (trained, str(tmp_path))]
-    assert models[0]["weights_sha256"] == models[1]["weights_sha256"]
-    rows = scored(trained)
-    assert len(rows) == 7 and rows == scored(str(tmp_path))
-
-
-@pytest.mark.cluster
-def test_a_killed_run_on_an_object_store_goes_on_with_the_features_that_are_there(trained: str) -> None:
-    run = f"{trained}/killed"
+    drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
+    place = create("training", faults)
+    upload(tmp_path / "data", f"{place}/data")
+    run, attempt = f"{place}/run", f"{place}/run/checkpoints/attempt-001"
     code = "import sys; from tlearn.cli import main; sys.exit(main())"
-    driver = subprocess.Popen([sys.executable, "-c", code, *train(trained, "killed")], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    attempt = f"{run}/checkpoints/attempt-001"
+    driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
     while "metrics.jsonl" not in storage.names(attempt) or not storage.read(attempt, "metrics.jsonl").data:
-        assert driver.poll() is None and time.monotonic() < deadline
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert len(storage.read(attempt, "metrics.jsonl").data.splitlines()) < EPOCHS
     assert not storage.exists(f"{run}/summary.json")
 
-    assert main([*train(trained, "killed"), "--resume", "require"]) == 0
-    summary = read_json(run, "summary.json")
-    assert (summary["features_computed"], summary["features_reused"]) == (0, 2 * NUM_TRAIN + NUM_VAL)
-    assert summary["model_digest"] == read_json(f"{trained}/run", "summary.json")["model_digest"]
-    assert [json.loads(line)["epoch"] for line in storage.read(run, "metrics.jsonl").data.splitlines()] == list(
-        range(1, EPOCHS + 1)
-    )
-    assert storage.exists(f"{run}/checkpoints/attempt-002/initial")
-    assert main([*train(trained, "killed"), "--resume", "require"]) == 0  # finished: nothing to do
+    assert main([*train(place), "--resume", "require"]) == 0
+    assert main([*train(place), "--resume", "require"]) == 0  # finished: nothing to do
+    assert main(train(str(tmp_path))) == 0
+    summary, expected = read_json(run, "summary.json"), read_json(f"{tmp_path}/run", "summary.json")
+    assert (summary["features_computed"], expected["features_computed"]) == (0, 2 * NUM_TRAIN + NUM_VAL)
+    assert summary["features_reused"] == 2 * NUM_TRAIN + NUM_VAL
+    assert [summary[name] for name in ("epochs", "best_epoch", "val_loss", "quality")] == [
+        expected[name] for name in ("epochs", "best_epoch", "val_loss", "quality")
+    ]
+    assert storage.folders(f"{run}/checkpoints") == ["attempt-001", "attempt-002"]
+    assert left_by(run) == left_by(f"{tmp_path}/run") >= {"events", "metrics.jsonl", "report.html", "model/model.json"}
+    models = [read_json(f"{folder}/model", "model.json") for folder in (run, f"{tmp_path}/run")]
+    assert models[0]["weights_sha256"] == models[1]["weights_sha256"]
+    rows = scored(place)
+    assert len(rows) == 7 and rows == scored(str(tmp_path))
 
 
 def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,6 @@ from tlearn.storage import Workplace
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
 
-_FOLLOW_SECONDS = {False: 0.2, True: 2.0}
-"""How often it is looked for a new epoch: in a local folder, in a remote one."""
-
 
 def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
     """Train from the newest whole checkpoint to the end; returns the best one and how many epochs ran."""
@@ -154,7 +151,7 @@ def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[No
     from torch.utils.tensorboard import SummaryWriter
 
     folder, _, file = job.metrics_path.rpartition("/")
-    seconds = _FOLLOW_SECONDS[storage.is_remote(folder)]
+    seconds = 2.0 if storage.is_remote(folder) else 0.2  # each look there is a request
     ended = threading.Event()
     num_epochs = sum(phase.optim.num_epochs for phase in job.phases)
 

@@ -77,10 +77,9 @@ def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
         for answer in answers:
             with contextlib.suppress(RayError):  # the node is gone
                 theirs = ray.get(answer)
-                # Afterwards, so that what was changed or removed meanwhile is no difference.
-                ours = _beginnings([*looked_at.values()])
-                for path, here_it_is, there in zip(looked_at, ours, theirs, strict=True):
-                    if here_it_is is not None and there != here_it_is:
+                ours = _beginnings([*looked_at.values()])  # after them: what was changed meanwhile is no difference
+                for path, there, own in zip(looked_at, theirs, ours, strict=True):
+                    if own is not None and there != own:
                         raise UsageError(
                             f"expected paths that every node sees, node {asked[answer]} does not see {path}: put it on "
                             "storage that all nodes mount, or give a URI (s3://, gs://)"
