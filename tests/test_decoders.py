@@ -142,7 +142,7 @@ def test_features_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
         (one,) = features.plan(files, ("plain", "mirror"), cut)
         for chunk in one.chunks:
             Compute(str(pictures), cut, one.views, 1, decode_threads)(chunk)
-        written.append([path.read_bytes() for view in one.views for path in sorted(cut.folder(view).iterdir())])
+        written.append([path.read_bytes() for view in one.views for path in sorted(Path(cut.folder(view)).iterdir())])
     assert written[0] == written[1] and len(written[0]) == 2 * len(one.chunks)
 
 

@@ -108,10 +108,10 @@ def test_every_view_is_one_file_a_chunk_and_holds_what_the_frozen_layers_make(
     assert sum(result["num_failed"] for result in results) == 0
     frozen = one.load().prepare()
     for view in ("plain", "mirror"):
-        folder = one.folder(view)
+        folder = Path(one.folder(view))
         names = {path.name for path in folder.iterdir()}
         assert names == {f"{result['chunk']}.arrow" for result in results}
-        assert features.index(folder).keys() == {file.sha256 for file in files}
+        assert features.index(str(folder)).keys() == {file.sha256 for file in files}
         places = features.collect(files, view, one)
         held = Features(places, one.shape)
         assert len(held) == 19
@@ -189,7 +189,7 @@ def test_other_layers_precision_or_preprocessing_have_folders_of_their_own(
     folders = {one.folder(view) for one in cuts for view in ("plain", "mirror")}
     assert len(folders) == 2 * len(cuts)
     assert cut(own_cache, 1, pretrained).folder("plain") in folders
-    assert all(folder.parent == own_cache / "features" for folder in folders)
+    assert all(Path(folder).parent == own_cache / "features" for folder in folders)
 
 
 def test_other_weights_on_a_node_are_refused(data: Path, own_cache: Path, pretrained: dict[str, Tensor]) -> None:
@@ -251,7 +251,7 @@ def test_a_chunk_of_bad_files_only_is_written(data: Path, own_cache: Path, bad: 
 
 
 def chunk_file(one: Cut) -> Path:
-    (path,) = one.folder("plain").iterdir()
+    (path,) = Path(one.folder("plain")).iterdir()
     return path
 
 
@@ -276,7 +276,7 @@ def test_a_chunk_file_cut_off_anywhere_counts_as_absent(data: Path, own_cache: P
     whole = path.read_bytes()
     for length in [*range(0, len(whole), 997), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        assert features.index(path.parent) == {} and not path.exists()
+        assert features.index(str(path.parent)) == {} and not path.exists()
 
 
 def test_a_chunk_file_of_another_kind_counts_as_absent(data: Path, own_cache: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_chunk_file_of_another_kind_counts_as_absent(data: Path, own_cache: Pa
     for table in (pa.table({"sha256": ["a"]}), pa.table({"other": [1]}).slice(1)):
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
-        assert features.index(path.parent) == {} and not path.exists()
+        assert features.index(str(path.parent)) == {} and not path.exists()
 
 
 def test_a_damaged_bit_in_the_head_or_foot_of_a_chunk_file_crashes_nothing(data: Path, own_cache: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_damaged_bit_in_the_head_or_foot_of_a_chunk_file_crashes_nothing(data:
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        for place in features.index(path.parent).values():
+        for place in features.index(str(path.parent)).values():
             if place.status == "ok":
                 gathered = Features([place], one.shape).gather([0])
                 assert gathered.shape == (1, *one.shape) and gathered.dtype == torch.uint8
@@ -359,5 +359,5 @@ def test_several_threads_write_what_one_writes(data: Path, own_cache: Path) -> N
     for threads in (1, 4):
         for chunk in plan.chunks:
             Compute(str(data), one, plan.views, 1, threads)(chunk)
-        written.append({path.name: path.read_bytes() for path in one.folder("plain").iterdir()})
+        written.append({path.name: path.read_bytes() for path in Path(one.folder("plain")).iterdir()})
     assert written[0] == written[1]

@@ -1,10 +1,14 @@
-"""Scoring with input, model and table on an object store: a server on the loopback address that fails now and then."""
+"""Both jobs with every path on an object store: a server on the loopback address that fails now and then."""
 
 import itertools
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from conftest import ray_here
 from pyarrow import fs
 
 from tlearn import drawings, lease, scoring, storage, table
+from tlearn.cli import main
 from tlearn.errors import LockedError, StorageError
 from tlearn.ledger import Ledger
 
@@ -50,7 +55,7 @@ class Faults:
 
 
 @pytest.fixture(scope="module")
-def faults() -> Iterator[Faults]:
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     import threading
 
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -68,9 +73,29 @@ def faults() -> Iterator[Faults]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))  # where copies are kept
         yield application
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def ray_with_store(faults: Faults) -> Iterator[None]:
+    """Ray's processes inherit the address of the store and the keys."""
+    with ray_here():
+        yield
+
+
+def create(name: str, faults: Faults) -> str:
+    uri = f"s3://{name}?scheme=http&endpoint_override={faults.address}&allow_bucket_creation=true"
+    fs.FileSystem.from_uri(uri)[0].create_dir(name)
+    return f"s3://{name}"
+
+
+def upload(folder: Path, location: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{location}/{path.relative_to(folder)}", path.read_bytes())
 
 
 @pytest.fixture
@@ -79,12 +104,8 @@ def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
     name = "photos"
     system, _ = storage.filesystem("s3://photos")
-    fs.FileSystem.from_uri(f"s3://{name}?scheme=http&endpoint_override={faults.address}&allow_bucket_creation=true")[
-        0
-    ].create_dir(name)
-    model = Path(test_scoring.save_model(tmp_path / "model"))
-    for path in model.iterdir():
-        storage.write_bytes(f"s3://{name}/model/{path.name}", path.read_bytes())
+    create(name, faults)
+    upload(Path(test_scoring.save_model(tmp_path / "model")), f"s3://{name}/model")
     for number in range(20):
         storage.write_bytes(f"s3://{name}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
 
@@ -197,6 +218,7 @@ def test_a_lease_on_an_object_store_is_respected_and_taken_over_when_old(bucket:
 
 
 @pytest.mark.cluster
+@pytest.mark.usefixtures("ray_with_store")
 def test_actors_read_and_write_the_object_store(
     bucket: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,16 +228,13 @@ def test_actors_read_and_write_the_object_store(
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         assert name in os.environ  # Ray's processes inherit them
     test_nightly.save_model(tmp_path / "real", cache)
-    for path in (tmp_path / "real").iterdir():
-        storage.write_bytes(f"{bucket}/real/{path.name}", path.read_bytes())
+    upload(tmp_path / "real", f"{bucket}/real")
     drawings.draw_folder(tmp_path / "drawn", num_train=2, num_val=2, num_test=10, seed=5)
-    for path in (tmp_path / "drawn" / "test").iterdir():
-        storage.write_bytes(f"{bucket}/drawn/{path.name}", path.read_bytes())
-    with ray_here():
-        config = scoring.ScoreConfig(
-            model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
-        )
-        summary, code = scoring.score(config)
+    upload(tmp_path / "drawn" / "test", f"{bucket}/drawn")
+    config = scoring.ScoreConfig(
+        model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
+    )
+    summary, code = scoring.score(config)
     assert (code, summary["statuses"]) == (4, {"scored": 10, "unreadable": 1})
     assert len({row["path"] for row in rows(bucket)}) == len(rows(bucket)) == 11
     assert Ledger(f"{bucket}/table").verify() == []
@@ -228,3 +247,93 @@ def test_a_bucket_that_is_not_there_ends_with_an_error_that_names_it(bucket: str
         )
     with pytest.raises(StorageError, match="s3://nowhere"):
         storage.write_bytes("s3://nowhere/x", b"1")
+
+
+EPOCHS = 12
+NUM_TRAIN, NUM_VAL = 24, 8
+FP32 = ["--engine", "torch", "--precision", "fp32"]
+SMALL = [
+    *FP32, "--weights", "none", "--preprocess.image-size", "32", "--preprocess.short-side", "40", "--head.width", "16",
+    "--optim.num-epochs", str(EPOCHS), "--optim.global-batch-size", "8", "--quiet",
+]  # fmt: skip
+
+
+def train(place: str) -> list[str]:
+    return ["train", "--data", f"{place}/data", "--cache", f"{place}/cache", "--output", f"{place}/run", *SMALL]
+
+
+def read_json(folder: str, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(storage.read(folder, name).data)
+    return content
+
+
+def left_by(run: str) -> set[str]:
+    paths = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
+    return {"events" if path.startswith("events.out.tfevents.") else path for path in paths}
+
+
+def scored(place: str) -> list[dict[str, Any]]:
+    words = ["--model", f"{place}/run/model", "--input", f"{place}/data/test", "--output", f"{place}/scores.parquet"]
+    assert main(["score", *words, "--cache", f"{place}/cache", "--max-error-rate", "1", *FP32, "--quiet"]) == 0
+    with storage.open_input(f"{place}/scores.parquet") as file:
+        rows: list[dict[str, Any]] = pq.read_table(file).drop(["model", "run", "scored_at", "modified"]).to_pylist()
+    return rows
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_with_store")
+def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_not(
+    faults: Faults, tmp_path: Path
+) -> None:
+    drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
+    place = create("training", faults)
+    upload(tmp_path / "data", f"{place}/data")
+    run, attempt = f"{place}/run", f"{place}/run/checkpoints/attempt-001"
+    code = "import sys; from tlearn.cli import main; sys.exit(main())"
+    driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while "metrics.jsonl" not in storage.names(attempt) or not storage.read(attempt, "metrics.jsonl").data:
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert len(storage.read(attempt, "metrics.jsonl").data.splitlines()) < EPOCHS
+    assert not storage.exists(f"{run}/summary.json")
+
+    assert main([*train(place), "--resume", "require"]) == 0
+    assert main([*train(place), "--resume", "require"]) == 0  # finished: nothing to do
+    assert main(train(str(tmp_path))) == 0
+    summary, expected = read_json(run, "summary.json"), read_json(f"{tmp_path}/run", "summary.json")
+    assert (summary["features_computed"], expected["features_computed"]) == (0, 2 * NUM_TRAIN + NUM_VAL)
+    assert summary["features_reused"] == 2 * NUM_TRAIN + NUM_VAL
+    assert [summary[name] for name in ("epochs", "best_epoch", "val_loss", "quality")] == [
+        expected[name] for name in ("epochs", "best_epoch", "val_loss", "quality")
+    ]
+    assert storage.folders(f"{run}/checkpoints") == ["attempt-001", "attempt-002"]
+    assert left_by(run) == left_by(f"{tmp_path}/run") >= {"events", "metrics.jsonl", "report.html", "model/model.json"}
+    models = [read_json(f"{folder}/model", "model.json") for folder in (run, f"{tmp_path}/run")]
+    assert models[0]["weights_sha256"] == models[1]["weights_sha256"]
+    rows = scored(place)
+    assert len(rows) == 7 and rows == scored(str(tmp_path))
+
+
+def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def download(system: Any, path: str, sink: Any) -> None:
+        fetched.append(path)
+        time.sleep(0.2)
+        with system.open_input_stream(path) as source:
+            sink.write(source.read())
+
+    monkeypatch.setattr(storage, "_download", download)
+    for content in (b"one", b"other one"):
+        storage.write_bytes(f"{bucket}/file", content)
+        with ThreadPoolExecutor(4) as threads:
+            copies = set(threads.map(storage.at_hand, [f"{bucket}/file"] * 4))
+        assert [copy.read_bytes() for copy in copies] == [content]
+    assert len(fetched) == 2
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        storage.at_hand(f"{bucket}/nothing")

@@ -49,7 +49,7 @@ def features(path: Path, count: int, shape: tuple[int, int, int], seed: int) -> 
     batch = pa.RecordBatch.from_pydict({"features": column})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return Features([Place(path, row, "ok", None) for row in range(count)], shape)
+    return Features([Place(str(path), row, "ok", None) for row in range(count)], shape)
 
 
 @pytest.fixture

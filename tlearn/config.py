@@ -188,7 +188,7 @@ class TrainConfig:
     data: str
     """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
     output: str
-    """Folder in which the run is left: model, metrics, report."""
+    """Folder (or URI) in which the run is left: model, metrics, report."""
     recipe: str = "frozen"
     """The recipe that these settings started from."""
     weights: str = "imagenet"
@@ -221,7 +221,7 @@ class TrainConfig:
     max_error_rate: float = 0.05
     """Share of unreadable images above which nothing is trained."""
     cache: str = field(default_factory=default_cache)
-    """Folder for weights and features; safe to share, safe to delete."""
+    """Folder (or URI) for weights and features; safe to share, safe to delete."""
     engine: EngineChoice = "auto"
     """What computes the frozen layers; auto takes openvino on processors if it is installed."""
     precision: PrecisionChoice = "auto"

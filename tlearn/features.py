@@ -11,15 +11,16 @@ the preprocessing, the view (the image or its mirror image). A view of one netwo
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ from tlearn.network import Frozen
 from tlearn.plan import chunk_size
 from tlearn.progress import Progress
 
+Result = TypeVar("Result")
 View = Literal["plain", "mirror"]
 
 _NUM_CALIBRATION = 32
@@ -60,9 +62,9 @@ class Cut:
     def shape(self) -> tuple[int, int, int]:
         return network.feature_shape(self.frozen_blocks, self.preprocess.image_size)
 
-    def folder(self, view: View) -> Path:
+    def folder(self, view: View) -> str:
         name = f"{self.frozen_digest}-{digest(self.preprocess)}-{view}"
-        return storage.local(self.cache) / "features" / name
+        return storage.join(storage.absolute(self.cache), "features", name)
 
     def load(self) -> Frozen:
         """The frozen layers, with their weights."""
@@ -85,10 +87,10 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
     """
     hashes = {file.sha256: file for file in files if file.sha256 and file.status == "ok"}
     layers = weights.tensors_digest(frozen.layers.state_dict())
-    folder = storage.local(cache) / "ranges" / f"{layers}-{digest(frozen.preprocess)}"
-    for path in sorted(folder.glob("*.json")):
+    folder = storage.join(storage.absolute(cache), "ranges", f"{layers}-{digest(frozen.preprocess)}")
+    for name in storage.names(folder):
         with contextlib.suppress(ValueError, KeyError):
-            known = json.loads(path.read_bytes())
+            known = json.loads(storage.read(folder, name).data)
             if set(known["images"]) <= hashes.keys():
                 return tuple(known["ranges"])
     pixels, images = [], []
@@ -103,7 +105,7 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
         return ()
     found = engine.calibrate(frozen.layers, frozen.preprocess, torch.stack(pixels).split(8))
     content = json.dumps({"images": images, "ranges": found}).encode()
-    storage.write_bytes(str(folder / f"{digest(images)}.json"), content)
+    storage.write_bytes(storage.join(folder, f"{digest(images)}.json"), content)
     return found
 
 
@@ -111,27 +113,55 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
 class Place:
     """Where the features of an image are: a chunk file and a row in it."""
 
-    file: Path
+    file: str
     row: int
     status: Status
     error: str | None
 
 
-def index(folder: Path) -> dict[str, Place]:
-    """Find every image of a view by its sha256; a file that cannot be read counts as absent."""
+def index(folder: str) -> dict[str, Place]:
+    """Find every image of a view by its sha256; a file that is damaged counts as absent."""
     places = {}
-    for path in sorted(folder.glob("*.arrow")):
-        try:
-            batch = _open(path)
-            batch.validate(full=True)  # else damaged offsets would be read where they point
-            columns = batch.select(["sha256", "status", "error"]).to_pydict()
-            batch.column("features")
-        except (OSError, ValueError, KeyError, pa.ArrowException):
-            path.unlink(missing_ok=True)
-            continue
-        for row, (sha256, status, error) in enumerate(zip(*columns.values(), strict=True)):
-            places[sha256] = Place(path, row, status, error)
+    files = [storage.join(folder, name) for name in storage.names(folder) if name.endswith(".arrow")]
+    for file, facts in zip(files, _each(_facts, files), strict=True):
+        for row, (sha256, status, error) in enumerate(facts):
+            places[sha256] = Place(file, row, status, error)
     return places
+
+
+def _facts(file: str) -> list[tuple[str, Status, str | None]]:
+    """What a chunk file says of its images; a damaged one is removed."""
+    try:
+        if storage.is_remote(file):
+            batch = _remote_facts(file)
+        else:
+            batch = _open(storage.local(file))
+            batch.validate(full=True)  # else damaged offsets would be read where they point
+            batch.column("features")
+        return list(zip(*batch.select(["sha256", "status", "error"]).to_pydict().values(), strict=True))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        if storage.is_remote(file) and isinstance(error, OSError):
+            raise StorageError(f"could not read {file}: {error}") from error
+        storage.remove(file)
+        return []
+
+
+@functools.cache
+def _remote_facts(file: str) -> pa.RecordBatch:
+    """Without the features, which only the machines that train on them fetch."""
+    with storage.open_input(file) as source:
+        options = pa.ipc.IpcReadOptions(included_fields=[0, 1, 2])
+        batch = pa.ipc.open_file(source, options=options).get_batch(0)
+    batch.validate(full=True)
+    return batch
+
+
+def _each(function: Callable[[str], Result], files: Sequence[str]) -> list[Result]:
+    """Several at a time where each has to be waited for."""
+    if not any(map(storage.is_remote, files)):
+        return [function(file) for file in files]
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(function, files))
 
 
 def _open(path: Path) -> pa.RecordBatch:
@@ -140,7 +170,10 @@ def _open(path: Path) -> pa.RecordBatch:
 
 
 class Features:
-    """The features of some images, memory-mapped; picklable, opened anew by every process that reads them."""
+    """The features of some images, memory-mapped; picklable, opened anew by every process that reads them.
+
+    From a remote cache a machine fetches the files that one of its processes reads.
+    """
 
     def __init__(self, places: Sequence[Place], shape: tuple[int, int, int]):
         self.shape = shape
@@ -159,14 +192,14 @@ class Features:
     def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
         """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
         # All files at once: what each needs for good, between the batches, would keep their memory from being reused.
-        self._arrays = self._arrays or [self._mapped(file) for file in self.files]
+        self._arrays = self._arrays or _each(self._mapped, self.files)
         # A worker's share may be empty; one row then tells the type.
         places = self.places[np.asarray(indices, np.int64)] if len(indices) else self.places[:1]
         rows = [self._arrays[file][row] for file, row in places.tolist()]
         return torch.from_numpy(np.stack(rows)[: len(indices)])
 
-    def _mapped(self, file: Path) -> np.ndarray[Any, Any]:
-        column = _open(file).column("features")
+    def _mapped(self, file: str) -> np.ndarray[Any, Any]:
+        column = _open(storage.at_hand(file)).column("features")
         values = column.flatten().to_numpy(zero_copy_only=True)
         return values.reshape(len(column), *self.shape)  # type: ignore[no-any-return]
 
@@ -271,7 +304,7 @@ class Compute:
             with pa.ipc.new_file(sink, batch.schema) as writer:
                 writer.write_batch(batch)
 
-        storage.write(str(self.cut.folder(view) / f"{chunk_id}.arrow"), write_to)
+        storage.write(storage.join(self.cut.folder(view), f"{chunk_id}.arrow"), write_to)
 
 
 def _as_planned(row: dict[str, Any], fetched: Fetched) -> Fetched:
@@ -330,8 +363,8 @@ def plan(files: Sequence[File], views: tuple[View, ...], cut: Cut) -> list[Plan]
 
 
 def fits(plans: Sequence[Plan], cut: Cut) -> bool:
-    """Whether the cache's disk has room for what the plans would write."""
-    folder = storage.local(cut.cache)
+    """Whether the disk of the cache, or of its copies, has room for what the plans would write."""
+    folder = storage.disk(cut.cache)
     folder.mkdir(parents=True, exist_ok=True)
     return num_bytes(plans, cut) <= _USABLE * shutil.disk_usage(folder).free
 

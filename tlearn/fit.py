@@ -3,14 +3,12 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from tlearn import chunks, storage, worker
@@ -18,15 +16,16 @@ from tlearn.config import TrainConfig
 from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.launch import causes
 from tlearn.progress import say
+from tlearn.storage import Workplace
 
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
 
 
-def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
-    """Train from the newest whole checkpoint to the end; returns the folder of the best one and how many epochs ran."""
+def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
+    """Train from the newest whole checkpoint to the end; returns the best one and how many epochs ran."""
     config = job.config
-    root = run / "checkpoints"
+    root = storage.join(run.location, "checkpoints")
     found = _checkpoints(root, job.digest)
     if config.resume == "require" and not found:
         raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
@@ -40,14 +39,16 @@ def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
         num_workers, use_gpu, num_cpus = _training_workers(config)
         # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
         # and workers of a killed driver live on for a moment; they go on with the folder of their attempt.
-        attempt = f"attempt-{len(list(root.glob('attempt-*'))) + 1:03}"
-        (root / attempt).mkdir(parents=True)
+        attempt = f"attempt-{len(storage.folders(root)) + 1:03}"
+        folder = storage.join(root, attempt)
         job = dataclasses.replace(
             job,
-            initial_checkpoint=_take_over(root, root / attempt / "initial", job.digest) if found else None,
+            initial_checkpoint=_take_over(root, storage.join(folder, "initial"), job.digest) if found else None,
             num_threads=max(int(num_cpus), 1),
-            metrics_path=str(root / attempt / "metrics.jsonl"),
+            metrics_path=storage.join(folder, "metrics.jsonl"),
         )
+        storage.write_bytes(job.metrics_path, b"")
+        system, path = storage.filesystem(root)
         trainer = TorchTrainer(
             worker.run,
             train_loop_config={"job": job},
@@ -59,7 +60,8 @@ def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
             ),
             run_config=RunConfig(
                 name=attempt,
-                storage_path=str(root),
+                storage_path=path,
+                storage_filesystem=system,
                 checkpoint_config=CheckpointConfig(
                     num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
                 ),  # and the last one is always kept
@@ -72,23 +74,30 @@ def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
             except Exception as error:
                 raise TrainingError(f"training failed: {_root_cause(error)}") from error
         found = _checkpoints(root, job.digest)
+    history = max((progress.history for progress in found.values()), key=len)
+    _write_metrics(run, "".join(json.dumps(line) + "\n" for line in history))
     whole = {folder: progress.history[-1]["val_loss"] for folder, progress in found.items() if not progress.start}
-    return min(whole, key=whole.__getitem__), max(len(progress.history) for progress in found.values())
+    return _checkpoint(min(whole, key=whole.__getitem__)), len(history)
 
 
-def _newest(found: dict[Path, worker.Progress]) -> Path:
+def _checkpoint(folder: str) -> Checkpoint:
+    system, path = storage.filesystem(folder)
+    return Checkpoint(path, system)
+
+
+def _newest(found: dict[str, worker.Progress]) -> str:
     return max(found, key=lambda folder: (len(found[folder].history), found[folder].start))
 
 
-def _take_over(root: Path, target: Path, job_digest: str) -> str:
+def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
     """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
     for _ in range(5):
         newest = _newest(_checkpoints(root, job_digest))
-        shutil.rmtree(target, ignore_errors=True)
+        storage.remove_folder(target)
         with contextlib.suppress(OSError, IntegrityError):
-            shutil.copytree(newest, target)
+            storage.copy_folder(newest, target)
             worker.checkpoint_progress(target)
-            return str(target)
+            return _checkpoint(target)
     raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
 
 
@@ -108,11 +117,13 @@ def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool,
     return lowest if lowest == highest else (lowest, highest), use_gpu, cpus_of_each
 
 
-def _checkpoints(root: Path, job_digest: str) -> dict[Path, worker.Progress]:
+def _checkpoints(root: str, job_digest: str) -> dict[str, worker.Progress]:
     """Every undamaged checkpoint of this job, and how far it had come."""
-    found: dict[Path, worker.Progress] = {}
+    found: dict[str, worker.Progress] = {}
     damaged = []
-    for folder in sorted(path for path in root.glob("attempt-*/checkpoint_*") if path.is_dir()):
+    attempts = [storage.join(root, name) for name in storage.folders(root)]
+    names = [(attempt, name) for attempt in attempts for name in storage.folders(attempt) if name != "initial"]
+    for folder in [storage.join(*one) for one in names]:
         try:
             progress = worker.checkpoint_progress(folder)
         except IntegrityError as error:
@@ -135,23 +146,22 @@ def _root_cause(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
+def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[None]:
     """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
     from torch.utils.tensorboard import SummaryWriter
 
-    path = Path(job.metrics_path)
+    folder, _, file = job.metrics_path.rpartition("/")
+    seconds = 2.0 if storage.is_remote(folder) else 0.2  # each look there is a request
     ended = threading.Event()
     num_epochs = sum(phase.optim.num_epochs for phase in job.phases)
 
     def follow() -> None:
         seen = num_seen
-        with SummaryWriter(str(run)) as board:
+        with SummaryWriter(str(run.path)) as board:
             while True:
                 last = ended.is_set()
-                text = path.read_text() if path.exists() else ""
+                text = storage.read(folder, file).data.decode()
                 new = [json.loads(line) for line in text.splitlines()[seen:]]
-                if new:
-                    storage.write_bytes(str(run / "metrics.jsonl"), text.encode())
                 for line in new:
                     for name in line.keys() - {"phase", "epoch", "seconds"}:
                         board.add_scalar(name, line[name], line["epoch"])
@@ -162,9 +172,12 @@ def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
                         quiet=job.config.quiet,
                     )
                 seen += len(new)
+                if new:
+                    board.flush()
+                    _write_metrics(run, text)
                 if last:
                     return
-                ended.wait(0.2)
+                ended.wait(seconds)
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -173,3 +186,8 @@ def _live_metrics(job: worker.Job, run: Path, num_seen: int) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _write_metrics(run: Workplace, lines: str) -> None:
+    storage.write_bytes(str(run.path / "metrics.jsonl"), lines.encode())
+    run.upload()

@@ -1,22 +1,29 @@
 """Ray, started once: what both jobs ask of it before their work."""
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import ray
 import ray.data
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tlearn import processor
+from tlearn import processor, storage
 from tlearn.config import Arithmetic, EngineChoice, PrecisionChoice
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
 
 _starting = threading.Lock()
+
+_LOOK_SECONDS = 60.0
+"""How long nodes are waited for that are to look whether they see a path; one that is slower is taken to see it."""
 
 
 def start_ray() -> None:
@@ -41,6 +48,54 @@ def _start_ray() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
+
+
+def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
+    """Raise UsageError where a node that computes does not see a file, or what is written into a folder.
+
+    Copies of a file are as good as the file. What is on object stores is seen by all; one node alone is not asked.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    others = [node for node in others if node["Resources"].keys() & {"CPU", "GPU"}]
+    if not others or all(map(storage.is_remote, [*files, *folders])):
+        return
+    looked_at = {path: storage.absolute(path) for path in files if not storage.is_remote(path)}
+    with contextlib.ExitStack() as written:
+        for folder in folders:
+            if not storage.is_remote(folder):
+                token = storage.join(storage.absolute(folder), f".{uuid.uuid4().hex}.tmp")
+                storage.write_bytes(token, token.encode())
+                written.callback(storage.remove, token)
+                looked_at[folder] = token
+        asked = {}
+        for node in others:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            look = ray.remote(_beginnings).options(num_cpus=0, scheduling_strategy=strategy)
+            asked[look.remote([*looked_at.values()])] = node["NodeManagerHostname"]
+        answers, _ = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_SECONDS)
+        for answer in answers:
+            with contextlib.suppress(RayError):  # the node is gone
+                theirs = ray.get(answer)
+                ours = _beginnings([*looked_at.values()])  # after them: what was changed meanwhile is no difference
+                for path, there, own in zip(looked_at, theirs, ours, strict=True):
+                    if own is not None and there != own:
+                        raise UsageError(
+                            f"expected paths that every node sees, node {asked[answer]} does not see {path}: put it on "
+                            "storage that all nodes mount, or give a URI (s3://, gs://)"
+                        )
+
+
+def _beginnings(paths: list[str]) -> list[str | None]:
+    """What tells files apart: the SHA-256 of their first MiB; None for one that cannot be read."""
+    found: list[str | None] = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        try:
+            found.append(hashlib.sha256(storage.read(folder, name, max_bytes=2**20).data).hexdigest())
+        except OSError:
+            found.append(None)
+    return found
 
 
 def _has_openvino() -> bool:

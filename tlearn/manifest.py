@@ -194,10 +194,11 @@ def add_hashes(data: str, files: list[File], cache: str) -> None:
     """Fill in `sha256`, opening only files that are new or changed since the last time; bad files get a status."""
     folder = storage.absolute(data)
     index_name = hashlib.sha256(folder.encode()).hexdigest()[:16]
-    index = storage.local(cache) / "hashes" / f"{index_name}.parquet"
+    index = storage.join(storage.absolute(cache), "hashes", f"{index_name}.parquet")
     known: dict[tuple[str, int, int], str] = {}
-    if index.exists():
-        columns = pq.read_table(index).to_pydict()
+    if storage.exists(index):
+        with storage.open_input(index) as source:
+            columns = pq.read_table(source).to_pydict()
         keys = zip(columns["path"], columns["size"], columns["modified"], strict=True)
         known = dict(zip(keys, columns["sha256"], strict=True))
 
@@ -227,7 +228,7 @@ def add_hashes(data: str, files: list[File], cache: str) -> None:
             "sha256": [file.sha256 for file in keep],
         }
     )
-    storage.write(str(index), lambda sink: pq.write_table(table, sink))
+    storage.write(index, lambda sink: pq.write_table(table, sink))
 
 
 def leaks(files: list[File]) -> list[str]:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 from PIL import Image, ImageOps
+
+from tlearn import storage
 
 _FILES = ("config.json", "summary.json", "metrics.jsonl", "manifest.parquet", "validation.parquet")
 # What HTML or UTF-8 cannot hold.
@@ -150,16 +151,16 @@ def _mistakes(rows: Sequence[Mapping[str, Any]], data: str) -> list[dict[str, An
     """The mistakes of which the model was surest, with a thumbnail where the photograph is at hand."""
     wrong = [row for row in rows if row["label"] != row["prediction"]]
     surest = sorted(wrong, key=lambda row: (-row["probability"], row["path"]))[:12]
-    return [{**row, "picture": _thumbnail(Path(data), row["path"])} for row in surest]
+    return [{**row, "picture": _thumbnail(data, row["path"])} for row in surest]
 
 
-def _thumbnail(folder: Path, path: str) -> str:
+def _thumbnail(folder: str, path: str) -> str:
     """The photograph as a data: URI, or nothing if it cannot be had."""
     # The page must come about whatever a file holds, and Pillow raises exceptions of every kind.
     try:
-        names = (path, os.fsdecode(unquote_to_bytes(path)))
-        inside = [folder / name for name in names if not name.startswith("/") and ".." not in name.split("/")]
-        file, buffer = next(file for file in inside if file.is_file()), io.BytesIO()
+        if path.startswith("/") or ".." in path.split("/"):
+            return ""
+        file, buffer = io.BytesIO(storage.read(folder, path).data), io.BytesIO()
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             image.thumbnail((160, 160))
             # Pillow would copy the photograph's comment.

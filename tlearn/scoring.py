@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _index(config: ScoreConfig, output: str, work: str) -> Iterator[Index]:
         path = storage.local(work) / "plan.sqlite"
     else:
         name = hashlib.sha256(output.encode()).hexdigest()[:16]
-        path = storage.local(config.cache) / "tables" / f"{name}.sqlite"
+        path = storage.disk(config.cache) / "tables" / f"{name}.sqlite"
     with plan.storage_errors(path), contextlib.closing(Index(path)) as index:
         yield index
 
@@ -241,6 +242,8 @@ def _compute(
     from tlearn.chunks import Chunk
 
     launch.start_ray()
+    first = [storage.join(config.input, entry.path) for entry in islice(storage.stream(config.input), 1)]
+    launch.require_shared([storage.join(config.model, "model.json"), *first], [folder])
     pool = chunks.pool(config.workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),

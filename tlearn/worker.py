@@ -35,7 +35,7 @@ from tlearn import loop, optim, processor, storage, weights
 from tlearn.augment import Augment
 from tlearn.columns import Columns
 from tlearn.config import HeadConfig, TrainConfig
-from tlearn.errors import IntegrityError
+from tlearn.errors import IntegrityError, StorageError
 from tlearn.features import Features, Pictures
 from tlearn.loop import Learner, Samples, Worker
 from tlearn.metrics import Totals
@@ -57,7 +57,7 @@ class Job:
     val_labels: tuple[int, ...]
     num_threads: int
     metrics_path: str
-    initial_checkpoint: str | None
+    initial_checkpoint: Checkpoint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +78,19 @@ class Progress:
         return [line["val_loss"] for line in self.history if line["phase"] == phase + 1]
 
 
-def checkpoint_progress(folder: Path) -> Progress:
-    """Read progress.json after checking every file against it. Raises IntegrityError."""
+def checkpoint_progress(folder: str | Path) -> Progress:
+    """Read progress.json after checking every file against it. Raises IntegrityError; OSError of a remote store."""
+    location = str(folder)
     try:
-        values: dict[str, Any] = json.loads((folder / "progress.json").read_bytes())
+        values: dict[str, Any] = json.loads(storage.read(location, "progress.json").data)
         for name, sha256 in values.pop("sha256").items():
-            if storage.sha256_file(folder / name) != sha256:
-                raise IntegrityError(f"expected the recorded sha256 of {folder / name}, got another")
+            if storage.sha256_file(storage.join(location, name)) != sha256:
+                raise IntegrityError(f"expected the recorded sha256 of {location}/{name}, got another")
         return Progress(**values | {name: tuple(values[name]) for name in ("sums", "history")})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"expected a whole checkpoint in {folder}: {error}") from None
+        if storage.is_remote(location) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StorageError(f"could not read {location}: {error}") from error  # it may be whole all the same
+        raise IntegrityError(f"expected a whole checkpoint in {location}: {error}") from None
 
 
 def learned_tensors(folder: Path) -> dict[str, Tensor]:
@@ -118,12 +121,12 @@ def run(job_config: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _latest_checkpoint(job: Job) -> Iterator[Path | None]:
     """What this run has reached comes before what it may have started from."""
-    latest = ray.train.get_checkpoint()
+    latest = ray.train.get_checkpoint() or job.initial_checkpoint
     if latest is not None:
         with latest.as_directory() as folder:
             yield Path(folder)
     else:
-        yield Path(job.initial_checkpoint) if job.initial_checkpoint else None
+        yield None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def fill(folder: Path, count: int) -> Features:
         batch = pa.RecordBatch.from_pydict({"features": column})
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
-        places += [Place(path, row, "ok", None) for row in range(ROWS)]
+        places += [Place(str(path), row, "ok", None) for row in range(ROWS)]
     return Features(places[:count], SHAPE)
 
 
