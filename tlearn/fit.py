@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tlearn.progress import say
 
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
+_STOP_SECONDS = 20.0
 
 
 def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
@@ -69,11 +71,27 @@ def best_checkpoint(job: worker.Job, run: Path) -> tuple[Path, int]:
         with causes(), _live_metrics(job, run, num_done):
             try:
                 trainer.fit()
+            except KeyboardInterrupt:  # SIGTERM: Ctrl-C goes to Ray's own handler
+                _checkpoint_and_stop(job, root / attempt)
+                raise
             except Exception as error:
                 raise TrainingError(f"training failed: {_root_cause(error)}") from error
         found = _checkpoints(root, job.digest)
     whole = {folder: progress.history[-1]["val_loss"] for folder, progress in found.items() if not progress.start}
     return min(whole, key=whole.__getitem__), max(len(progress.history) for progress in found.values())
+
+
+def _checkpoint_and_stop(job: worker.Job, attempt: Path) -> None:
+    """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, the workers may be gone too."""
+    before = set(attempt.glob("checkpoint_*"))
+    job.stop_path.touch()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        for folder in set(attempt.glob("checkpoint_*")) - before:
+            with contextlib.suppress(IntegrityError):
+                worker.checkpoint_progress(folder)
+                return
+        time.sleep(0.1)
 
 
 def _newest(found: dict[Path, worker.Progress]) -> Path:

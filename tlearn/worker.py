@@ -59,6 +59,11 @@ class Job:
     metrics_path: str
     initial_checkpoint: str | None
 
+    @property
+    def stop_path(self) -> Path:
+        """A file that asks for a checkpoint within the epoch, because the run is to stop."""
+        return Path(self.metrics_path).with_name("stop")
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -185,7 +190,7 @@ class _Stage:
     def train(self, progress: Progress) -> Progress:
         """Epoch by epoch, from where the progress is to the end of the phase."""
         learner, config = self.learner, self.phase.optim
-        clock = _Clock(self.job.config.checkpoint_every_seconds, learner.worker)
+        clock = _Clock(self.job, learner.worker)
         val_losses = progress.val_losses(progress.phase)
         while len(val_losses) < config.num_epochs and not optim.should_stop(val_losses, config):
             started, epoch = time.monotonic(), len(val_losses)
@@ -277,16 +282,15 @@ def _save(
 
 
 class _Clock:
-    """Says when a checkpoint within an epoch is due: by the first worker's time, on all workers at once."""
+    """Says when a checkpoint within an epoch is due: as the first worker sees it, on all workers at once."""
 
-    def __init__(self, every_seconds: float | None, worker: Worker):
-        self.every_seconds, self.worker = every_seconds, worker
+    def __init__(self, job: Job, worker: Worker):
+        self.every_seconds, self.stop_path, self.worker = job.config.checkpoint_every_seconds, job.stop_path, worker
         self.last = time.monotonic()
 
     def is_due(self) -> bool:
-        if self.every_seconds is None:
-            return False
-        due = torch.tensor(time.monotonic() - self.last >= self.every_seconds, device=self.worker.device)
+        is_late = self.every_seconds is not None and time.monotonic() - self.last >= self.every_seconds
+        due = torch.tensor(is_late or self.stop_path.exists(), device=self.worker.device)
         if self.worker.num_workers > 1:
             torch.distributed.broadcast(due, 0)
         if due.item():
