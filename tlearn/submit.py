@@ -11,6 +11,7 @@ STOPPED      none                   143                         no
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -117,6 +118,8 @@ class _Client(JobSubmissionClient):
 def _connect(address: str | None) -> JobSubmissionClient:
     if address is not None:
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it override what it is told
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # what is packed and sent; what goes wrong there comes back as an exception
     try:
         return _Client()
     except StorageError:
@@ -201,7 +204,7 @@ class _Log:
 
     def follow(self) -> JobDetails:
         """Print until the job has ended. Raises StorageError after five minutes without an answer."""
-        answered, num_lasts = time.monotonic(), 0
+        answered, is_whole, num_lasts = time.monotonic(), False, 0
         while True:
             try:
                 details = self.client.get_job_info(self.submission_id)
@@ -215,10 +218,10 @@ class _Log:
                         "same command follows it again"
                     ) from error
             else:
-                is_whole = asyncio.run(self._print())
-                num_lasts += details.status.is_terminal()
-                if num_lasts == _MAX_LASTS or (num_lasts and is_whole):
+                if details.status.is_terminal() and (is_whole or num_lasts == _MAX_LASTS):
                     return details
+                num_lasts += details.status.is_terminal()
+                is_whole = asyncio.run(self._print())
             time.sleep(1)
 
     async def _print(self) -> bool:
