@@ -158,7 +158,7 @@ def test_the_exit_code_of_a_job_is_the_drivers_and_a_mistake_is_made_once(
     ("change", "says"),
     [
         ({"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "expected the cluster's token at http://127.0.0.1:"),
-        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}, "expected a job server, got"),
+        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}, "expected a job server that takes jobs, got"),
     ],
     ids=["wrong token", "no server"],
 )
@@ -303,6 +303,19 @@ def test_one_that_another_sends_at_the_same_moment_is_followed(
     monkeypatch.setattr(server, "list_jobs", lambda: listed.pop() if listed else list(server.jobs.values()))
     assert run(server, monkeypatch, "--submission-id", "night") == 0
     assert list(server.jobs) == ["night"]
+
+
+def test_a_server_that_goes_as_the_job_is_sent_ends_with_7(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server([])
+
+    def refuse(**options: Any) -> None:
+        raise requests.exceptions.ConnectionError("reset by peer")
+
+    monkeypatch.setattr(server, "submit_job", refuse)
+    assert run(server, monkeypatch) == 7
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_output_is_printed_once_though_the_connection_breaks(

@@ -16,7 +16,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,12 @@ def run(config: SubmitConfig, job: TrainConfig | ScoreConfig, words: Sequence[st
     entrypoint = shlex.join(["python", "-m", f"jobs.{words[0]}", *words[1:]])
     name = config.submission_id or f"{words[0]}-{digest(entrypoint)}"
     environment = _runtime_env(config.runtime_env)
-    client = _connect(config.address)
+    with _one_line():
+        client = _connect(config.address)
     seconds = config.retry_seconds
     for attempt in range(1, config.max_attempts + 1):
-        submission_id = _start(client, config, name, environment, entrypoint)
+        with _one_line():
+            submission_id = _start(client, config, name, environment, entrypoint)
         details = follow(client, submission_id)
         code, can_pass = outcome(details)
         if code == DONE:
@@ -120,13 +122,20 @@ def _connect(address: str | None) -> JobSubmissionClient:
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it override what it is told
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # what is packed and sent; what goes wrong there comes back as an exception
+    return _Client()
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """For whatever a job server, or what is between it and us, answers with."""
     try:
-        return _Client()
-    except StorageError:
+        yield
+    except (StorageError, UsageError, LockedError):
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise StorageError(
-            f"expected a job server, got {error}: start Ray, or give its address (--address http://HOST:8265)"
+            f"expected a job server that takes jobs, got {error}: start Ray, or give its address (--address "
+            "http://HOST:8265)"
         ) from error
 
 
@@ -174,9 +183,9 @@ def _start(
         except ValueError as error:
             raise UsageError(f"expected a working directory that can be sent, got {error}") from error
         except RuntimeError as error:
-            if "already exists" in str(error):
-                continue
-            raise StorageError(f"expected the job server to take the job, got {error}") from error
+            if "already exists" not in str(error):
+                raise
+            continue
         _say(f"submitted job {submission_id}")
         return submission_id
     raise LockedError(f"expected {name} to be free, others submit it again and again: choose another --submission-id")
