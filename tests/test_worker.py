@@ -154,6 +154,16 @@ def test_a_run_without_improvement_stops_by_its_patience(job: Job, train: Callab
     assert losses.index(min(losses)) == len(losses) - 3
 
 
+def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_within_the_epoch(
+    job: Job, train: Callable[..., list[Path]]
+) -> None:
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, checkpoint_every_seconds=None))
+    Path(job.stop_location).touch()
+    (kept,) = train(job, "stopped", num_reports=1)
+    progress = worker.checkpoint_progress(kept)
+    assert (len(progress.history), progress.start) == (0, 1)
+
+
 def test_a_damaged_checkpoint_is_refused(job: Job, train: Callable[..., list[Path]]) -> None:
     folder = train(job, "run", num_reports=1)[0]
     for path in sorted(folder.iterdir()):

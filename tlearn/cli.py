@@ -22,6 +22,7 @@ from tlearn.config import (
     DemoConfig,
     ScoreConfig,
     ScoresConfig,
+    SubmitConfig,
     TrainConfig,
     WeightsConfig,
 )
@@ -33,6 +34,7 @@ _USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its fl
   train [RECIPE] --data DIR --output RUN       fine-tune a pretrained VGG16; recipes: {recipes}
   score --model RUN/model --input DIR --output NAME.parquet
                                                score a folder of images into Parquet
+  submit [flags] train|score ...               the same on a Ray cluster, as a job
   scores DIR                                   the newest row of every path of a table
   verify DIR                                   whether a table is as its ledger says
   check --data DIR                             what is in this folder, what is wrong with it
@@ -83,13 +85,17 @@ def _parse(kind: type[Config], command: str, words: list[str], default: Config |
     return tyro.cli(kind, prog=f"tlearn {command}", args=words, default=default)
 
 
-def _train(words: list[str]) -> int:
+def _train_config(words: list[str]) -> TrainConfig:
     name = words[0] if words and not words[0].startswith("-") else "frozen"
     if name not in RECIPES:
-        return _say(f"expected a recipe ({', '.join(RECIPES)}), got {name}", errors.USAGE)
+        raise errors.UsageError(f"expected a recipe ({', '.join(RECIPES)}), got {name}")
     rest = words[1:] if words and words[0] == name else words
     default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
-    config = _parse(TrainConfig, f"train {name}", rest, default)
+    return _parse(TrainConfig, f"train {name}", rest, default)
+
+
+def _train(words: list[str]) -> int:
+    config = _train_config(words)
     from tlearn import training
 
     summary = training.train(config)
@@ -126,6 +132,18 @@ def _score(words: list[str]) -> int:
         if summary["drift"] is not None:
             print(f"drift {summary['drift']:.2f}: {summary['drift_sentence']}")
     return code
+
+
+def _submit(words: list[str]) -> int:
+    count = next((number for number, word in enumerate(words) if word in ("train", "score")), len(words))
+    config = _parse(SubmitConfig, "submit [flags] train|score ...", words[:count])
+    command, rest = words[count : count + 1], words[count + 1 :]
+    if not command:
+        return _say("expected train or score, with its flags: tlearn submit [flags] train|score ...", errors.USAGE)
+    job = _train_config(rest) if command == ["train"] else _parse(ScoreConfig, "score", rest)
+    from tlearn import submit
+
+    return submit.run(config, job, [*command, *rest])
 
 
 def _scores(words: list[str]) -> int:
@@ -215,6 +233,7 @@ def _bench(words: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "score": _score,
+    "submit": _submit,
     "scores": _scores,
     "verify": _verify,
     "check": _check,

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -390,6 +391,42 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         _at_least("num_images", self.num_images, 32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitConfig:
+    """Run train or score as a job of a Ray cluster, follow it to its end and end with its exit code.
+
+    Ctrl-C and SIGTERM stop the job, as they stop tlearn train here; where only the connection is lost, the same command
+    follows it again. The token is Ray's: RAY_AUTH_MODE=token, with RAY_AUTH_TOKEN or ~/.ray/auth_token.
+    """
+
+    address: str | None = None
+    """Of the job server, http://HOST:8265; RAY_API_SERVER_ADDRESS, RAY_ADDRESS or a Ray on this machine unless told."""
+    submission_id: str | None = None
+    """What the job is called in Ray; a digest of the command unless told. One that is pending or runs is followed, not
+    started twice. One that failed or was stopped is tried again as ID-attempt-2. One that succeeded under an ID that
+    was given is done and not run again; without one the command runs again, for what is new since."""
+    runtime_env: str | None = None
+    """Ray's runtime environment, a YAML file. Unless told, cluster/runtime_env.yaml of the project that this tlearn is
+    run from, with its code; a tlearn that is installed without the project sends no code: the cluster has it."""
+    entrypoint_num_cpus: float = 0
+    """CPUs that the cluster keeps for the driver. A driver that asks for any resource may run on every node, else on
+    the head only."""
+    entrypoint_resources: dict[str, float] = field(default_factory=dict)
+    """Resources of your own that the driver's node must have: NAME NUMBER."""
+    max_attempts: int = 3
+    """How often the job is started at most. Again only after what may pass: 5 (training failed), 7 (storage), 75
+    (another run holds the output), and a driver that was killed or lost. All go on where the last one was."""
+    retry_seconds: float = 30.0
+    """Time before the second attempt; twice as long before each further one, ten minutes at most."""
+
+    def __post_init__(self) -> None:
+        if self.submission_id is not None and not re.fullmatch(r"[\w.-]+", self.submission_id):
+            raise ValueError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
+        _at_least("entrypoint_num_cpus", self.entrypoint_num_cpus, 0)
+        _at_least("max_attempts", self.max_attempts, 1)
+        _at_least("retry_seconds", self.retry_seconds, 0)
 
 
 RECIPES: dict[str, TrainConfig] = {

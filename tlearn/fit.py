@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import ray
@@ -20,6 +21,7 @@ from tlearn.storage import Workplace
 
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
+_STOP_SECONDS = 20.0
 
 
 def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
@@ -71,6 +73,9 @@ def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
         with causes(), _live_metrics(job, run, num_done):
             try:
                 trainer.fit()
+            except KeyboardInterrupt:  # SIGTERM: Ctrl-C goes to Ray's own handler
+                _checkpoint_and_stop(job, folder)
+                raise
             except Exception as error:
                 raise TrainingError(f"training failed: {_root_cause(error)}") from error
         found = _checkpoints(root, job.digest)
@@ -78,6 +83,19 @@ def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
     _write_metrics(run, "".join(json.dumps(line) + "\n" for line in history))
     whole = {folder: progress.history[-1]["val_loss"] for folder, progress in found.items() if not progress.start}
     return _checkpoint(min(whole, key=whole.__getitem__)), len(history)
+
+
+def _checkpoint_and_stop(job: worker.Job, attempt: str) -> None:
+    """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, the workers may be gone too."""
+    before = {"initial", *storage.folders(attempt)}
+    storage.write_bytes(job.stop_location, b"")
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        for name in set(storage.folders(attempt)) - before:
+            with contextlib.suppress(IntegrityError):
+                worker.checkpoint_progress(storage.join(attempt, name))
+                return
+        time.sleep(0.2)
 
 
 def _checkpoint(folder: str) -> Checkpoint:

@@ -12,6 +12,7 @@ A checkpoint is a folder whose last file, progress.json, holds the sha256 of the
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 import time
@@ -58,6 +59,11 @@ class Job:
     num_threads: int
     metrics_path: str
     initial_checkpoint: Checkpoint | None
+
+    @property
+    def stop_location(self) -> str:
+        """Of a file that asks for a checkpoint within the epoch, because the run is to stop."""
+        return storage.join(self.metrics_path.rpartition("/")[0], "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ class _Stage:
     def train(self, progress: Progress) -> Progress:
         """Epoch by epoch, from where the progress is to the end of the phase."""
         learner, config = self.learner, self.phase.optim
-        clock = _Clock(self.job.config.checkpoint_every_seconds, learner.worker)
+        clock = _Clock(self.job, learner.worker)
         val_losses = progress.val_losses(progress.phase)
         while len(val_losses) < config.num_epochs and not optim.should_stop(val_losses, config):
             started, epoch = time.monotonic(), len(val_losses)
@@ -280,21 +286,29 @@ def _save(
 
 
 class _Clock:
-    """Says when a checkpoint within an epoch is due: by the first worker's time, on all workers at once."""
+    """Says when a checkpoint within an epoch is due: as the first worker sees it, on all workers at once."""
 
-    def __init__(self, every_seconds: float | None, worker: Worker):
-        self.every_seconds, self.worker = every_seconds, worker
+    def __init__(self, job: Job, worker: Worker):
+        self.every_seconds, self.stop_location = job.config.checkpoint_every_seconds, job.stop_location
+        self.worker = worker
         self.last = time.monotonic()
+        self.looked = -math.inf
 
     def is_due(self) -> bool:
-        if self.every_seconds is None:
-            return False
-        due = torch.tensor(time.monotonic() - self.last >= self.every_seconds, device=self.worker.device)
+        is_late = self.every_seconds is not None and time.monotonic() - self.last >= self.every_seconds
+        due = torch.tensor(is_late or self._is_to_stop(), device=self.worker.device)
         if self.worker.num_workers > 1:
             torch.distributed.broadcast(due, 0)
         if due.item():
             self.last = time.monotonic()
         return bool(due.item())
+
+    def _is_to_stop(self) -> bool:
+        """Looked up once a second: storage may be slow, and a step takes milliseconds."""
+        if self.worker.rank or time.monotonic() - self.looked < 1:
+            return False
+        self.looked = time.monotonic()
+        return storage.exists(self.stop_location)
 
 
 def _train_samples(job: Job, phase: Phase, trainable: Trainable, worker: Worker) -> Samples:
