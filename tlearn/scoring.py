@@ -241,7 +241,7 @@ def _compute(
     from tlearn.chunks import Chunk
 
     launch.start_ray()
-    pool = chunks.pool(config.workers, len(missing), config.decode)
+    pool = chunks.pool(config.num_workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),
         "model_digest": model.digest,
