@@ -69,7 +69,46 @@ def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None
 
 def test_more_workers_than_the_cluster_has_are_refused() -> None:
     with pytest.raises(ValueError, match="expected at most"):
-        chunks.pool(1000, 5)
+        chunks.pool((1000, 1000), 5)
+
+
+def set_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[int, int]) -> None:
+    """(CPUs, GPUs) of each."""
+    found = [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}} for cpus, gpus in nodes]
+    found.append({"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}})
+    monkeypatch.setattr(chunks.ray, "nodes", lambda: found)
+    alive = [node["Resources"] for node in found if node["Alive"]]
+    resources = {name: sum(one[name] for one in alive) for name in ("CPU", "GPU")}
+    monkeypatch.setattr(chunks.ray, "cluster_resources", lambda: resources)
+
+
+def test_a_pool_asks_for_as_many_as_are_wanted_and_fits_those_that_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_nodes(monkeypatch, (8, 1))
+    assert chunks.pool((1, 4), 100) == Pool(4, 8, 1, workers=(1, 4))
+    with pytest.raises(ValueError, match="expected at most 1 workers"):
+        chunks.pool((2, 4), 100)
+
+
+@pytest.mark.parametrize(
+    ("workers", "then", "expected"),
+    [
+        (None, [(4, 0)], (4, 1)),
+        (None, [(4, 0)] * 3, (12, 1)),
+        ((2, 2), [(2, 0)], (2, 1)),
+        ((2, 2), [(8, 0)] * 2, (2, 4)),
+    ],
+)
+def test_a_round_fits_the_nodes_that_there_are(
+    workers: tuple[int, int] | None,
+    then: list[tuple[int, int]],
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_nodes(monkeypatch, (4, 0), (4, 0))
+    pool = chunks.pool(workers, 100)
+    set_nodes(monkeypatch, *then)
+    fitted = chunks._refitted(pool, 100)
+    assert (fitted.num_actors, fitted.cpus_per_actor) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +127,5 @@ def test_more_workers_than_the_cluster_has_are_refused() -> None:
 def test_workers_get_the_cpus_that_a_node_has(
     nodes: list[tuple[int, int]], num_workers: int, on_gpus: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}} for cpus, gpus in nodes]
-    found.append({"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}})
-    monkeypatch.setattr(chunks.ray, "nodes", lambda: found)
+    set_nodes(monkeypatch, *nodes)
     assert chunks.cpus_of_each(num_workers, on_gpus=on_gpus) == expected

@@ -108,14 +108,19 @@ def test_actors_leave_room_for_the_tasks_that_they_wait_for(pictures: Path) -> N
     [
         (2, 0, None, (1, 1, 0)),
         (8, 0, None, (7, 1, 0)),
-        (8, 0, 2, (2, 3, 0)),
+        (8, 0, (2, 2), (2, 3, 0)),
+        (4, 0, (1, 9), (3, 1, 0)),
         (8, 4, None, (4, 1, 1)),
         (4, 4, None, (3, 1, 1)),
         (96, 1, None, (1, 1, 1)),
     ],
 )
 def test_a_pool_keeps_a_cpu_for_tasks(
-    cpus: int, gpus: int, workers: int | None, expected: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    cpus: int,
+    gpus: int,
+    workers: tuple[int, int] | None,
+    expected: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
     pool = chunks.pool(workers, 100, "pool")
@@ -123,9 +128,11 @@ def test_a_pool_keeps_a_cpu_for_tasks(
     assert pool.num_actors * pool.cpus_per_actor < cpus and pool.decode_threads is None
 
 
-@pytest.mark.parametrize(("cpus", "workers", "message"), [(1, None, "expected 2 CPUs or more"), (2, 2, "at most 1 ")])
+@pytest.mark.parametrize(
+    ("cpus", "workers", "message"), [(1, None, "expected 2 CPUs or more"), (2, (2, 2), "at most 1 ")]
+)
 def test_a_pool_without_a_cpu_for_tasks_is_refused(
-    cpus: int, workers: int | None, message: str, monkeypatch: pytest.MonkeyPatch
+    cpus: int, workers: tuple[int, int] | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus)})
     with pytest.raises(ValueError, match=message):

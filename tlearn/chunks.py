@@ -3,6 +3,7 @@
 Only paths go into an actor and only small rows come out; what is large the actor writes itself.
 """
 
+import dataclasses
 import importlib
 import io
 import warnings
@@ -44,6 +45,8 @@ class Pool:
     cpus_per_actor: float
     gpus_per_actor: float
     decode: DecodeChoice = "here"
+    workers: tuple[int, int] | None = None
+    """The fewest and the most that were asked for."""
 
     @property
     def num_threads(self) -> int:
@@ -58,11 +61,12 @@ class Pool:
         return self.num_threads if self.gpus_per_actor else 1
 
 
-def pool(workers: int | None, num_chunks: int, decode: DecodeChoice = "here") -> Pool:
+def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice = "here") -> Pool:
     """One actor for each GPU of the cluster, or one with one thread for each CPU, unless `workers` says otherwise.
 
-    On CPUs two actors of one thread are faster than one of two. Where tasks decode, at least one CPU is left to them:
-    actors that wait for tasks would hold the CPUs that these wait for. Raises ValueError for more than there is.
+    The most may be more than have room: those that wait are what an autoscaler sees, and start on nodes that come. On
+    CPUs two actors of one thread are faster than one of two. Where tasks decode, at least one CPU is left to them:
+    actors that wait for tasks would hold the CPUs that these wait for. Raises ValueError if the fewest have no room.
     """
     resources = ray.cluster_resources()
     num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
@@ -71,15 +75,25 @@ def pool(workers: int | None, num_chunks: int, decode: DecodeChoice = "here") ->
         if num_cpus < 2:
             raise ValueError(f"expected 2 CPUs or more in the cluster, got {num_cpus}: leave out --decode pool")
         available = min(available, num_cpus - 1)
-    if workers is not None and workers > available:
+    lowest, highest = workers or (1, available)
+    if lowest > available:
         raise ValueError(
-            f"expected at most {available} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), got {workers}"
+            f"expected at most {available} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), got {lowest}"
         )
-    num_actors = max(min(workers or available, num_chunks), 1)
-    cpus_per_actor = cpus_of_each(num_actors, on_gpus=num_gpus > 0)
+    num_actors = max(min(highest, num_chunks), 1)
+    if decode == "pool":
+        num_actors = min(num_actors, available)
+    cpus_per_actor = cpus_of_each(min(num_actors, available), on_gpus=num_gpus > 0)
     if decode == "pool":
         cpus_per_actor = 1 if num_gpus else (num_cpus - 1) // num_actors
-    return Pool(num_actors, cpus_per_actor, 1 if num_gpus else 0, decode)
+    return Pool(num_actors, cpus_per_actor, 1 if num_gpus else 0, decode, workers)
+
+
+def _refitted(old: Pool, num_chunks: int) -> Pool:
+    """For the nodes that there are now, lost ones and new ones; no actor has more of a node than it has threads for."""
+    now = pool(old.workers and (1, old.workers[1]), num_chunks, old.decode)
+    cpus_per_actor = min(now.cpus_per_actor, old.cpus_per_actor)
+    return dataclasses.replace(old, num_actors=now.num_actors, cpus_per_actor=cpus_per_actor)
 
 
 def cpus_of_each(num_workers: int, *, on_gpus: bool) -> int:
@@ -116,7 +130,8 @@ def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Poo
 
     `work` is the module:class of a Work: what that imports, torch above all, only the actors load.
     An actor that dies ends a round; the next one goes on with new actors. Raises TrainingError when that has
-    happened too often in a row without a chunk done in between.
+    happened too often in a row without a chunk done in between. With an actor a node may be gone: the next round has
+    as many actors as the cluster then has room for.
     """
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths = 0
@@ -135,6 +150,7 @@ def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Poo
                     f"expected actors that live, {num_deaths} died one after the other ({_first_line(error)}): "
                     "look for a lack of memory, or try fewer --workers"
                 ) from error
+            pool = _refitted(pool, len(pending))
 
 
 def _round(chunks: list[Chunk], work: str, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,20 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def _workers(text: int | str | None) -> tuple[int, int] | None:
+    """The fewest and the most of N or MIN:MAX."""
+    if text is None:
+        return None
+    lowest, _, highest = str(text).partition(":")
+    try:
+        found = int(lowest), int(highest or lowest)
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise ValueError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreprocessConfig:
     """From a decoded picture to what the first convolution sees."""
@@ -251,9 +265,7 @@ class TrainConfig:
             raise ValueError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
-        lowest, highest = self.num_workers or (1, 1)
-        if not 1 <= lowest <= highest:
-            raise ValueError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {self.workers}")
+        _workers(self.workers)
         if self.checkpoint_every_seconds is not None and not self.checkpoint_every_seconds > 0:
             raise ValueError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
         _at_least("max_failures", self.max_failures, 0)
@@ -261,13 +273,7 @@ class TrainConfig:
     @property
     def num_workers(self) -> tuple[int, int] | None:
         """The fewest and the most that are wanted."""
-        if self.workers is None:
-            return None
-        lowest, _, highest = str(self.workers).partition(":")
-        try:
-            return int(lowest), int(highest or lowest)
-        except ValueError:
-            raise ValueError(f"workers must be N or MIN:MAX, got {self.workers}") from None
+        return _workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,8 +291,8 @@ class ScoreConfig:
     that are there."""
     rescore: bool = False
     """Score everything again, beside the old rows of DIR/."""
-    workers: int | None = None
-    """Scoring actors; one per GPU, or one per CPU, unless told."""
+    workers: int | str | None = None
+    """Scoring actors, N or (some of them wait for nodes to come) MIN:MAX; one per GPU, or one per CPU, unless told."""
     batch_size: int | None = None
     """Images that go through the network together; 8 on processors and 64 on GPUs, unless told."""
     max_error_rate: float = 0.05
@@ -310,10 +316,14 @@ class ScoreConfig:
             raise ValueError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
             _at_least("batch_size", self.batch_size, 1)
-        if self.workers is not None:
-            _at_least("workers", self.workers, 1)
+        _workers(self.workers)
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
+
+    @property
+    def num_workers(self) -> tuple[int, int] | None:
+        """The fewest and the most that are wanted."""
+        return _workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

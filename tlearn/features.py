@@ -383,7 +383,7 @@ def compute(
     plans: Sequence[Plan],
     data: str,
     cut: Cut,
-    workers: int | None,
+    workers: tuple[int, int] | None,
     progress: Progress,
     decode: DecodeChoice = "here",
 ) -> tuple[int, int]:

@@ -152,7 +152,7 @@ def compute(config: TrainConfig, plans: list[Plan], cut: Cut) -> int:
         return 0
     total = sum(plan.num_images for plan in plans)
     lowest, highest = config.num_workers or (None, None)
-    workers = lowest if lowest == highest else None
+    workers = config.num_workers if lowest == highest else None
     with causes(), Progress("features", total, quiet=config.quiet) as progress:
         num_computed, _ = features.compute(plans, config.data, cut, workers, progress, config.decode)
     return num_computed

@@ -244,7 +244,7 @@ def _compute(
     launch.start_ray()
     first = [storage.join(config.input, entry.path) for entry in islice(storage.stream(config.input), 1)]
     launch.require_shared([storage.join(config.model, "model.json"), *first], [folder])
-    pool = chunks.pool(config.workers, len(missing), config.decode)
+    pool = chunks.pool(config.num_workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),
         "model_digest": model.digest,
