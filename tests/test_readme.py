@@ -17,7 +17,7 @@ README = (PROJECT / "README.md").read_text()
 def commands() -> list[str]:
     lines = [line.strip() for line in README.splitlines() if line.startswith("    ")]
     found = [line.partition(" -- python jobs/")[2].replace(".py", "", 1) for line in lines if "jobs/" in line]
-    found += [line.removeprefix("tlearn ") for line in lines if line.startswith("tlearn ")]
+    found += [line.removeprefix("tlearn ").removeprefix("submit ") for line in lines if line.startswith("tlearn ")]
     return [re.sub(r"\s{2,}.*", "", line) for line in found if line]
 
 
