@@ -51,10 +51,12 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
-    def figures() -> dict[str, float]:
+    def exported() -> str:
         with urllib.request.urlopen(address, timeout=10) as answer:
-            text = answer.read().decode()
-        found = re.findall(r"^ray_tlearn_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE)
+            return str(answer.read(), "utf-8")
+
+    def figures() -> dict[str, float]:
+        found = re.findall(r"^ray_tlearn_(\w+)\{(.*)\} (\S+)$", exported(), re.MULTILINE)
         return {f"{name} {tag}": float(value) for name, tags, value in found for tag in tags.split(",")}
 
     wait_for(lambda: f'images_failed_total model="{digest}"' in figures())
@@ -62,4 +64,5 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
     assert found[f'images_scored_total model="{digest}"'] == statuses["scored"] == 10
     assert found[f'images_failed_total model="{digest}"'] == statuses["unreadable"] == 1
     assert 0 < found['stage_seconds_total stage="score"'] < summary["seconds_total"]
+    wait_for(lambda: f'dataset="score-{summary["run"]}' in exported())
     assert "MapWorker(MapBatches(Score))" in {actor["ActorClassName"] for actor in state.actors().values()}

@@ -70,8 +70,8 @@ def one_run(root: str, num_workers: int, rate: float) -> None:
     times: list[float] = []
     run = chunks.run
 
-    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool) -> Any:
-        for result in run(work, kind, {**arguments, "rate": rate}, pool):
+    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool, name: str) -> Any:
+        for result in run(work, kind, {**arguments, "rate": rate}, pool, name):
             times.append(time.monotonic())
             yield result
 
