@@ -1,8 +1,10 @@
 """What a person does wrong ends with the exit code of the design, one line, and nothing half-written."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,3 +190,22 @@ def test_same_seed_same_first_weights() -> None:
         trainable.head.initialize(loop.generator(3, 3))
         heads.append(trainable.head.state_dict())
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_a_job_logs_lines_of_json(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def events() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+
+    assert main(["check", "--data", str(data)]) == 0
+    assert events() == []
+    monkeypatch.setenv("TLEARN_LOG", "json")
+    assert main(["check", "--data", str(data)]) == 0
+    done = events()
+    assert [(line["event"], line.get("code")) for line in done] == [("started", None), ("ended", 0)]
+    shutil.rmtree(data)
+    assert main(["check", "--data", str(data)]) == 3
+    failed = events()
+    assert [(line["event"], line.get("code")) for line in failed] == [("started", None), ("error", 3), ("ended", 3)]
+    assert "found nothing" in failed[1]["error"] and len({line["job"] for line in done + failed}) == 1

@@ -74,8 +74,8 @@ def test_only_so_many_tasks_are_under_way(pictures: Path, monkeypatch: pytest.Mo
             submitted.append(arguments)
             return plain.remote(*arguments)
 
-    plain = decoders._fetch_all
-    monkeypatch.setattr(decoders, "_fetch_all", Counted())
+    plain = decoders._decode
+    monkeypatch.setattr(decoders, "_decode", Counted())
     for batch_size, num_ahead in ((8, 4), (64, 8)):
         submitted.clear()
         fetched = decoders.decoder(str(pictures), PREPROCESS, None, batch_size)(PATHS[:1] * 16 * 12)

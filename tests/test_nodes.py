@@ -183,7 +183,7 @@ def test_features_are_the_same_bytes_when_a_node_is_lost(
     expected = compute("one")
     run = chunks.run
     slowly = f"{__name__}:SlowCompute"
-    monkeypatch.setattr(chunks, "run", lambda work, _, arguments, pool: run(work, slowly, arguments, pool))
+    monkeypatch.setattr(chunks, "run", lambda work, _, *more: run(work, slowly, *more))
     lost = nodes.add_node(num_cpus=1)
     found = during(lambda: compute("two"), lambda: lose(nodes, lost, data))
     assert 0 < num_done(data)[lost.node_id] < 9

@@ -249,7 +249,7 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
     entries = list(storage.walk(str(folder)))
     chunk = planned(tmp_path / "parts", entries)
-    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9}
+    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9, "num_failed": 5}
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
     assert part.schema.equals(table.schema(CLASSES))
     assert part["path"].to_pylist() == [entry.path for entry in entries]

@@ -582,3 +582,13 @@ def test_ray_starts_while_new_files_are_listed_and_not_otherwise(place: Place, m
 )
 def test_chunks_are_small_where_the_pool_would_idle_and_large_where_they_are_many(num_images: int, size: int) -> None:
     assert plan.chunk_size(num_images) == size
+
+
+def test_a_run_logs_its_plan_and_its_commit(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TLEARN_LOG", "json")
+    run = place.score()["run"]
+    planned, committed = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (planned["event"], planned["run"], planned["listed"], planned["compute"]) == ("planned", run, 30, 30)
+    assert (committed["event"], committed["run"], committed["rows"], committed["scored"]) == ("committed", run, 30, 30)

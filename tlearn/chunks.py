@@ -125,10 +125,13 @@ class _Actor:
         return pa.Table.from_pylist(results)
 
 
-def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+def run(
+    chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Pool, name: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Give every chunk to one of the pool's actors; yield what each returned, as it comes, each once.
 
     `work` is the module:class of a Work: what that imports, torch above all, only the actors load.
+    `name` is what Ray's dashboard calls this; the class names the actors.
     An actor that dies ends a round; the next one goes on with new actors. Raises TrainingError when that has
     happened too often in a row without a chunk done in between. With an actor a node may be gone: the next round has
     as many actors as the cluster then has room for.
@@ -137,7 +140,7 @@ def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Poo
     num_deaths = 0
     while pending:
         try:
-            for result in _round(list(pending.values()), work, arguments, pool):
+            for result in _round(list(pending.values()), work, arguments, pool, name):
                 del pending[result["chunk"]]
                 num_deaths = 0
                 yield result
@@ -153,13 +156,15 @@ def run(chunks: Iterable[Chunk], work: str, arguments: dict[str, Any], pool: Poo
             pool = _refitted(pool, len(pending))
 
 
-def _round(chunks: list[Chunk], work: str, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+def _round(
+    chunks: list[Chunk], work: str, arguments: dict[str, Any], pool: Pool, name: str | None
+) -> Iterator[dict[str, Any]]:
     items = [{"id": chunk.id, "rows": _to_bytes(chunk.rows)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the limit on restarts has no other name yet (ray#65227)
         results = dataset.map_batches(
-            _Actor,
+            type(work.partition(":")[2], (_Actor,), {}),
             fn_constructor_kwargs={"work": work, "arguments": arguments},
             batch_size=1,
             batch_format="pyarrow",
@@ -168,6 +173,7 @@ def _round(chunks: list[Chunk], work: str, arguments: dict[str, Any], pool: Pool
             num_gpus=pool.gpus_per_actor or None,
             max_restarts=0,  # Ray Data's own default is to restart a dead actor for ever
         )
+    results.set_name(name)
     yield from results.iter_rows()
 
 

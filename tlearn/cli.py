@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeVar
@@ -26,6 +27,7 @@ from tlearn.config import (
     TrainConfig,
     WeightsConfig,
 )
+from tlearn.events import event
 
 Config = TypeVar("Config")
 
@@ -55,6 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"tlearn: expected one of {', '.join(_COMMANDS)}, got {words[0]}", file=sys.stderr)
         return errors.USAGE
+    started = time.monotonic()
+    code = None
+    event("started", command=words[0])
+    try:
+        code = _run(command, words[1:])
+    finally:
+        event("ended", code=code, seconds=round(time.monotonic() - started, 2))
+    return code
+
+
+def _run(command: Callable[[list[str]], int], words: list[str]) -> int:
+    """The command's exit code, or that of what stopped it."""
     received: list[int] = []
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -64,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
-        return command(words[1:])
+        return command(words)
     except KeyboardInterrupt:
         what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
         return _say(f"{what}; the same command goes on from here", code)
@@ -76,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str, code: int) -> int:
     print(f"tlearn: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    event("error", code=code, error=text)
     return code
 
 

@@ -43,7 +43,7 @@ def _on_cluster(
     """With never more than `num_ahead` tasks beyond the one whose pictures are looked at."""
 
     def submit(some: Sequence[str]) -> Any:
-        return _fetch_all.remote(folder, some, preprocess, fetch)
+        return _decode.remote(folder, some, preprocess, fetch)
 
     waiting: deque[tuple[Sequence[str], Any]] = deque()
     for start in range(0, len(paths), _PATHS_PER_TASK):
@@ -57,7 +57,7 @@ def _on_cluster(
 
 # Ray retries for ever what dies for want of memory, unless it retries nothing.
 @ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
-def _fetch_all(
+def _decode(
     folder: str, paths: Sequence[str], preprocess: PreprocessConfig, fetch: Fetch
 ) -> tuple[list[Fetched], np.ndarray[Any, Any]]:
     """What the files hold, their pixels apart, (number, 3, size, size): as an array they are not pickled but mapped."""

@@ -400,7 +400,8 @@ def compute(
             "decode_threads": pool.decode_threads,
             "num_images": one.num_images * len(one.views) // pool.num_actors,
         }
-        for result in chunks.run(one.chunks, "tlearn.features:Compute", arguments, pool):
+        name = f"features-{cut.frozen_digest[:8]}"
+        for result in chunks.run(one.chunks, "tlearn.features:Compute", arguments, pool, name):
             num_views += (result["num_images"] - result["num_failed"]) * len(one.views)
             num_failed += result["num_failed"]
             progress.advance(result["num_images"])

@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from tlearn import chunks, storage, worker
 from tlearn.config import TrainConfig
 from tlearn.errors import IntegrityError, TrainingError, UsageError
+from tlearn.events import event
 from tlearn.launch import causes
 from tlearn.progress import say
 from tlearn.storage import Workplace
@@ -183,6 +184,7 @@ def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[No
                 for line in new:
                     for name in line.keys() - {"phase", "epoch", "seconds"}:
                         board.add_scalar(name, line[name], line["epoch"])
+                    event("epoch", run=storage.absolute(job.config.output), **line)
                     say(
                         f"epoch {line['epoch']:>3} of {num_epochs}: "
                         f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "

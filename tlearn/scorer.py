@@ -19,6 +19,7 @@ from tlearn.config import Arithmetic, PreprocessConfig
 from tlearn.decoders import Decoder, Fetch
 from tlearn.errors import IntegrityError
 from tlearn.fetch import Fetched, fetch
+from tlearn.plan import SCORED
 
 _DECODE_TIMEOUT_SECONDS = 120
 
@@ -68,14 +69,19 @@ class Score:
         part = storage.join(self.run_folder, table.part_name(number))
         with storage.open_input(storage.join(self.run_folder, "plan.parquet")) as plan:
             entries = pq.ParquetFile(plan).read_row_group(number, ["path", "size", "modified"]).to_pylist()
-        if not storage.exists(part):
+        if storage.exists(part):
+            with storage.open_input(part) as file:
+                statuses = pq.read_table(file, columns=["status"])["status"].to_pylist()
+        else:
             started = storage.join(self.run_folder, f"{chunk.id}.started")
             is_second = storage.exists(started)
             storage.write_bytes(started, b"")
             with self._decoder(is_second) as decode:
                 rows, histograms = self.rows(entries, decode)
             table.write_part(part, rows, self.model.description.classes, histograms)
-        return {"chunk": chunk.id, "num_images": len(entries)}
+            statuses = [row["status"] for row in rows]
+        num_failed = sum(status not in SCORED for status in statuses)
+        return {"chunk": chunk.id, "num_images": len(entries), "num_failed": num_failed}
 
     @contextlib.contextmanager
     def _decoder(self, is_second: bool) -> Iterator[Decoder]:

@@ -26,6 +26,7 @@ from tlearn import description, drift, manifest, plan, storage, table
 from tlearn.config import ScoreConfig
 from tlearn.description import Description
 from tlearn.errors import DONE, TOO_MANY_BAD_FILES, StorageError, UsageError
+from tlearn.events import event
 from tlearn.lease import Lease
 from tlearn.ledger import FOLDER, Ledger
 from tlearn.plan import Index
@@ -91,6 +92,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
             if not storage.exists(location):
                 _remove_runs(work)
                 plan.write(index, location, facts, plan.chunk_size(counts.compute))
+            event("planned", run=run, listed=counts.listed, compute=counts.compute, copied=counts.copied)
             _finish(config, run, work, output, model, index, ledger, lease, outcome)
             if ledger is not None:
                 _catch_up(index, ledger)
@@ -202,6 +204,7 @@ def _finish(
                 storage.publish(target, output, replace=True)
             elif merged.num_rows:
                 ledger.commit(target, _record(run, model, merged, len(ledger.records()) + 1))
+    event("committed", run=run, rows=merged.num_rows, **merged.statuses)
     storage.remove_folder(folder)
     outcome.statuses.update(merged.statuses)
     outcome.num_added += merged.num_rows
@@ -238,7 +241,7 @@ def _compute(
     config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
 ) -> float:
     """Let actors write the missing chunks; returns images per second after the start, 0.0 if there are too few."""
-    from tlearn import chunks, launch
+    from tlearn import chunks, launch, meters
     from tlearn.chunks import Chunk
 
     launch.start_ray()
@@ -260,10 +263,14 @@ def _compute(
     }
     nothing = pa.table({})  # an actor reads its rows from the plan
     work = [Chunk(f"{number:06}", nothing) for number in missing]
+    started = time.monotonic()
     with launch.causes(), Progress("scored", num_images, quiet=config.quiet) as progress:
         progress.num_parallel = pool.num_actors
-        for result in chunks.run(work, _SCORER, arguments, pool):
+        for result in chunks.run(work, _SCORER, arguments, pool, f"score-{run}"):
             progress.advance(result["num_images"])
+            meters.count("images_scored", result["num_images"] - result["num_failed"], model=model.digest)
+            meters.count("images_failed", result["num_failed"], model=model.digest)
+        meters.count("stage_seconds", time.monotonic() - started, stage="score")
         return progress.rate()
 
 

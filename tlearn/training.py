@@ -27,6 +27,7 @@ from tlearn import (
     fit,
     loop,
     manifest,
+    meters,
     metrics,
     model,
     network,
@@ -41,6 +42,7 @@ from tlearn.classes import Classes
 from tlearn.config import Arithmetic, TrainConfig, digest
 from tlearn.description import Description
 from tlearn.errors import IntegrityError, TooManyBadFiles, UsageError
+from tlearn.events import event
 from tlearn.features import Cut, Features
 from tlearn.gate import MAX_IMAGES, compare, passes, sentence
 from tlearn.launch import may_quantize, plain_arithmetic, require_shared, start_ray
@@ -155,6 +157,7 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
     _write_json(run.path / "summary.json", summary)
     report.write_report(run.path)
     run.upload(last="summary.json")
+    event("trained", run=run.location, val_accuracy=best["val_accuracy"], model=summary["model_digest"])
     return summary
 
 
@@ -232,7 +235,13 @@ def _learn(
         metrics_path="",
         initial_checkpoint=None,
     )
+    num_reused = max(preparation.num_used - preparation.num_computed, 0)
+    event("features", run=run.location, computed=preparation.num_computed, reused=num_reused)
+    meters.count("features_computed", preparation.num_computed)
+    meters.count("features_reused", num_reused)
+    meters.count("stage_seconds", train_started - started, stage="features")
     checkpoint, num_epochs = fit.best_checkpoint(job, run)
+    meters.count("stage_seconds", time.monotonic() - train_started, stage="train")
     with checkpoint.as_directory() as folder:
         progress = worker.checkpoint_progress(folder)
         learned = worker.learned_tensors(Path(folder))
@@ -250,7 +259,7 @@ def _learn(
         num_epochs=num_epochs,
         facts={
             "features_computed": preparation.num_computed,
-            "features_reused": max(preparation.num_used - preparation.num_computed, 0),
+            "features_reused": num_reused,
             "seconds_features": round(train_started - started, 2),
             "seconds_train": round(time.monotonic() - train_started, 2),
         },

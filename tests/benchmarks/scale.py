@@ -58,7 +58,7 @@ class Sleeper:
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
         table.write_part(f"{self.run_folder}/{table.part_name(number)}", rows, self.model.classes, None)
-        return {"chunk": chunk.id, "num_images": len(entries)}
+        return {"chunk": chunk.id, "num_images": len(entries), "num_failed": 0}
 
 
 def one_run(root: str, num_workers: int, rate: float) -> None:
@@ -70,8 +70,8 @@ def one_run(root: str, num_workers: int, rate: float) -> None:
     times: list[float] = []
     run = chunks.run
 
-    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool) -> Any:
-        for result in run(work, kind, {**arguments, "rate": rate}, pool):
+    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool, name: str) -> Any:
+        for result in run(work, kind, {**arguments, "rate": rate}, pool, name):
             times.append(time.monotonic())
             yield result
 
