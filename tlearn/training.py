@@ -151,7 +151,8 @@ def _train(config: TrainConfig, run: Path, listing: Listing, started: float) -> 
     summary["seconds_total"] = round(time.monotonic() - started, 2)
     _write_json(run / "summary.json", summary)
     report.write_report(run)
-    event("trained", run=str(run), val_accuracy=best["val_accuracy"], model=summary["model_digest"])
+    location, digest_of_model = storage.absolute(config.output), summary["model_digest"]
+    event("trained", run=location, val_accuracy=best["val_accuracy"], model=digest_of_model)
     return summary
 
 
@@ -227,7 +228,7 @@ def _learn(config: TrainConfig, run: Path, listing: Listing, preparation: Prepar
         initial_checkpoint=None,
     )
     num_reused = max(preparation.num_used - preparation.num_computed, 0)
-    event("features", run=str(run), computed=preparation.num_computed, reused=num_reused)
+    event("features", run=storage.absolute(config.output), computed=preparation.num_computed, reused=num_reused)
     meters.count("features_computed", preparation.num_computed)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", train_started - started, stage="features")
