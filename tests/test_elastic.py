@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def updates_done(run: Path) -> list[int]:
     """Of the epochs that are under way, by the checkpoints within them."""
     found = []
-    for path in run.glob("checkpoints/attempt-*/checkpoint_*/progress.json"):
+    for path in run.glob("checkpoints/*/checkpoint_*/progress.json"):
         try:
             found.append(json.loads(path.read_bytes())["start"])
         except (OSError, ValueError):  # removed, or being written

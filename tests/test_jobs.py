@@ -166,7 +166,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     kill_after_epoch(command, killed / "metrics.jsonl", 2)
     assert not (killed / "summary.json").exists()
     assert main(["train", *arguments(data, killed, cache, *more, "--resume", "require")]) == 0
-    assert len(list((killed / "checkpoints").glob("attempt-*"))) == 2
+    assert len(list((killed / "checkpoints").glob("killed-*"))) == 2
     assert main(["train", *arguments(data, whole, cache, *more)]) == 0
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(killed)[name]), name

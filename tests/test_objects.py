@@ -289,7 +289,7 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
     place = create("training", faults)
     upload(tmp_path / "data", f"{place}/data")
-    run, attempt = f"{place}/run", f"{place}/run/checkpoints/attempt-001"
+    run, attempt = f"{place}/run", f"{place}/run/checkpoints/run-001"
     code = "import sys; from tlearn.cli import main; sys.exit(main())"
     driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
@@ -311,7 +311,7 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     assert [summary[name] for name in ("epochs", "best_epoch", "val_loss", "quality")] == [
         expected[name] for name in ("epochs", "best_epoch", "val_loss", "quality")
     ]
-    assert storage.folders(f"{run}/checkpoints") == ["attempt-001", "attempt-002"]
+    assert storage.folders(f"{run}/checkpoints") == ["run-001", "run-002"]
     assert left_by(run) == left_by(f"{tmp_path}/run") >= {"events", "metrics.jsonl", "report.html", "model/model.json"}
     models = [read_json(f"{folder}/model", "model.json") for folder in (run, f"{tmp_path}/run")]
     assert models[0]["weights_sha256"] == models[1]["weights_sha256"]

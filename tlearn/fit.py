@@ -41,8 +41,9 @@ def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
     if not any(progress.is_finished for progress in found.values()):
         num_workers, use_gpu, num_cpus = _training_workers(config)
         # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
-        # and workers of a killed driver live on for a moment; they go on with the folder of their attempt.
-        attempt = f"attempt-{len(storage.folders(root)) + 1:03}"
+        # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
+        # dashboard shows the name.
+        attempt = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
         folder = storage.join(root, attempt)
         job = dataclasses.replace(
             job,
