@@ -1,5 +1,6 @@
 """Two nodes of Ray on this machine; /proc/self/cwd is a path that every process sees something else at."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +65,25 @@ def test_a_path_that_one_node_does_not_see_is_named_before_anything_is_computed(
         assert main(["score", *arguments, "--cache", f"{folder}/cache", "--quiet"]) == 2
         assert f"does not see {words[flag].rstrip('/')}" in capfd.readouterr().err
     assert not list((folder / "table").glob("*.parquet"))
+
+
+def test_a_driver_that_is_terminated_may_take_its_time_to_end() -> None:
+    """As scoring starts Ray: in a thread, so that only what the main thread does afterwards can be in its way."""
+    code = """
+import os, signal, sys, threading, time
+from tlearn import launch
+
+def end(*_):
+    time.sleep(4)
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, end)
+started = threading.Event()
+threading.Thread(target=lambda: (launch.start_ray(), started.set(), threading.Event().wait()), daemon=True).start()
+started.wait()
+launch.start_ray()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143, done.stderr

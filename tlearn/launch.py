@@ -31,9 +31,14 @@ def start_ray() -> None:
 
     May be called by several threads: one starts, the others wait for it.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     with _starting:
         if not ray.is_initialized():
             _start_ray()
+    if threading.current_thread() is threading.main_thread():
+        # Ray, in whatever thread it starts, puts handlers of its own there: one ends the process in mid-step, one
+        # aborts it if it takes three seconds to end.
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _start_ray() -> None:
@@ -41,10 +46,7 @@ def _start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    handler = signal.getsignal(signal.SIGTERM)
     ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts one of its own there, which ends the process in mid-step
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
