@@ -201,6 +201,7 @@ def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tm
         assert torch.equal(tensor, weights_of(run)[name]), name
 
 
+@pytest.mark.long
 def test_int8_that_changes_predictions_is_not_kept(
     data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +249,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, cache: Path, tmp_path: Path) -> None:
     run, more = tmp_path / "run", ["--optim.head-epochs", "2", "--optim.num-epochs", "1", "--balance"]
     assert main(["train", "finetune", *arguments(three, run, cache, *more)]) == 0
@@ -271,6 +273,7 @@ def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, cache: Pa
             assert found["probabilities"][name] == pytest.approx(value, abs=2e-3)
 
 
+@pytest.mark.long
 def test_fresh_crops_learn_the_same_whether_pixels_are_kept_or_decoded(
     data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,7 @@ def scored(place: str) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_with_store")

@@ -107,6 +107,7 @@ def living_actors(environment: dict[str, str]) -> list[str]:
     return [one["class_name"] for one in answer.json()["data"]["result"]["result"] if one["state"] != "DEAD"]
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_same_command_ends_it(
     environment: dict[str, str], cache: Path, tmp_path: Path
