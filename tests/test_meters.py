@@ -5,6 +5,8 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,8 +16,8 @@ from ray._private import state
 from test_elastic import wait_for
 from test_scorer import picture, save_model
 
-from tlearn import scoring, weights
-from tlearn.config import ScoreConfig
+from tlearn import meters, phases, scoring, weights
+from tlearn.config import ScoreConfig, TrainConfig
 
 pytestmark = pytest.mark.cluster
 
@@ -66,3 +68,13 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
     assert 0 < found['stage_seconds_total stage="score"'] < summary["seconds_total"]
     wait_for(lambda: f'dataset="score-{summary["run"]}' in exported())
     assert "MapWorker(MapBatches(Score))" in {actor["ActorClassName"] for actor in state.actors().values()}
+
+
+def test_features_are_counted_where_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(meters, "count", lambda *figures: counted.append(figures))
+    monkeypatch.setattr("tlearn.features.compute", lambda *_: (7, 0))
+    plan: Any = SimpleNamespace(num_images=8)
+    cut: Any = None
+    assert phases.compute(TrainConfig(data="", output="", quiet=True), [plan], cut) == 7
+    assert counted == [("features_computed", 7)]

@@ -185,7 +185,7 @@ def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[No
                 for line in new:
                     for name in line.keys() - {"phase", "epoch", "seconds"}:
                         board.add_scalar(name, line[name], line["epoch"])
-                    event("epoch", run=storage.absolute(job.config.output), **line)
+                    event("epoch", run=run.location, **line)
                     say(
                         f"epoch {line['epoch']:>3} of {num_epochs}: "
                         f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tlearn import augment, features, network
+from tlearn import augment, features, meters, network
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import StorageError
@@ -155,4 +155,5 @@ def compute(config: TrainConfig, plans: list[Plan], cut: Cut) -> int:
     workers = config.num_workers if lowest == highest else None
     with causes(), Progress("features", total, quiet=config.quiet) as progress:
         num_computed, _ = features.compute(plans, config.data, cut, workers, progress, config.decode)
+    meters.count("features_computed", num_computed)
     return num_computed

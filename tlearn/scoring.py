@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +244,9 @@ def _compute(
     from tlearn.chunks import Chunk
 
     launch.start_ray()
-    first = [storage.join(config.input, entry.path) for entry in islice(storage.stream(config.input), 1)]
-    launch.require_shared([storage.join(config.model, "model.json"), *first], [folder])
+    with storage.open_input(storage.join(folder, "plan.parquet")) as file:
+        first = pq.ParquetFile(file).read_row_group(missing[0], ["path"])["path"][0].as_py()
+    launch.require_shared([storage.join(config.model, "model.json"), storage.join(config.input, first)], [folder])
     pool = chunks.pool(config.num_workers, len(missing), config.decode)
     arguments = {
         "model_folder": storage.absolute(config.model),

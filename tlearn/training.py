@@ -237,7 +237,6 @@ def _learn(
     )
     num_reused = max(preparation.num_used - preparation.num_computed, 0)
     event("features", run=run.location, computed=preparation.num_computed, reused=num_reused)
-    meters.count("features_computed", preparation.num_computed)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", train_started - started, stage="features")
     checkpoint, num_epochs = fit.best_checkpoint(job, run)
