@@ -88,8 +88,8 @@ def test_what_does_not_fit_on_the_disk_is_known_before_it_is_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = features.Cut("imagenet", str(folder / "cache"), 0, PREPROCESS, Arithmetic(), "digest")
-    plans = features.plan([File("train", "a.png", "a", 1, 1, "hash")], ("plain", "mirror"), cut)
-    assert features.num_bytes(plans, cut) == 2 * 3 * 32 * 32
-    assert features.fits(plans, cut)
+    plan = features.plan([([File("train", "a.png", "a", 1, 1, "hash")], ("plain", "mirror"))], cut)
+    assert features.num_bytes(plan, cut) == 2 * 3 * 32 * 32
+    assert features.fits(plan, cut)
     monkeypatch.setattr(features, "_USABLE", 1e-12)
-    assert not features.fits(plans, cut) and features.fits([], cut)
+    assert not features.fits(plan, cut) and features.fits([], cut)

@@ -181,6 +181,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert output.endswith("set()\n")
 
 
+def test_every_process_decodes_with_torchvision_and_none_imports_it(cache: Path) -> None:
+    import subprocess
+    import sys
+
+    code = """
+import sys, torch, tlearn.bench, tlearn.features, tlearn.scorer, tlearn.training
+tlearn.training.weights.load("imagenet", sys.argv[1])
+assert torch.ops.image.decode_jpeg
+print({'torchvision', 'torchmetrics', 'torch._dynamo', 'onnx'} & set(sys.modules))
+"""
+    command = [sys.executable, "-c", code, str(cache)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == "set()\n"
+
+
 def test_same_seed_same_first_weights() -> None:
     from tlearn import loop
 

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
 # More than two tasks, the last one short.
+VIEWS: tuple[features.View, ...] = ("plain", "mirror")
 PATHS = [f"{number:02}.png" for number in range(36)]
 
 
@@ -146,11 +147,11 @@ def test_features_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     written = []
     for decode_threads in (1, None):
         cut = Cut("none", str(tmp_path / str(decode_threads)), 0, PREPROCESS, Arithmetic(), digest)
-        (one,) = features.plan(files, ("plain", "mirror"), cut)
-        for chunk in one.chunks:
-            Compute(str(pictures), cut, one.views, 1, decode_threads)(chunk)
-        written.append([path.read_bytes() for view in one.views for path in sorted(Path(cut.folder(view)).iterdir())])
-    assert written[0] == written[1] and len(written[0]) == 2 * len(one.chunks)
+        todo = features.plan([(files, VIEWS)], cut)
+        for chunk in todo:
+            Compute(str(pictures), cut, 1, decode_threads)(chunk)
+        written.append([path.read_bytes() for view in VIEWS for path in sorted(Path(cut.folder(view)).iterdir())])
+    assert written[0] == written[1] and len(written[0]) == 2 * len(todo)
 
 
 def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:

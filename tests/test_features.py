@@ -60,11 +60,8 @@ def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None =
 
 def compute(files: list[File], data: Path, one: Cut, views: tuple[View, ...] = ("plain",)) -> list[dict[str, Any]]:
     """What features.compute does, in this process."""
-    return [
-        Compute(str(data), one, plan.views, 1, 1)(chunk)
-        for plan in features.plan(files, views, one)
-        for chunk in plan.chunks
-    ]
+    work = Compute(str(data), one, 1, 1)
+    return [work(chunk) for chunk in features.plan([(files, views)], one)]
 
 
 def pixels_of(path: Path) -> Tensor:
@@ -127,24 +124,34 @@ def test_every_view_is_one_file_a_chunk_and_holds_what_the_frozen_layers_make(
 def test_nothing_is_planned_twice_and_only_what_is_new(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i)) for i in range(5)]
-    (first,) = features.plan(files, ("plain",), one)
-    assert first.num_images == 5 and first.views == ("plain",)
+    (first,) = features.plan([(files, ("plain",))], one)
+    assert first.rows["views"].to_pylist() == [["plain"]] * 5
     compute(files, data, one)
-    assert features.plan(files, ("plain",), one) == []
+    assert features.plan([(files, ("plain",))], one) == []
     more = [*files, add(data, "new.png", picture(9)), add(data, "copy.png", picture(2))]
-    (second,) = features.plan(more, ("plain",), one)
-    assert second.chunks[0].rows["path"].to_pylist() == ["new.png"]
-    plans = {plan.views: plan.num_images for plan in features.plan(more, ("plain", "mirror"), one)}
-    assert plans == {("mirror",): 5, ("plain", "mirror"): 1}
+    (second,) = features.plan([(more, ("plain",))], one)
+    assert second.rows["path"].to_pylist() == ["new.png"]
+    both = features.plan([(more, ("plain", "mirror"))], one)
+    assert [chunk.rows["views"].to_pylist() for chunk in both] == [[["mirror"]] * 5, [["plain", "mirror"]]]
+    assert features.num_views(both) == 7
     compute(more, data, one, ("plain", "mirror"))
-    assert features.plan(more, ("plain", "mirror"), one) == []
+    assert features.plan([(more, ("plain", "mirror"))], one) == []
     assert len(features.collect(more, "mirror", one)) == 7
+
+
+def test_what_is_wanted_twice_is_computed_once(data: Path, own_cache: Path) -> None:
+    one = cut(own_cache)
+    val, train = ([add(data, f"{i}.png", picture(i)) for i in of] for of in ((0, 1), (1, 2)))
+    plan = features.plan([(val, ("plain",)), (train, ("plain", "mirror"))], one)
+    wanted = {row["path"]: row["views"] for chunk in plan for row in chunk.rows.to_pylist()}
+    assert wanted == {"0.png": ["plain"], "1.png": ["plain", "mirror"], "2.png": ["plain", "mirror"]}
+    assert features.num_views(plan) == 5
 
 
 def test_files_of_equal_content_share_a_place(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i // 2)) for i in range(6)]
-    assert features.plan(files, ("plain",), one)[0].num_images == 3
+    assert features.num_views(features.plan([(files, ("plain",))], one)) == 3
     compute(files, data, one)
     places = features.collect(files, "plain", one)
     assert len(places) == 6 and places[0] == places[1] and places[0] != places[2]
@@ -155,7 +162,7 @@ def test_chunks_are_named_after_their_content(data: Path, own_cache: Path) -> No
     one = cut(own_cache)
 
     def ids(of: list[File]) -> list[str]:
-        return [chunk.id for plan in features.plan(of, ("plain",), one) for chunk in plan.chunks]
+        return [chunk.id for chunk in features.plan([(of, ("plain",))], one)]
 
     assert ids(files) == ids(files) and len(set(ids(files))) == 2
     assert ids(files[:8]) == ids(files)[:1]
@@ -167,7 +174,7 @@ def test_files_without_a_hash_or_with_a_status_are_not_planned(data: Path, own_c
     files[0].sha256, files[0].status, files[0].error = None, "missing", "gone"
     files[1].status, files[1].error = "io_error", "no"
     one = cut(own_cache)
-    assert features.plan(files, ("plain",), one) == []
+    assert features.plan([(files, ("plain",))], one) == []
     assert features.collect(files, "plain", one) == []
     assert [(file.status, file.error) for file in files] == [("missing", "gone"), ("io_error", "no")]
 
@@ -195,7 +202,7 @@ def test_other_layers_precision_or_preprocessing_have_folders_of_their_own(
 def test_other_weights_on_a_node_are_refused(data: Path, own_cache: Path, pretrained: dict[str, Tensor]) -> None:
     other = dataclasses.replace(cut(own_cache, 1, pretrained), frozen_digest="0123456789abcdef-torch-fp32")
     with pytest.raises(IntegrityError, match="every node must see the same --weights"):
-        Compute(str(data), other, ("plain",), 1, 1)
+        Compute(str(data), other, 1, 1)
 
 
 def test_bad_files_get_their_status_and_are_remembered_by_content(
@@ -216,11 +223,11 @@ def test_bad_files_get_their_status_and_are_remembered_by_content(
     # The next run tries again what depends on the moment, under any name, and nothing else.
     for file in files:
         file.status, file.error = "ok", None
-    (again,) = features.plan(files, ("plain",), one)
-    assert again.chunks[0].rows["path"].to_pylist() == ["gone.png", "rewritten.png"]
+    (again,) = features.plan([(files, ("plain",))], one)
+    assert again.rows["path"].to_pylist() == ["gone.png", "rewritten.png"]
     (data / "renamed.png").write_bytes((data / "broken.png").read_bytes())
     renamed = dataclasses.replace(files[1], path="renamed.png")
-    assert features.plan([renamed], ("plain",), one) == []
+    assert features.plan([([renamed], ("plain",))], one) == []
     assert features.collect([renamed], "plain", one) == [] and renamed.status == "unreadable"
 
 
@@ -263,7 +270,7 @@ def test_what_is_no_chunk_file_counts_as_absent_and_is_computed_again(
     compute(files, data, one)
     before = chunk_file(one).read_bytes()
     chunk_file(one).write_bytes(content)
-    assert features.plan(files, ("plain",), one)[0].num_images == 3
+    assert features.num_views(features.plan([(files, ("plain",))], one)) == 3
     compute(files, data, one)
     assert chunk_file(one).read_bytes() == before
     assert len(features.collect(files, "plain", one)) == 3
@@ -354,10 +361,10 @@ def test_with_nothing_frozen_the_pixels_are_stored(data: Path, own_cache: Path) 
 def test_several_threads_write_what_one_writes(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i)) for i in range(20)]
-    (plan,) = features.plan(files, ("plain",), one)
+    plan = features.plan([(files, ("plain",))], one)
     written = []
     for threads in (1, 4):
-        for chunk in plan.chunks:
-            Compute(str(data), one, plan.views, 1, threads)(chunk)
+        for chunk in plan:
+            Compute(str(data), one, 1, threads)(chunk)
         written.append({path.name: path.read_bytes() for path in Path(one.folder("plain")).iterdir()})
     assert written[0] == written[1]

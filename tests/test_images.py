@@ -475,9 +475,13 @@ def noise(height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(375, 500), (500, 375), (240, 240), (31, 97), (264, 4000), (1200, 900)])
-def test_crop_equals_torchvision_resize_then_centre_crop(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("colours_last", [False, True])
+def test_crop_equals_torchvision_resize_then_centre_crop(size: tuple[int, int], colours_last: bool) -> None:
+    pixels = noise(*size)
+    if colours_last:
+        pixels = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     plain = v2.Compose([v2.Resize(264, antialias=True), v2.CenterCrop(240)])
-    assert torch.equal(images.resize(noise(*size), PreprocessConfig()), plain(noise(*size)))
+    assert torch.equal(images.resize(pixels, PreprocessConfig()), plain(pixels))
 
 
 @pytest.mark.parametrize("size", [(375, 500), (31, 97), (1, 4000)])
@@ -494,12 +498,12 @@ def test_extreme_shapes_are_resized_within_a_bounded_intermediate(
     largest = []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        resized = functional_resize(*args, **kwargs)
+        resized: torch.Tensor = interpolate(*args, **kwargs)
         largest.append(resized.numel())
         return resized
 
-    functional_resize = functional.resize
-    monkeypatch.setattr(functional, "resize", watched)
+    interpolate = images.interpolate
+    monkeypatch.setattr(images, "interpolate", watched)
     shown = images.resize(noise(*size), PreprocessConfig(resize=mode))
     assert shown.shape == (3, 240, 240) and shown.dtype == torch.uint8
     assert max(largest) <= 3 * 264 * 264 * 17

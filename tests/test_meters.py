@@ -5,9 +5,9 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -17,6 +17,7 @@ from test_elastic import wait_for
 from test_scorer import picture, save_model
 
 from tlearn import meters, phases, scoring, weights
+from tlearn.chunks import Chunk
 from tlearn.config import ScoreConfig, TrainConfig
 
 pytestmark = pytest.mark.cluster
@@ -74,7 +75,7 @@ def test_features_are_counted_where_they_are_computed(monkeypatch: pytest.Monkey
     counted: list[tuple[Any, ...]] = []
     monkeypatch.setattr(meters, "count", lambda *figures: counted.append(figures))
     monkeypatch.setattr("tlearn.features.compute", lambda *_: (7, 0))
-    plan: Any = SimpleNamespace(num_images=8)
+    plan: Any = [Chunk("id", pa.table({"views": [["plain"]] * 8}))]
     cut: Any = None
-    assert phases.compute(TrainConfig(data="", output="", quiet=True), [plan], cut) == 7
+    assert phases.compute(TrainConfig(data="", output="", quiet=True), plan, cut) == 7
     assert counted == [("features_computed", 7)]

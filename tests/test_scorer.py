@@ -210,8 +210,8 @@ def test_probabilities_are_those_of_the_cached_features(
     loaded = model.load(str(saved))
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
-    (todo,) = features.plan(files, ("plain",), cut)
-    features.Compute(str(folder), cut, todo.views, 1, 1)(todo.chunks[0])
+    (todo,) = features.plan([(files, ("plain",))], cut)
+    features.Compute(str(folder), cut, 1, 1)(todo)
     held = Features(features.collect(files, "plain", cut), cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))

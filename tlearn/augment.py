@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from tlearn.config import PreprocessConfig
 from tlearn.loop import generator
@@ -39,6 +38,8 @@ class Augment:
         return torch.stack(list(self.threads.map(self._view, pixels, rows.tolist(), [epoch] * len(pixels))))
 
     def _view(self, picture: Tensor, row: int, epoch: int) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
         area, aspect, top, left, side, *colour = torch.rand(8, generator=generator(self.seed, 5, epoch, row)).tolist()
         full = picture.shape[1]
         aspect = _LONGEST_ASPECT ** (2 * aspect - 1)

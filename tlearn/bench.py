@@ -187,7 +187,7 @@ def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic
     shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
     cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
     with Progress("features", len(files)) as progress:
-        features.compute(features.plan(files, ("plain",), cut), str(pictures), cut, None, progress)
+        features.compute(features.plan([(files, ("plain",))], cut), str(pictures), cut, None, progress)
         return progress.rate()
 
 

@@ -246,17 +246,16 @@ class Compute:
         self,
         data: str,
         cut: Cut,
-        views: Sequence[View],
         num_threads: int,
         decode_threads: int | None,
-        num_images: int = 0,
+        num_views: int = 0,
     ):
         self.num_threads = num_threads
         torch.set_num_threads(num_threads)
-        self.cut, self.views = cut, views
+        self.cut = cut
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch_size = network.BATCH_SIZES[self.device]
-        compile_for = self.batch_size if network.pays_to_compile(self.device, num_images) else None
+        compile_for = self.batch_size if network.pays_to_compile(self.device, num_views) else None
         self.frozen = cut.load().prepare(self.device, compile_for)
         self.decode = decoders.decoder(data, cut.preprocess, decode_threads, self.batch_size)
 
@@ -264,22 +263,28 @@ class Compute:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
         torch.set_num_threads(self.num_threads)
         rows = chunk.rows.to_pylist()
+        views: list[View] = rows[0]["views"]
         statuses: list[tuple[Status, str | None]] = []
-        outputs: dict[View, list[Tensor]] = {view: [] for view in self.views}
+        outputs: dict[View, list[Tensor]] = {view: [] for view in views}
         fetched = map(_as_planned, rows, self.decode([row["path"] for row in rows]))
         for batch in _batches(fetched, self.batch_size):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
             seen = [blank if one.pixels is None else one.pixels for one in batch]
             pixels = network.to_device(seen, self.device)
-            for view in self.views:
+            for view in views:
                 outputs[view].append(self.frozen(pixels.flip(3) if view == "mirror" else pixels))
         self.frozen.require_finite()  # until here nothing has waited for a GPU
         for view, tensors in outputs.items():
             features = torch.cat(tensors).cpu().numpy()
             self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, features)
         num_failed = sum(status != "ok" for status, _ in statuses)
-        return {"chunk": chunk.id, "num_images": len(rows), "num_failed": num_failed}
+        return {
+            "chunk": chunk.id,
+            "num_images": len(rows),
+            "num_failed": num_failed,
+            "views_per_image": len(views),
+        }
 
     def _write(
         self,
@@ -327,85 +332,77 @@ def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is missing, as chunks, with the views that each must write."""
-
-    views: tuple[View, ...]
-    chunks: list[Chunk]
-
-    @property
-    def num_images(self) -> int:
-        return sum(chunk.rows.num_rows for chunk in self.chunks)
-
-
-def plan(files: Sequence[File], views: tuple[View, ...], cut: Cut) -> list[Plan]:
-    """Cut what is not in the cache into chunks: one plan for each set of views that is missing."""
-    known = {view: index(cut.folder(view)).keys() for view in views}
-    missing: dict[tuple[View, ...], dict[str, File]] = {}
-    for file in files:
-        if file.sha256 and file.status == "ok":
-            absent = tuple(view for view in views if file.sha256 not in known[view])
-            if absent:
-                missing.setdefault(absent, {})[file.sha256] = file
-    plans = []
-    for absent, by_hash in missing.items():
-        columns = {
-            "path": [file.path for file in by_hash.values()],
-            "size": [file.size for file in by_hash.values()],
-            "sha256": list(by_hash),
-        }
-        table = pa.table(columns)
-        size = chunk_size(table.num_rows)
-        slices = [table.slice(start, size) for start in range(0, table.num_rows, size)]
-        plans.append(Plan(absent, [Chunk(_chunk_id(rows), rows) for rows in slices]))
-    return plans
+def plan(wanted: Sequence[tuple[Sequence[File], tuple[View, ...]]], cut: Cut) -> list[Chunk]:
+    """Cut what is not in the cache into chunks, each of images that lack the same views: one pool computes all."""
+    known = {view: index(cut.folder(view)).keys() for view in {view for _, views in wanted for view in views}}
+    lacking: dict[str, tuple[File, tuple[View, ...]]] = {}
+    for files, views in wanted:
+        for file in files:
+            if file.sha256 and file.status == "ok":
+                before = lacking.get(file.sha256, (file, ()))[1]
+                more = tuple(view for view in views if file.sha256 not in known[view] and view not in before)
+                if more:
+                    lacking[file.sha256] = (file, before + more)
+    groups: dict[tuple[View, ...], list[File]] = {}
+    for file, views in lacking.values():
+        groups.setdefault(views, []).append(file)
+    return [chunk for views, files in groups.items() for chunk in _chunks(files, views)]
 
 
-def fits(plans: Sequence[Plan], cut: Cut) -> bool:
-    """Whether the disk of the cache, or of its copies, has room for what the plans would write."""
+def _chunks(files: Sequence[File], views: tuple[View, ...]) -> Iterator[Chunk]:
+    columns: dict[str, Any] = {
+        "path": [file.path for file in files],
+        "size": [file.size for file in files],
+        "sha256": [file.sha256 for file in files],
+        "views": [views] * len(files),
+    }
+    table, size = pa.table(columns), chunk_size(len(files))
+    for start in range(0, len(files), size):
+        rows = table.slice(start, size)
+        yield Chunk(hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16], rows)
+
+
+def num_views(plan: Sequence[Chunk]) -> int:
+    """How many features a plan computes."""
+    return sum(len(views) for chunk in plan for views in chunk.rows["views"].to_pylist())
+
+
+def fits(plan: Sequence[Chunk], cut: Cut) -> bool:
+    """Whether the disk of the cache, or of its copies, has room for what a plan would write."""
     folder = storage.disk(cut.cache)
     folder.mkdir(parents=True, exist_ok=True)
-    return num_bytes(plans, cut) <= _USABLE * shutil.disk_usage(folder).free
+    return num_bytes(plan, cut) <= _USABLE * shutil.disk_usage(folder).free
 
 
-def num_bytes(plans: Sequence[Plan], cut: Cut) -> int:
-    """What the plans would write."""
-    size = int(np.prod(cut.shape)) * (2 if cut.frozen_blocks else 1)
-    return sum(plan.num_images * len(plan.views) for plan in plans) * size
-
-
-def _chunk_id(rows: pa.Table) -> str:
-    return hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16]
+def num_bytes(plan: Sequence[Chunk], cut: Cut) -> int:
+    """What a plan would write."""
+    return num_views(plan) * int(np.prod(cut.shape)) * (2 if cut.frozen_blocks else 1)
 
 
 def compute(
-    plans: Sequence[Plan],
+    plan: Sequence[Chunk],
     data: str,
     cut: Cut,
     workers: tuple[int, int] | None,
     progress: Progress,
     decode: DecodeChoice = "here",
 ) -> tuple[int, int]:
-    """Run the plans on the cluster; returns the numbers of views computed and of images that failed."""
-    num_views = num_failed = 0
-    for one in plans:
-        pool = chunks.pool(workers, len(one.chunks), decode)
-        progress.num_parallel = pool.num_actors
-        arguments = {
-            "data": storage.absolute(data),
-            "cut": cut,
-            "views": one.views,
-            "num_threads": pool.num_threads,
-            "decode_threads": pool.decode_threads,
-            "num_images": one.num_images * len(one.views) // pool.num_actors,
-        }
-        name = f"features-{cut.frozen_digest[:8]}"
-        for result in chunks.run(one.chunks, "tlearn.features:Compute", arguments, pool, name):
-            num_views += (result["num_images"] - result["num_failed"]) * len(one.views)
-            num_failed += result["num_failed"]
-            progress.advance(result["num_images"])
-    return num_views, num_failed
+    """Run a plan on the cluster; returns the numbers of views computed and of images that failed."""
+    pool = chunks.pool(workers, len(plan), decode)
+    progress.num_parallel = pool.num_actors
+    arguments = {
+        "data": storage.absolute(data),
+        "cut": cut,
+        "num_threads": pool.num_threads,
+        "decode_threads": pool.decode_threads,
+        "num_views": num_views(plan) // pool.num_actors,
+    }
+    num_computed = num_failed = 0
+    for result in chunks.run(plan, "tlearn.features:Compute", arguments, pool, f"features-{cut.frozen_digest[:8]}"):
+        num_computed += (result["num_images"] - result["num_failed"]) * result["views_per_image"]
+        num_failed += result["num_failed"]
+        progress.advance(result["num_images"] * result["views_per_image"])
+    return num_computed, num_failed
 
 
 def collect(files: Sequence[File], view: View, cut: Cut) -> list[Place]:

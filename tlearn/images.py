@@ -3,11 +3,13 @@
 Pillow reads every header and decodes every kind; ordinary JPEG goes through torchvision, which is faster.
 """
 
+import importlib.util
 import io
 import re
 import textwrap
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torch.nn.functional import interpolate
 
 from tlearn.config import PreprocessConfig
 
@@ -49,6 +51,11 @@ Image.MAX_IMAGE_PIXELS = None
 Image.init()
 # AVIF is not in every Pillow; MPO is opened as JPEG.
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"] + ["AVIF"] * ("AVIF" in Image.OPEN)
+# The decoders of torchvision without torchvision itself, whose import takes every process as long as torch's.
+_torchvision = importlib.util.find_spec("torchvision")
+for _folder in (_torchvision and _torchvision.submodule_search_locations) or []:
+    for _library in Path(_folder).glob("image*.so"):
+        torch.ops.load_library(_library)
 
 
 class ImageError(ValueError):
@@ -108,18 +115,29 @@ def decode(data: bytes, *, max_pixels: int, least: int | None = None) -> Picture
 
 def resize(pixels: Tensor, config: PreprocessConfig) -> Tensor:
     """Resize (3, height, width) uint8 to (3, image_size, image_size) uint8, antialiased bilinear."""
-    size = [config.image_size, config.image_size]
     if config.resize == "squash":
-        pixels = functional.resize(pixels, size, antialias=True)
+        pixels = _scale(pixels, config.image_size, config.image_size)
     else:
         for axis in (1, 2):
             # An even number of pixels goes, half on each side, so that the centre stays where it is.
             spare = max(0, pixels.shape[axis] - _LONGEST * min(pixels.shape[1:])) // 2
             pixels = pixels.narrow(axis, spare, pixels.shape[axis] - 2 * spare)
-        pixels = functional.resize(pixels, [config.short_side], antialias=True)
-        pixels = functional.center_crop(pixels, size)
+        height, width = pixels.shape[1:]
+        shorter = min(height, width)
+        pixels = _scale(pixels, config.short_side * height // shorter, config.short_side * width // shorter)
+        for axis in (1, 2):
+            start = round((pixels.shape[axis] - config.image_size) / 2)
+            pixels = pixels.narrow(axis, start, config.image_size)
     # No view, which would keep the whole resized picture in memory.
     return pixels.contiguous()
+
+
+def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    # A decoded picture is stored with its colours last; in front of them [None] would have torch copy it first.
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 
 def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from tlearn import augment, features, meters, network
+from tlearn.chunks import Chunk
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import StorageError
-from tlearn.features import Cut, Features, Pictures, Plan, View
+from tlearn.features import Cut, Features, Pictures, View
 from tlearn.launch import causes
 from tlearn.manifest import File, Listing
 from tlearn.progress import Progress
+
+_Wanted = tuple[list[File], tuple[View, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +102,32 @@ class Preparation:
 
     def compute(self, listing: Listing) -> None:
         """Compute what the cache lacks; a file without features gets its status. StorageError for want of room."""
+        val: _Wanted = (listing.of("val"), ("plain",))
         for draft in self._drafts():
-            self._compute(listing.of("val"), ("plain",), draft.val)
-            if not self._compute(
-                listing.of("train"), draft.views, draft.train, is_required=draft.train.frozen_blocks > 0
-            ):
+            train: _Wanted = (listing.of("train"), draft.views)
+            if draft.train == draft.val and draft.train.frozen_blocks:
+                self._compute(draft.val, val, train)
+                continue
+            self._compute(draft.val, val)
+            if not self._compute(draft.train, train, is_required=False):
                 # The workers decode; which files can be read is known from the features of all blocks, which are small.
                 self._uncached.add(draft.train)
-                self._compute(listing.of("train"), ("plain",), self.frozens.cut(5))
+                self._compute(self.frozens.cut(5), (train[0], ("plain",)))
 
-    def _compute(self, files: list[File], views: tuple[View, ...], cut: Cut, *, is_required: bool = True) -> bool:
+    def _compute(self, cut: Cut, *wanted: _Wanted, is_required: bool = True) -> bool:
         """Whether there was room for it."""
-        plans = features.plan(files, views, cut)
-        if not features.fits(plans, cut):
+        plan = features.plan(wanted, cut)
+        if not features.fits(plan, cut):
             if not is_required:
                 return False
             raise StorageError(
-                f"expected room in {cut.cache} for the features of {sum(plan.num_images for plan in plans):,} images, "
-                f"{features.num_bytes(plans, cut) / 2**30:.1f} GiB: choose another --cache, or more --frozen-blocks"
+                f"expected room in {cut.cache} for {features.num_views(plan):,} features, "
+                f"{features.num_bytes(plan, cut) / 2**30:.1f} GiB: choose another --cache, or more --frozen-blocks"
             )
-        self.num_computed += compute(self.config, plans, cut)
-        for view in views:
-            features.collect(files, view, cut)
+        self.num_computed += compute(self.config, plan, cut)
+        for files, views in wanted:
+            for view in views:
+                features.collect(files, view, cut)
         return True
 
     def phases(self, train: list[File], val: list[File], classes: Classes) -> tuple[Phase, ...]:
@@ -146,14 +153,14 @@ def _features(files: list[File], views: tuple[View, ...], cut: Cut) -> Features:
     return Features([place for view in views for place in features.collect(files, view, cut)], cut.shape)
 
 
-def compute(config: TrainConfig, plans: list[Plan], cut: Cut) -> int:
-    """Run the plans on the cluster; returns how many views were computed."""
-    if not plans:
+def compute(config: TrainConfig, plan: list[Chunk], cut: Cut) -> int:
+    """Run a plan on the cluster; returns how many views were computed."""
+    if not plan:
         return 0
-    total = sum(plan.num_images for plan in plans)
     lowest, highest = config.num_workers or (None, None)
     workers = config.num_workers if lowest == highest else None
-    with causes(), Progress("features", total, quiet=config.quiet) as progress:
-        num_computed, _ = features.compute(plans, config.data, cut, workers, progress, config.decode)
+    total = features.num_views(plan)
+    with causes(), Progress("features", total, unit="views", quiet=config.quiet) as progress:
+        num_computed, _ = features.compute(plan, config.data, cut, workers, progress, config.decode)
     meters.count("features_computed", num_computed)
     return num_computed

@@ -8,9 +8,10 @@ from types import TracebackType
 class Progress:
     """A line that is rewritten on a terminal, and printed every ten seconds elsewhere; on stderr."""
 
-    def __init__(self, what: str, total: int, *, quiet: bool = False):
+    def __init__(self, what: str, total: int, *, unit: str = "images", quiet: bool = False):
         self.what = what
         self.total = total
+        self.unit = unit
         self.quiet = quiet
         self.done = 0
         self.num_parallel = 1
@@ -38,11 +39,11 @@ class Progress:
 
     def line(self) -> str:
         rate = self.rate()
-        left = f", {rate:.1f} images/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
+        left = f", {rate:.1f} {self.unit}/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
         return f"{self.what}: {self.done:,} of {self.total:,}{left}"
 
     def rate(self) -> float:
-        """Images per second without the start of the actors; 0.0 while it is unknown."""
+        """Units per second without the start of the actors; 0.0 while it is unknown."""
         if self._steady is None or self._last == self._steady[0]:
             return 0.0
         return (self.done - self._steady[1]) / (self._last - self._steady[0])
@@ -53,7 +54,7 @@ class Progress:
         if not self.quiet and self.total and kind is None:
             seconds = time.monotonic() - self.started
             text = f"{self.what}: {self.done:,} in {_clock(seconds)}"
-            text += f", {self.rate():.1f} images/s after the start" if self.rate() else ""
+            text += f", {self.rate():.1f} {self.unit}/s after the start" if self.rate() else ""
             print(f"{text:<79}", file=sys.stderr, flush=True)
 
 

@@ -5,12 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_auroc,
-    multiclass_calibration_error,
-    multiclass_stat_scores,
-)
 
 from tlearn import metrics
 from tlearn.classes import Classes
@@ -50,23 +44,21 @@ def quality(logits: Tensor, labels: Tensor, classes: Classes) -> dict[str, Any]:
     """Figures of logits (images, num_logits) against labels (images,), as JSON; None where one is not defined.
 
     brier: squared distance to the truth, over all classes. calibration_error: of the probability of the prediction, in
-    15 bins. roc_auc: of the second of two classes, or the mean of each of more against the rest.
+    15 bins. roc_auc: the mean of each class against the rest.
     """
     logits = logits.double()
     num_classes = len(classes.names)
     probabilities, predictions = metrics.probabilities(logits), metrics.predictions(logits)
-    scores = multiclass_stat_scores(predictions, labels, num_classes, average="none").double()
-    right, wrong, _, _, counts = scores.T
+    is_right = predictions == labels
+    counts, predicted, right = (
+        of.bincount(minlength=num_classes).double() for of in (labels, predictions, labels[is_right])
+    )
     truth = torch.nn.functional.one_hot(labels, num_classes)
     calibration_error = area = torch.tensor(math.nan)
-    # Of no numbers and of missing classes torchmetrics makes figures that look like any other.
-    if probabilities.isfinite().all():
-        calibration_error = multiclass_calibration_error(probabilities, labels, num_classes, n_bins=_NUM_BINS)
-        if counts.all():
-            if num_classes == 2:
-                area = binary_auroc(probabilities[:, 1], labels)
-            else:
-                area = multiclass_auroc(probabilities, labels, num_classes)
+    if probabilities.isfinite().all():  # else comparing would make figures that look like any other
+        calibration_error = _calibration_error(probabilities.amax(1), is_right)
+        of_each = [_area(probabilities[:, label], labels == label) for label in range(num_classes)]
+        area = torch.stack(of_each).mean()  # of two classes both have the same
     return {
         "accuracy": _number(right.sum() / counts.sum()),
         "log_loss": _number(metrics.sample_losses(logits, labels).mean()),
@@ -76,10 +68,27 @@ def quality(logits: Tensor, labels: Tensor, classes: Classes) -> dict[str, Any]:
         "per_class": {
             name: {"precision": _number(precision), "recall": _number(recall), "count": int(count)}
             for name, precision, recall, count in zip(
-                classes.names, right / (right + wrong), right / counts, counts, strict=True
+                classes.names, right / predicted, right / counts, counts, strict=True
             )
         },
     }
+
+
+def _calibration_error(confidences: Tensor, is_right: Tensor) -> Tensor:
+    """How far the mean confidence of each bin is from the share that is right; the mean over all (images,)."""
+    bins = (confidences * _NUM_BINS).ceil().long().clamp(min=1) - 1  # each with its upper edge
+    gaps = torch.zeros(_NUM_BINS, dtype=torch.float64).index_add(0, bins, is_right.double() - confidences)
+    return gaps.abs().sum() / len(confidences)
+
+
+def _area(scores: Tensor, is_positive: Tensor) -> Tensor:
+    """Of how many pairs of a positive and a negative the positive has the higher score; ties count as half of one.
+
+    That is the area under the receiver operating characteristic (Mann and Whitney, 1947); NaN without both.
+    """
+    positive, negative = scores[is_positive], scores[~is_positive].sort().values
+    below = torch.searchsorted(negative, positive) + torch.searchsorted(negative, positive, right=True)
+    return below.sum() / (2 * len(positive) * len(negative) or math.nan)
 
 
 def _number(value: Tensor) -> float | None:

@@ -182,7 +182,7 @@ def _decide(
 ) -> tuple[TrainConfig, int]:
     """The recipe `auto`: which case this is, by the features that every case needs, and how many were computed."""
     cut, files = Frozens(config, tensors, arithmetic).cut(5), listing.of("train")
-    num_computed = phases.compute(config, features.plan(files, ("plain",), cut), cut)
+    num_computed = phases.compute(config, features.plan([(files, ("plain",))], cut), cut)
     pooled = features.pooled(Features(features.collect(files, "plain", cut), cut.shape))
     labels = [listing.classes.indices[file.label] for file in files if file.status == "ok"]
     counts = Counter(labels)
@@ -268,7 +268,7 @@ def _learn(
 def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) -> dict[str, float]:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.files["val"], key=lambda file: file.sha256 or "")[:MAX_IMAGES]
-    phases.compute(config, features.plan(files, ("plain",), plain), plain)
+    phases.compute(config, features.plan([(files, ("plain",))], plain), plain)
     rows = {file.path: row for row, file in enumerate(learned.files["val"])}
     places = features.collect(files, "plain", plain)
     files = [file for file in files if file.status == "ok"]

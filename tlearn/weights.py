@@ -233,7 +233,8 @@ def _parse(data: bytes, where: str, arch: Arch) -> dict[str, Tensor]:
         ) from None
     tensors = check_tensors(_rename(tensors, where, arch), where, arch)
     _, _, name = where.rpartition("/")
-    return _folded(tensors) if _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}") else tensors
+    is_torchvisions = name.endswith(".pth") and _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}")
+    return _folded(tensors) if is_torchvisions else tensors
 
 
 def _rename(tensors: Any, where: str, arch: Arch) -> dict[str, Tensor]:
