@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import ModuleType
 
 import ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -168,6 +169,9 @@ def _root_cause(error: BaseException) -> str:
 @contextlib.contextmanager
 def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[None]:
     """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
+    # Where TensorFlow is installed, TensorBoard would load it for opening files, and torch's compiler, loaded after it,
+    # would end the process: both hold an LLVM. By this module TensorBoard knows that it is to do without.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
     folder, _, file = job.metrics_path.rpartition("/")

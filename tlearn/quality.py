@@ -26,18 +26,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     if len(labels) < MIN_IMAGES or not logits.isfinite().all():
         return 1.0
     logits = logits.double()
-    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        losses = metrics.sample_losses(logits / log_temperature.exp(), labels)
-        total = losses.sum() + (log_temperature / _PRIOR_DEVIATION).square() / 2
-        total.backward()
-        return total
+    def loss(log_temperature: float) -> float:
+        losses = metrics.sample_losses(logits / math.exp(log_temperature), labels)
+        return losses.sum().item() + (log_temperature / _PRIOR_DEVIATION) ** 2 / 2
 
-    optimizer.step(loss)
-    return math.exp(log_temperature.item())
+    # A search, because any of torch's optimisers would first import its compiler, for two seconds.
+    best, step = 0.0, 0.6
+    while step > 1e-6:
+        best = min((best + step * place for place in range(-20, 21)), key=loss)
+        step /= 10
+    return math.exp(best)
 
 
 def quality(logits: Tensor, labels: Tensor, classes: Classes) -> dict[str, Any]:
