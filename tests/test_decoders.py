@@ -25,8 +25,8 @@ from tlearn.scorer import Score
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
-# More than two tasks, the last one short.
 VIEWS: tuple[features.View, ...] = ("plain", "mirror")
+# More than two tasks, the last one short.
 PATHS = [f"{number:02}.png" for number in range(36)]
 
 
