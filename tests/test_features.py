@@ -5,6 +5,7 @@ import hashlib
 import io
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tlearn import features, images, network, storage, weights
-from tlearn.config import Arch, Arithmetic, PreprocessConfig
+from tlearn import features, images, network, phases, storage, weights
+from tlearn.config import Arch, Arithmetic, PreprocessConfig, TrainConfig
 from tlearn.errors import IntegrityError
 from tlearn.features import Compute, Cut, Features, View
 from tlearn.manifest import File
@@ -146,6 +147,18 @@ def test_what_is_wanted_twice_is_computed_once(data: Path, own_cache: Path) -> N
     wanted = {row["path"]: row["views"] for chunk in plan for row in chunk.rows.to_pylist()}
     assert wanted == {"0.png": ["plain"], "1.png": ["plain", "mirror"], "2.png": ["plain", "mirror"]}
     assert features.num_views(plan) == 5
+
+
+def test_one_pool_computes_validation_and_training_images(
+    data: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = {"val": [add(data, "0.png", picture(0))], "train": [add(data, f"{i}.png", picture(i)) for i in (1, 2)]}
+    listing: Any = SimpleNamespace(of=splits.__getitem__)
+    pools = []
+    monkeypatch.setattr(phases, "compute", lambda _, plan, cut: pools.append(features.num_views(plan)) or 0)
+    config = TrainConfig(data=str(data), output="", weights="none", cache=str(own_cache), preprocess=PREPROCESS)
+    phases.Preparation(config, phases.Frozens(config, weights.load("none", ""), Arithmetic()), 0).compute(listing)
+    assert pools == [1 + 2 * 2]
 
 
 def test_files_of_equal_content_share_a_place(data: Path, own_cache: Path) -> None:

@@ -3,6 +3,7 @@
 Pillow reads every header and decodes every kind; ordinary JPEG goes through torchvision, which is faster.
 """
 
+import contextlib
 import importlib.util
 import io
 import re
@@ -55,7 +56,8 @@ _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"] + ["AVIF"] * ("AVIF" in
 _torchvision = importlib.util.find_spec("torchvision")
 for _folder in (_torchvision and _torchvision.submodule_search_locations) or []:
     for _library in Path(_folder).glob("image*.so"):
-        torch.ops.load_library(_library)
+        with contextlib.suppress(OSError):  # made for another torch; Pillow decodes then
+            torch.ops.load_library(_library)
 
 
 class ImageError(ValueError):

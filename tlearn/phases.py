@@ -105,7 +105,7 @@ class Preparation:
         val: _Wanted = (listing.of("val"), ("plain",))
         for draft in self._drafts():
             train: _Wanted = (listing.of("train"), draft.views)
-            if draft.train == draft.val and draft.train.frozen_blocks:
+            if draft.train.frozen_blocks:  # then the same cut
                 self._compute(draft.val, val, train)
                 continue
             self._compute(draft.val, val)
