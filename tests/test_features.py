@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from tlearn import features, images, network, phases, storage, weights
-from tlearn.config import Arch, Arithmetic, PreprocessConfig, TrainConfig
+from tlearn.classes import Classes
+from tlearn.config import Arch, Arithmetic, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import IntegrityError
 from tlearn.features import Compute, Cut, Features, View
 from tlearn.manifest import File
@@ -159,6 +160,18 @@ def test_one_pool_computes_validation_and_training_images(
     config = TrainConfig(data=str(data), output="", weights="none", cache=str(own_cache), preprocess=PREPROCESS)
     phases.Preparation(config, phases.Frozens(config, weights.load("none", ""), Arithmetic()), 0).compute(listing)
     assert pools == [1 + 2 * 2]
+
+
+@pytest.mark.parametrize(("head_lr", "rates"), [(None, [4e-5, 4e-5]), (1e-4, [1e-4, 4e-5])])
+def test_the_head_may_learn_at_another_rate_before_the_layers_below_it(
+    own_cache: Path, head_lr: float | None, rates: list[float]
+) -> None:
+    optim = OptimConfig(head_epochs=2, num_epochs=3, lr=4e-5, head_lr=head_lr)
+    config = TrainConfig(data="", output="", weights="none", cache=str(own_cache), frozen_blocks=4, optim=optim)
+    preparation = phases.Preparation(config, phases.Frozens(config, weights.load("none", ""), Arithmetic()), 0)
+    found = preparation.phases([], [], Classes(("cat", "dog")))
+    assert [phase.optim.lr for phase in found] == rates
+    assert [(phase.frozen_blocks, phase.optim.num_epochs) for phase in found] == [(5, 2), (4, 3)]
 
 
 def test_files_of_equal_content_share_a_place(data: Path, own_cache: Path) -> None:

@@ -255,7 +255,7 @@ def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, cache: Pa
     assert main(["train", "finetune", *arguments(three, run, cache, *more)]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["epoch"]) for line in lines] == [(1, 1), (1, 2), (2, 3)]
-    assert [line["train_count"] for line in lines] == [72] * 3
+    assert [line["train_count"] for line in lines] == [72, 72, 36]  # with mirror images, then a crop of each
     summary = read_json(run / "summary.json")
     assert summary["classes"] == ["cat", "dog", "rabbit"]
     assert summary["frozen_blocks"] == (5 if summary["best_epoch"] < 3 else 4)

@@ -1,8 +1,8 @@
 """Which of the four cases a folder is: many or few images, like those of ImageNet or different.
 
     few, similar      only a head is trained, on the features of all five blocks
-    many, similar     the last block is trained too
-    few, different    the last two blocks are trained too, on fresh crops: late features are too particular to ImageNet
+    many, similar     the last block is trained too, from here on on fresh crops
+    few, different    the last two blocks are trained too: late features are too particular to ImageNet
     many, different   everything is trained
 
 The cases are those of Stanford's CS231n (Transfer learning). Both questions are answered by measuring: the images of
@@ -74,7 +74,7 @@ def choose(config: TrainConfig, num_images: int, smallest_class: int, separabili
         case True, True:
             chosen = RECIPES["finetune"]
         case False, False:
-            chosen = dataclasses.replace(RECIPES["finetune"], frozen_blocks=3, augment="full")
+            chosen = dataclasses.replace(RECIPES["finetune"], frozen_blocks=3)
         case _:
             chosen = dataclasses.replace(RECIPES["finetune"], frozen_blocks=0)
     chosen = dataclasses.replace(chosen, optim=_enough(chosen, num_images))

@@ -137,6 +137,8 @@ class OptimConfig:
     """The optimiser."""
     lr: float = 1e-4
     """Learning rate of the head at its peak."""
+    head_lr: float | None = None
+    """The same in head_epochs, before the layers below it learn too; lr unless told."""
     pretrained_lr: float = 1e-5
     """Learning rate of the pretrained layers that are trained, at its peak."""
     momentum: float = 0.9
@@ -174,8 +176,9 @@ class OptimConfig:
     """Arithmetic of the trainable layers; auto takes bf16 for convolutions where the processor or GPU has it."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not self.pretrained_lr > 0:
-            raise ValueError(f"learning rates must be above 0, got {self.lr} and {self.pretrained_lr}")
+        rates = [self.lr, self.pretrained_lr, *([] if self.head_lr is None else [self.head_lr])]
+        if not min(rates) > 0:
+            raise ValueError(f"learning rates must be above 0, got {' and '.join(map(str, rates))}")
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _at_least("optim.decay_epochs", self.decay_epochs, 1)
         _at_least("optim.warmup_epochs", self.warmup_epochs, 0)
@@ -454,13 +457,24 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # What serves best on a frozen base.
     "frozen": TrainConfig(data="", output="", recipe="frozen"),
-    # The head first, then the last block with it, at a tenth of its learning rate.
+    # The head first, then the last block with it, slowly, on fresh crops, and larger: at 320 pixels what is small or
+    # behind bars is told apart.
     "finetune": TrainConfig(
         data="",
         output="",
         recipe="finetune",
         frozen_blocks=4,
-        optim=OptimConfig(head_epochs=5, num_epochs=5, pretrained_lr=1e-5, warmup_epochs=0.5, ema_decay=0.99),
+        augment="full",
+        preprocess=PreprocessConfig(image_size=320, short_side=352),
+        optim=OptimConfig(
+            head_epochs=5,
+            head_lr=1e-4,
+            num_epochs=6,
+            lr=4e-5,
+            pretrained_lr=2e-5,
+            warmup_epochs=0.5,
+            ema_decay=0.99,
+        ),
     ),
     # One of the four cases of transfer learning, by what can be measured (tlearn/auto.py).
     "auto": TrainConfig(data="", output="", recipe="auto"),

@@ -90,7 +90,10 @@ class Preparation:
         drafts = []
         if config.optim.head_epochs:
             cut = self.frozens.cut(5)
-            optim = dataclasses.replace(config.optim, num_epochs=config.optim.head_epochs, head_epochs=0)
+            optim = config.optim
+            optim = dataclasses.replace(
+                optim, num_epochs=optim.head_epochs, head_epochs=0, lr=optim.head_lr or optim.lr, head_lr=None
+            )
             drafts.append(_Draft(optim, flips, cut, cut, None))
         cut = self.frozens.cut(config.frozen_blocks)
         if config.augment == "full":
