@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from tlearn import worker
-from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.config import Arithmetic, HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.features import Features, Place
-from tlearn.phases import Phase
+from tlearn.phases import Frozens, Phase
 from tlearn.worker import Job, Progress
 
 OPTIM = OptimConfig(
@@ -43,8 +43,10 @@ CONFIG = TrainConfig(
 )
 
 
-def features(path: Path, count: int, shape: tuple[int, int, int], seed: int) -> Features:
-    values = np.random.default_rng(seed).random((count, int(np.prod(shape)))).astype(np.float16)
+def features(path: Path, count: int, shape: tuple[int, int, int]) -> Features:
+    """Of float16, or of uint8 where they are pixels."""
+    values: np.ndarray[Any, Any] = np.random.default_rng(0).random((count, int(np.prod(shape))))
+    values = (values * 256).astype(np.uint8) if shape[0] == 3 else values.astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     batch = pa.RecordBatch.from_pydict({"features": column})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -52,16 +54,20 @@ def features(path: Path, count: int, shape: tuple[int, int, int], seed: int) -> 
     return Features([Place(str(path), row, "ok", None) for row in range(count)], shape)
 
 
-@pytest.fixture
-def job(tmp_path: Path, cache: Path) -> Job:
-    """The head for two epochs, then the last block with it."""
+@pytest.fixture(params=["flip", "full"])
+def job(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, pretrained: dict[str, Tensor]) -> Job:
+    """The head for two epochs, then the last block with it: on features, or on fresh crops."""
     labels = tuple(row % 3 % 2 for row in range(20))
+    config = dataclasses.replace(CONFIG, cache=str(cache), augment=request.param)
     phases = []
     for frozen_blocks, num_epochs, shape in ((5, 2, (512, 1, 1)), (4, 3, (512, 2, 2))):
-        train, val = (features(tmp_path / f"{name}{frozen_blocks}.arrow", 20, shape, 0) for name in ("train", "val"))
+        seen, in_step = shape, None
+        if frozen_blocks < 5 and config.augment == "full":
+            seen, in_step = (3, 32, 32), Frozens(config, pretrained, Arithmetic()).cut(frozen_blocks)
+        train = features(tmp_path / f"train{frozen_blocks}.arrow", 20, seen)
+        val = features(tmp_path / f"val{frozen_blocks}.arrow", 20, shape)
         optim = dataclasses.replace(OPTIM, num_epochs=num_epochs)
-        phases.append(Phase(frozen_blocks, optim, train, labels, val, None))
-    config = dataclasses.replace(CONFIG, cache=str(cache))
+        phases.append(Phase(frozen_blocks, optim, train, labels, val, in_step))
     return Job(config, "digest", 2, 1, tuple(phases), labels, 1, str(tmp_path / "metrics.jsonl"), None)
 
 

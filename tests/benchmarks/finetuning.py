@@ -18,15 +18,17 @@ from tlearn import loop, model, storage
 from tlearn.cli import main as tlearn
 from tlearn.fetch import fetch
 
+_AT_240 = ["--preprocess.image-size", "240", "--preprocess.short-side", "264"]
+_AT_320 = ["--preprocess.image-size", "320", "--preprocess.short-side", "352"]
 ROWS: dict[str, list[str]] = {
-    "frozen": ["frozen"],
     "frozen, no mirror images": ["frozen", "--augment", "none"],
-    "frozen, 320 pixels": ["frozen", "--preprocess.image-size", "320", "--preprocess.short-side", "352"],
+    "frozen": ["frozen"],
+    "frozen, moving average": ["frozen", "--optim.ema-decay", "0.99"],
+    "frozen, 320 pixels": ["frozen", *_AT_320],
+    "finetune, 240 pixels": ["finetune", *_AT_240],
     "finetune": ["finetune"],
-    "finetune, no moving average": ["finetune", "--optim.ema-decay", "None"],
-    "finetune, augment flip": ["finetune", "--augment", "flip"],
-    "finetune, frozen_blocks 3": ["finetune", "--frozen-blocks", "3"],
-    "finetune, frozen_blocks 0": ["finetune", "--frozen-blocks", "0"],
+    "frozen_blocks 3, 240 pixels": ["finetune", *_AT_240, "--frozen-blocks", "3"],
+    "frozen_blocks 0, 240 pixels": ["finetune", *_AT_240, "--frozen-blocks", "0", "--optim.num-epochs", "2"],
 }
 
 
