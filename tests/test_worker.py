@@ -132,6 +132,7 @@ def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_
         expected, found = learned(whole[-1]), learned(resumed[-1])
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
+        shutil.rmtree(resumed[-1].parent)  # a gigabyte
 
 
 def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_layers(
