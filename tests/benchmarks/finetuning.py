@@ -2,8 +2,8 @@
 
 Accuracy and log-loss, calibrated, of the images of val/ and test/ together: the mean over seeds, the lowest and the
 highest accuracy; then the same with the mirror image averaged in. DIR/test is flat, with its classes in
-DIR/test_labels.csv. Seconds are those of training beside the features, which rows share, as the run itself measured
-them. What is in RUNS already is not trained again.
+DIR/test_labels.csv. Seconds are those of the epochs; features, which rows share, come before them. What is in RUNS
+already is not trained again.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def main() -> None:
             if code := tlearn(["train", *flags]):
                 raise SystemExit(code)
             of_seeds.append(figures(run, arguments.data))
-            seconds.append(json.loads((run / "summary.json").read_bytes())["seconds_train"])
+            epochs = (run / "metrics.jsonl").read_text().splitlines()
+            seconds.append(sum(json.loads(line)["seconds"] for line in epochs))
         accuracies = [plain[1] for plain, _ in of_seeds]
         loss, mirrored_loss = (mean(pair[view][0] for pair in of_seeds) for view in (0, 1))
         lines.append(
