@@ -177,7 +177,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         rates = [self.lr, self.pretrained_lr, *([] if self.head_lr is None else [self.head_lr])]
-        if not min(rates) > 0:
+        if not all(rate > 0 for rate in rates):
             raise ValueError(f"learning rates must be above 0, got {' and '.join(map(str, rates))}")
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _at_least("optim.decay_epochs", self.decay_epochs, 1)
