@@ -5,6 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tlearn import fit
 
 CODE = """
 import sys
@@ -36,3 +42,20 @@ def test_every_epoch_is_passed_on_and_tensorboard_does_without_tensorflow(tmp_pa
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == line
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
     assert b"val_accuracy" in events.read_bytes()
+
+
+def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = iter([("epoch", 0), ("within", 3)])
+
+    def sleep(_: float) -> None:
+        name, start = next(coming)
+        (tmp_path / name).mkdir()
+        content = {"digest": "", "start": start, "sums": [0, 0, 0], "history": [], "sha256": {}}
+        (tmp_path / name / "progress.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr(fit.time, "sleep", sleep)
+    job: Any = SimpleNamespace(stop_location=str(tmp_path / "stop"))
+    fit._checkpoint_and_stop(job, str(tmp_path))
+    assert next(coming, None) is None and (tmp_path / "stop").exists()

@@ -137,8 +137,7 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_same_command_ends_it(
     assert not {"RayTrainWorker", "TrainController", "JobSupervisor"} & set(living_actors(environment))
     code, output, errors = ended(tlearn_submit(environment, *one))
     assert code == 0 and "submitted job one-attempt-2" in errors, errors
-    # And some updates, unless an epoch ended between the signal and the look at it.
-    assert re.search(r"resumed after epoch [1-7]( and \d+ updates)?$", output, re.MULTILINE), output
+    assert re.search(r"resumed after epoch \d and \d+ updates", output), output
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["train_count"] for line in lines] == [96] * 8
     code, output, errors = ended(tlearn_submit(environment, *one))

@@ -457,8 +457,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # What serves best on a frozen base.
     "frozen": TrainConfig(data="", output="", recipe="frozen"),
-    # The head first, then the last block with it, slowly, on fresh crops, and larger: at 320 pixels what is small or
-    # behind bars is told apart.
+    # The head first, then the last block with it, slowly, on fresh crops and larger (README has what each gives).
     "finetune": TrainConfig(
         data="",
         output="",

@@ -90,14 +90,16 @@ def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
 
 def _checkpoint_and_stop(job: worker.Job, attempt: str) -> None:
     """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, the workers may be gone too."""
-    before = {"initial", *storage.folders(attempt)}
+    seen = {"initial", *storage.folders(attempt)}
     storage.write_bytes(job.stop_location, b"")
     deadline = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < deadline:
-        for name in set(storage.folders(attempt)) - before:
+        for name in set(storage.folders(attempt)) - seen:
             with contextlib.suppress(IntegrityError):
-                worker.checkpoint_progress(storage.join(attempt, name))
-                return
+                progress = worker.checkpoint_progress(storage.join(attempt, name))
+                if progress.start or progress.is_finished:  # else an epoch ended before the workers looked
+                    return
+                seen.add(name)
         time.sleep(0.2)
 
 
