@@ -1,18 +1,18 @@
 """The real weights, once a session; they come from an installed package, not from a network."""
 
-import contextlib
-import os
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torchvision.models import get_model
+from support import FOLDERS, ray_here
+from torch import Tensor
 
-from tlearn import network, weights
-from tlearn.config import Arch, HeadConfig, PreprocessConfig
+from tlearn.network import weights
+
+sys.path += FOLDERS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,63 +47,6 @@ def own_cache(cache: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "weights").symlink_to(cache / "weights")
     return folder
-
-
-def build(
-    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
-) -> tuple[network.Frozen, network.Trainable]:
-    """Both parts of a network, without weights."""
-    frozen = network.Frozen(frozen_blocks, preprocess, arch=arch)
-    return frozen, network.Trainable(frozen_blocks, preprocess, head, num_logits, arch)
-
-
-def torchvision_blocks(arch: Arch) -> nn.Sequential:
-    """torchvision's five blocks, on the device meta."""
-    with torch.device("meta"):
-        features = get_model(arch, weights=None).features
-    assert isinstance(features, nn.Sequential)
-    return features
-
-
-def random_blocks(arch: Arch) -> nn.Sequential:
-    """torchvision's five blocks with weights, biases and running statistics that are nobody's default."""
-    features, generator = torchvision_blocks(arch), torch.Generator().manual_seed(0)
-    state = {}
-    for name, tensor in features.state_dict().items():
-        if tensor.dim() > 1:
-            state[name] = nn.init.kaiming_normal_(torch.empty(tensor.shape), generator=generator)
-        elif tensor.dim():
-            state[name] = torch.rand(tensor.shape, generator=generator) + 0.5
-        else:
-            state[name] = torch.tensor(0)
-    features.load_state_dict(state, assign=True)
-    return features.eval().requires_grad_(False)
-
-
-def our_tensors(features: nn.Module, arch: Arch) -> dict[str, Tensor]:
-    """The tensors of torchvision's blocks under our names."""
-    tensors = [tensor for tensor in features.state_dict().values() if tensor.dim()]  # not num_batches_tracked
-    return dict(zip(weights.shapes(arch), tensors, strict=True))
-
-
-def torchvision_file(features: nn.Module) -> dict[str, Tensor]:
-    """What torchvision saves of a network, but for the classifier."""
-    return {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-
-
-@contextlib.contextmanager
-def ray_here() -> Iterator[None]:
-    """A Ray of its own on this machine, whose processes know the tests' modules."""
-    import ray
-
-    from tlearn import launch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", "local")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        launch.start_ray()
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

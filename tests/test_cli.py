@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
 from PIL import Image
+from support import build
 
-from tlearn import model
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
-from tlearn.description import Description
+from tlearn.network import model
+from tlearn.network.description import Description
 
 
 def put(path: Path) -> None:
@@ -186,8 +186,8 @@ def test_every_process_decodes_with_torchvision_and_none_imports_it(cache: Path)
     import sys
 
     code = """
-import sys, torch, tlearn.bench, tlearn.features, tlearn.scorer, tlearn.training
-tlearn.training.weights.load("imagenet", sys.argv[1])
+import sys, torch, tlearn.demo.bench, tlearn.features.cache, tlearn.scoring.actor, tlearn.training.job
+tlearn.training.job.weights.load("imagenet", sys.argv[1])
 assert torch.ops.image.decode_jpeg
 print({'torchvision', 'torchmetrics', 'torch._dynamo', 'onnx'} & set(sys.modules))
 """
@@ -197,7 +197,7 @@ print({'torchvision', 'torchmetrics', 'torch._dynamo', 'onnx'} & set(sys.modules
 
 
 def test_same_seed_same_first_weights() -> None:
-    from tlearn import loop
+    from tlearn.training import loop
 
     heads = []
     for _ in range(2):

@@ -349,7 +349,7 @@ def submitted() -> Any:
     command = [word.replace("$(SUBMISSION_ID)", "tlearn-nightly-1") for word in submit_command()]
     assert command[:2] == ["tlearn", "submit"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlearn.submit.run", lambda *arguments: arguments)
+        patch.setattr("tlearn.distributed.submit.run", lambda *arguments: arguments)
         config, job, words = cli.main(command[1:])
     assert words == command[command.index("score") :] and job.output == "/data/scores/"
     return config
@@ -395,7 +395,7 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         configs.append(config)
         raise Parsed
 
-    for target in ("tlearn.training.train", "tlearn.scoring.score"):
+    for target in ("tlearn.training.job.train", "tlearn.scoring.job.score"):
         monkeypatch.setattr(target, stop)
     words = shlex.split(line)
     if words[0] == "python":
@@ -477,7 +477,7 @@ def test_the_working_directory_is_small_and_holds_what_a_job_needs(tmp_path: Pat
         sizes = {entry.filename: entry.file_size for entry in content.infolist() if not entry.is_dir()}
     parts = {part for name in sizes for part in name.split("/")}
     assert not parts & {".git", ".venv", "runs", "tests", "cluster", ".ci", "__pycache__"}
-    modules = {f"tlearn/{path.name}" for path in (PROJECT / "tlearn").glob("*.py")}
+    modules = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "tlearn").rglob("*.py")}
     assert {"jobs/train.py", "jobs/score.py", *modules} <= sizes.keys()
     assert sum(sizes.values()) < 4 * 2**20  # Ray's limit is 512 MiB, that of its job server 100
 

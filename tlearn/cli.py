@@ -111,7 +111,7 @@ def _train_config(words: list[str]) -> TrainConfig:
 
 def _train(words: list[str]) -> int:
     config = _train_config(words)
-    from tlearn import training
+    from tlearn.training import job as training
 
     summary = training.train(config)
     if config.json:
@@ -127,7 +127,7 @@ def _train(words: list[str]) -> int:
 
 def _score(words: list[str]) -> int:
     config = _parse(ScoreConfig, "score", words)
-    from tlearn import scoring
+    from tlearn.scoring import job as scoring
 
     summary, code = scoring.score(config)
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items()))
@@ -156,7 +156,7 @@ def _submit(words: list[str]) -> int:
     if not command:
         return _say("expected train or score, with its flags: tlearn submit [flags] train|score ...", errors.USAGE)
     job = _train_config(rest) if command == ["train"] else _parse(ScoreConfig, "score", rest)
-    from tlearn import submit
+    from tlearn.distributed import submit
 
     return submit.run(config, job, [*command, *rest])
 
@@ -165,7 +165,8 @@ def _scores(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         return _say("expected a table: tlearn scores DIR", errors.USAGE)
     config = _parse(ScoresConfig, "scores DIR", words[1:])
-    from tlearn import storage, table
+    from tlearn import storage
+    from tlearn.scoring import table
 
     latest = table.latest(storage.local(words[0]))
     if config.output is not None:
@@ -180,7 +181,7 @@ def _verify(words: list[str]) -> int:
     if len(words) != 1 or words[0].startswith("-"):
         return _say("expected one table: tlearn verify DIR", errors.USAGE)
     from tlearn import storage
-    from tlearn.ledger import Ledger
+    from tlearn.scoring.ledger import Ledger
 
     ledger = Ledger(storage.absolute(words[0].rstrip("/")))
     problems = ledger.verify()
@@ -194,7 +195,7 @@ def _verify(words: list[str]) -> int:
 
 def _check(words: list[str]) -> int:
     config = _parse(CheckConfig, "check", words)
-    from tlearn import check
+    from tlearn.data import check
 
     summary = check.check(config)
     if config.json:
@@ -208,7 +209,8 @@ def _check(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     if len(words) != 1 or words[0].startswith("-"):
         return _say("expected one run folder: tlearn report RUN", errors.USAGE)
-    from tlearn import report, storage
+    from tlearn import storage
+    from tlearn.evaluation import report
 
     print(report.write_report(storage.local(words[0])))
     return errors.DONE
@@ -216,7 +218,7 @@ def _report(words: list[str]) -> int:
 
 def _weights(words: list[str]) -> int:
     config = _parse(WeightsConfig, "weights", words)
-    from tlearn import weights
+    from tlearn.network import weights
 
     tensors = weights.load(config.weights, config.cache, config.arch)
     count = sum(tensor.numel() for tensor in tensors.values())
@@ -227,14 +229,14 @@ def _weights(words: list[str]) -> int:
 
 def _demo(words: list[str]) -> int:
     config = _parse(DemoConfig, "demo", words)
-    from tlearn import demo
+    from tlearn.demo import run as demo
 
     return demo.run(config)
 
 
 def _bench(words: list[str]) -> int:
     config = _parse(BenchConfig, "bench", words)
-    from tlearn import bench
+    from tlearn.demo import bench
 
     figures = bench.run(config)
     if config.json:

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from tlearn import loop, network, optim, worker
 from tlearn.config import RECIPES, TrainConfig
-from tlearn.features import Features, Place
-from tlearn.loop import Learner, Samples
-from tlearn.metrics import Totals, sample_losses
+from tlearn.evaluation.metrics import Totals, sample_losses
+from tlearn.features.cache import Features, Place
+from tlearn.network import layers as network
+from tlearn.training import loop, optim, worker
+from tlearn.training.loop import Learner, Samples
 
 SHAPE = (512, 7, 7)
 ROWS = 64

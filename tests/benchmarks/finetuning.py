@@ -14,9 +14,11 @@ from statistics import mean
 
 import torch
 
-from tlearn import loop, model, storage
+from tlearn import storage
 from tlearn.cli import main as tlearn
-from tlearn.fetch import fetch
+from tlearn.data.fetch import fetch
+from tlearn.network import model
+from tlearn.training import loop
 
 _AT_240 = ["--preprocess.image-size", "240", "--preprocess.short-side", "264"]
 _AT_320 = ["--preprocess.image-size", "320", "--preprocess.short-side", "352"]

@@ -19,10 +19,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tlearn import scoring, table
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
-from tlearn.description import Description, content_digest, to_json
+from tlearn.network.description import Description, content_digest, to_json
+from tlearn.scoring import job as scoring
+from tlearn.scoring import table
 
 
 def save_model(folder: Path) -> None:

@@ -24,12 +24,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tlearn import drawings, engine, manifest, model, network, scoring, weights
 from tlearn.classes import Classes
 from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig, default_cache
-from tlearn.description import Description
-from tlearn.fetch import fetch
-from tlearn.network import Frozen
+from tlearn.data import manifest
+from tlearn.data.fetch import fetch
+from tlearn.demo import drawings
+from tlearn.network import engine, model, weights
+from tlearn.network import layers as network
+from tlearn.network.description import Description
+from tlearn.network.layers import Frozen
+from tlearn.scoring import job as scoring
 
 SIZE = 240
 PREPROCESS = PreprocessConfig(resize="squash")

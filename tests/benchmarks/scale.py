@@ -25,9 +25,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from listing import fill, save_model
 
-from tlearn import description, storage, table
-from tlearn.chunks import Chunk, Pool
+from tlearn import storage
 from tlearn.config import ScoreConfig
+from tlearn.distributed.chunks import Chunk, Pool
+from tlearn.network import description
+from tlearn.scoring import table
 
 
 class Sleeper:
@@ -63,7 +65,8 @@ class Sleeper:
 
 def one_run(root: str, num_workers: int, rate: float) -> None:
     """In a process of its own."""
-    from tlearn import chunks, scoring
+    from tlearn.distributed import pool as chunks
+    from tlearn.scoring import job as scoring
 
     os.environ["RAY_ADDRESS"] = "local"
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)

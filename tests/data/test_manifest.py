@@ -1,0 +1,108 @@
+"""What is listed, how it is split, what is opened."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tlearn import storage
+from tlearn.data import manifest
+
+
+def put(root: Path, name: str, content: str = "") -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content or name)
+    os.utime(path, (1_000_000, 1_000_000))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        for number in range(20):
+            put(tmp_path, f"train/{name}/{number:02}.jpg")
+    return tmp_path
+
+
+def read(data: Path, seed: int = 0) -> manifest.Listing:
+    return manifest.read(str(data), val_fraction=0.2, seed=seed)
+
+
+def test_without_val_each_class_gives_a_share_and_nothing_is_lost_or_doubled(data: Path) -> None:
+    listing = read(data)
+    paths = [file.path for file in listing.files]
+    assert len(paths) == len(set(paths)) == 40
+    assert [sum(file.label == name for file in listing.of("val")) for name in ("cat", "dog")] == [4, 4]
+    assert {f.path for f in read(data).of("val")} == {f.path for f in listing.of("val")}
+    assert {f.path for f in read(data, 1).of("val")} != {f.path for f in listing.of("val")}
+
+
+def test_a_new_file_moves_at_most_one_other_between_the_splits(data: Path) -> None:
+    before = {file.path for file in read(data).of("val")}
+    put(data, "train/cat/new.jpg")
+    after = {file.path for file in read(data).of("val")}
+    assert len(before - after) <= 1
+
+
+def test_names_decide_what_is_a_picture_and_folders_what_it_shows(data: Path) -> None:
+    for name in ("a/b/deep.PNG", "no-suffix", ".hidden", "notes.txt", "Thumbs.db", "photo.HEIC"):
+        put(data, f"train/cat/{name}")
+    put(data, "train/loose.jpg")
+    put(data, "val/cat/1.jpg")
+    put(data, "val/dog/1.jpg")
+    listing = read(data)
+    extra = {f.path for f in listing.of("train")} - {f"train/{c}/{n:02}.jpg" for c in ("cat", "dog") for n in range(20)}
+    assert extra == {"train/cat/a/b/deep.PNG", "train/cat/no-suffix", "train/cat/photo.HEIC"}
+    assert {f.label for f in listing.files} == {"cat", "dog"} and listing.num_ignored == 4
+
+
+def test_class_names_may_be_anything_but_hidden(data: Path) -> None:
+    put(data, "train/_x/1.jpg")
+    put(data, "train/_x/2.jpg")
+    put(data, "train/Ünï/1.jpg")
+    put(data, "train/Ünï/2.jpg")
+    put(data, "train/.ipynb_checkpoints/1.jpg")
+    assert read(data).classes.names == ("_x", "cat", "dog", "Ünï")
+
+
+def test_unchanged_files_are_not_opened_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = storage.read
+
+    def counted(folder: str, path: str, max_bytes: int | None = None) -> storage.Content:
+        opened.append(path)
+        return original(folder, path, max_bytes)
+
+    monkeypatch.setattr(storage, "read", counted)
+    cache = str(tmp_path / "cache")
+    first = read(data).files
+    manifest.add_hashes(str(data), first, cache)
+    assert len(opened) == 40
+    opened.clear()
+    again = read(data).files
+    manifest.add_hashes(str(data), again, cache)
+    assert opened == [] and [file.sha256 for file in again] == [file.sha256 for file in first]
+    put(data, "train/cat/00.jpg", "other bytes")
+    (data / "train" / "dog" / "00.jpg").touch()  # now: may change again within the resolution of its time
+    for _ in range(2):
+        opened.clear()
+        manifest.add_hashes(str(data), read(data).files, cache)
+        assert "train/dog/00.jpg" in opened
+    assert "train/cat/00.jpg" not in opened
+
+
+def test_a_file_that_vanishes_has_a_status(data: Path, tmp_path: Path) -> None:
+    files = read(data).files
+    (data / files[0].path).unlink()
+    manifest.add_hashes(str(data), files, str(tmp_path / "cache"))
+    assert (files[0].status, files[0].sha256) == ("missing", None)
+    table = manifest.table(files)
+    assert table.schema == manifest.SCHEMA and table.num_rows == 40
+
+
+def test_the_same_bytes_in_two_splits_or_classes_are_remarked_on(data: Path, tmp_path: Path) -> None:
+    put(data, "val/cat/copy.jpg", "train/cat/00.jpg")
+    put(data, "val/dog/copy.jpg", "train/cat/01.jpg")
+    listing = read(data)
+    manifest.add_hashes(str(data), listing.files, str(tmp_path / "cache"))
+    assert [remark.split(" images ")[0] for remark in manifest.leaks(listing.files)] == ["2", "1"]

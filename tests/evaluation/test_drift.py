@@ -1,0 +1,51 @@
+"""Like and unlike the validation set, as a number that a scheduler can alarm on."""
+
+import json
+
+import numpy as np
+
+from tlearn.evaluation import drift
+
+
+def sample(seed: int, count: int, shift: float = 0.0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    second = 1 / (1 + np.exp(-generator.normal(shift * 2, 2, count)))
+    return drift.series(np.stack([1 - second, second], 1), generator.normal(1 + shift, 1, (count, 64)))
+
+
+def test_images_like_the_validation_set_do_not_drift_whatever_their_number() -> None:
+    known = json.loads(json.dumps(drift.reference(sample(0, 500))))
+    for count in (30, 100, 1000, 10_000):
+        values = [drift.judge(known, drift.count(known["edges"], sample(s, count)))[0] for s in range(1, 20)]
+        assert sum(value is not None and value < 0.1 for value in values) >= 17, count
+
+
+def test_images_unlike_it_do() -> None:
+    known = drift.reference(sample(0, 500))
+    value, sentence = drift.judge(known, drift.count(known["edges"], sample(1, 200, shift=1.0)))
+    assert value is not None and value > 0.25 and "differ" in sentence
+
+
+def test_too_few_images_say_nothing() -> None:
+    known = drift.reference(sample(0, 500))
+    value, sentence = drift.judge(known, drift.count(known["edges"], sample(1, 29, shift=1.0)))
+    assert value is None and "too few" in sentence
+    assert drift.judge({}, None)[0] is None
+
+
+def test_histograms_of_chunks_add_up_to_that_of_all() -> None:
+    known, values = drift.reference(sample(0, 500)), sample(1, 100)
+    parts = drift.add(None, drift.count(known["edges"], values[:, :40]))
+    assert drift.add(parts, drift.count(known["edges"], values[:, 40:])) == drift.count(known["edges"], values)
+
+
+def test_the_index_is_zero_for_equal_histograms_and_grows_with_distance() -> None:
+    assert drift.psi([50] * 10, [50] * 10) == 0.0
+    near, far = [60, 40] * 5, [100, 0] * 5
+    assert 0 < drift.psi([500] * 10, near) < drift.psi([500] * 10, far)
+
+
+def test_projections_are_the_same_for_ever() -> None:
+    matrix = drift.projections(512)
+    assert matrix.shape == (512, 8) and set(matrix.ravel()) == {-1.0, 1.0}
+    assert matrix[0].tolist() == [-1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0, -1.0]

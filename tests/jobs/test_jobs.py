@@ -1,0 +1,323 @@
+"""Both jobs on a real Ray on this machine, with real weights, on drawn pictures made small."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tlearn.cli import main
+from tlearn.demo import drawings
+from tlearn.features import phases
+from tlearn.network import description, processor
+from tlearn.training import gate
+from tlearn.training import job as training
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+
+# Without int8, which costs a calibration and a gate; bf16 is fp32 where the processor has none.
+SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72", "--precision", "bf16"]
+TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    drawings.draw_folder(folder, num_train=60, num_val=24, num_test=20, seed=1)
+    return folder
+
+
+def arguments(data: Path, run: Path, cache: Path, *more: str) -> list[str]:
+    return ["--data", str(data), "--output", str(run), "--cache", str(cache), *SMALL, *more]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "first"
+    assert main(["train", *arguments(data, folder, cache, "--optim.num-epochs", "4")]) == 0
+    return folder
+
+
+def test_training_leaves_the_files_that_the_design_names(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.json", "manifest.parquet", "metrics.jsonl", "summary.json", "model", "report.html"}
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    assert {path.name for path in (run / "model").iterdir()} == {"model.safetensors", "model.json", "README.md"}
+    assert not [path for path in run.rglob("*.tmp")]
+    summary = read_json(run / "summary.json")
+    assert summary["num_train"] == 60 and summary["num_val"] == 24 and summary["skipped"] == 1
+    assert summary["features_computed"] == 2 * 60 + 24 and summary["features_reused"] == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    best = min(lines, key=lambda line: line["val_loss"])
+    assert (summary["best_epoch"], summary["val_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    described = description.describe(str(run / "model"))
+    assert summary["temperature"] == described.temperature != 1.0
+    assert summary["quality"]["accuracy"] == summary["val_accuracy"]
+    assert summary["quality"]["log_loss"] <= summary["val_loss"] + 1e-6
+
+
+def test_a_bad_file_is_a_row_with_a_reason(run: Path) -> None:
+    rows = pq.read_table(run / "manifest.parquet").to_pylist()
+    assert len(rows) == 60 + 24 + 1
+    bad = [row for row in rows if row["status"] != "ok"]
+    assert [(row["path"], row["status"]) for row in bad] == [("train/cat/broken.jpg", "unreadable")]
+    assert "truncated" in bad[0]["error"]
+
+
+def test_the_same_command_again_changes_nothing(data: Path, cache: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_other_settings_do_not_touch_a_run(
+    data: Path, cache: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4", "--optim.lr", "1e-3")]) == 2
+    assert "optim.lr 0.0001 there, 0.001 here" in capfd.readouterr().err
+    assert main(["train", *arguments(data, run, cache, "--optim.num-epochs", "4", "--resume", "never")]) == 2
+    absent = run.parent / "absent"
+    assert main(["train", *arguments(data, absent, cache, "--resume", "require")]) == 2
+
+
+def test_another_learning_rate_computes_no_features(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "1", "--optim.lr", "1e-3", "--json"]
+    assert main(["train", *arguments(data, tmp_path / "run", cache, *more)]) == 0
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert summary["features_computed"] == 0 and summary["features_reused"] == 2 * 60 + 24
+
+
+def test_scores_have_one_row_for_every_listed_file(run: Path, data: Path, tmp_path: Path) -> None:
+    import duckdb
+    import pandas as pd
+
+    output = tmp_path / "scores.parquet"
+    assert main(["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", str(output)]) == 0
+    rows = pq.read_table(output).to_pylist()
+    assert [row["path"] for row in rows] == sorted(path.name for path in (data / "test").iterdir())
+    assert [row["path"] for row in rows if row["status"] != "scored"] == ["broken.jpg"]
+    for row in rows:
+        if row["status"] == "scored":
+            assert row["probability"] == pytest.approx(max(row["probabilities"].values()))
+            assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+            assert row["error"] is None and row["label"] is None and row["width"] > 0
+        else:
+            assert row["prediction"] is None and row["probability"] is None and row["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert len(pd.read_parquet(output)) == 21
+    count = duckdb.sql(f"select count(*) from '{output}' where status = 'scored' and probabilities.cat > -1").fetchall()
+    assert count == [(20,)]
+
+
+def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "val.parquet"
+    words = ["--model", f"{run}/model", "--input", f"{data}/val", "--output", str(output), "--abstain-below", "0.8"]
+    assert main(["score", *words]) == 0
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    evaluated = pq.read_table(run / "validation.parquet").to_pylist()
+    assert len(evaluated) == len(scored) == 24
+    for row in evaluated:
+        found = scored[row["path"]]
+        assert found["label"] == row["label"]
+        assert found["status"] == ("uncertain" if found["probability"] < 0.8 else "scored")
+        assert found["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
+
+
+def test_two_workers_make_the_weights_that_one_makes(data: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "2", "--optim.global-batch-size", "22", "--quiet"]
+    for count in ("1", "2"):
+        run = tmp_path / count
+        assert main(["train", "notebook", *arguments(data, run, cache, *more, "--workers", count)]) == 0
+    one, two = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5)
+
+
+def kill_after_epoch(command: list[str], metrics: Path, num_epochs: int) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < num_epochs:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--optim.num-epochs", "12"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [*TLEARN, "train", *arguments(data, killed, cache, *more)]
+    kill_after_epoch(command, killed / "metrics.jsonl", 2)
+    assert not (killed / "summary.json").exists()
+    assert main(["train", *arguments(data, killed, cache, *more, "--resume", "require")]) == 0
+    assert len(list((killed / "checkpoints").glob("killed-*"))) == 2
+    assert main(["train", *arguments(data, whole, cache, *more)]) == 0
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(killed)[name]), name
+    lines = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+
+
+def test_a_terminated_run_ends_at_once_with_143(data: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*TLEARN, "train", *arguments(data, run, cache, "--optim.num-epochs", "100000", "--quiet")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "terminated; the same command goes on from here" in said
+    assert not list(run.glob("lease*"))
+
+
+def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    for path in copy.glob("checkpoints/*/checkpoint_*/trainable.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert main(["train", *arguments(data, copy, cache, "--optim.num-epochs", "4")]) == 0
+    for name, tensor in weights_of(copy).items():
+        assert torch.equal(tensor, weights_of(run)[name]), name
+
+
+@pytest.mark.long
+def test_int8_that_changes_predictions_is_not_kept(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
+    monkeypatch.setattr(processor, "has_int8", lambda: True)
+    monkeypatch.setattr(training, "passes", lambda gate: False)
+    run, more = tmp_path / "run", ["--optim.num-epochs", "1", "--precision", "auto"]
+    assert main(["train", *arguments(data, run, cache, *more)]) == 0
+    assert "int8 features change the predictions" in capfd.readouterr().out
+    summary = read_json(run / "summary.json")
+    assert summary["arithmetic"] == f"openvino-{processor.precision()}"
+    assert summary["gate_num_val"] == 24 and 0 <= summary["agreement"] <= 1
+    assert description.describe(str(run / "model")).arithmetic.ranges == ()
+    assert read_json(run / "config.json")["arithmetic"]["precision"] == processor.precision()
+
+    score = ["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", f"{tmp_path}/scores.parquet"]
+    assert main([*score, "--precision", "int8"]) == 2
+    assert "train it with --precision int8" in capfd.readouterr().err
+    assert main([*score, "--precision", "int8", "--engine", "torch"]) == 2
+    assert "expected openvino for --precision int8, got torch" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, True),
+        ({"int8_val_accuracy": 0.980}, False),
+        ({"int8_val_accuracy": 0.986}, True),
+        ({"agreement": 0.985}, False),
+        ({"int8_val_loss": 0.061}, False),
+        ({"gate_num_val": 20, "agreement": 0.95, "int8_val_accuracy": 0.94}, True),
+        ({"gate_num_val": 20, "agreement": 0.90}, False),
+    ],
+)
+def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, float], passes: bool) -> None:
+    figures = {"gate_num_val": 500, "plain_val_accuracy": 0.99, "plain_val_loss": 0.05}
+    figures |= {"int8_val_accuracy": 0.99, "int8_val_loss": 0.05, "agreement": 0.998}
+    assert gate.passes(figures | changes) is passes
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    drawings.draw_folder(folder, num_train=36, num_val=24, num_test=6, seed=2, kinds=drawings.KINDS)
+    return folder
+
+
+@pytest.mark.long
+def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, cache: Path, tmp_path: Path) -> None:
+    run, more = tmp_path / "run", ["--optim.head-epochs", "2", "--optim.num-epochs", "1", "--balance"]
+    assert main(["train", "finetune", *arguments(three, run, cache, *more)]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["phase"], line["epoch"]) for line in lines] == [(1, 1), (1, 2), (2, 3)]
+    assert [line["train_count"] for line in lines] == [72, 72, 36]  # with mirror images, then a crop of each
+    summary = read_json(run / "summary.json")
+    assert summary["classes"] == ["cat", "dog", "rabbit"]
+    assert summary["frozen_blocks"] == (5 if summary["best_epoch"] < 3 else 4)
+    assert set(summary["quality"]["per_class"]) == {"cat", "dog", "rabbit"}
+    assert "rabbit" in (run / "report.html").read_text(encoding="utf-8")
+
+    output = tmp_path / "val.parquet"
+    score = ["score", "--model", f"{run}/model", "--input", f"{three}/val", "--output", str(output)]
+    assert main([*score, "--abstain-below", "0.99"]) == 0
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    for row in pq.read_table(run / "validation.parquet").to_pylist():
+        found = scored[row["path"]]
+        assert found["status"] == ("scored" if found["probability"] >= 0.99 else "uncertain")
+        for name, value in row["probabilities"].items():
+            assert found["probabilities"][name] == pytest.approx(value, abs=2e-3)
+
+
+@pytest.mark.long
+def test_fresh_crops_learn_the_same_whether_pixels_are_kept_or_decoded(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--augment", "full", "--optim.num-epochs", "1", "--engine", "torch", "--precision", "fp32"]
+    assert main(["train", *arguments(data, tmp_path / "kept", cache, *more)]) == 0
+    monkeypatch.setattr(phases.features, "fits", lambda plans, cut: cut.frozen_blocks > 0)
+    empty = tmp_path / "cache"
+    empty.mkdir()
+    (empty / "weights").symlink_to(cache / "weights")
+    assert main(["train", *arguments(data, tmp_path / "decoded", empty, *more)]) == 0
+    kept, decoded = weights_of(tmp_path / "kept"), weights_of(tmp_path / "decoded")
+    assert all(torch.equal(kept[name], decoded[name]) for name in kept)
+    num_bytes = {sum(file.stat().st_size for file in path.iterdir()) for path in (empty / "features").iterdir()}
+    assert max(num_bytes) < 60 * 72 * 72 * 3  # what the pixels would take
+
+
+def test_auto_says_the_figures_and_takes_their_case(
+    data: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "auto", *arguments(data, run, cache, "--optim.num-epochs", "1")]) == 0
+    said = capfd.readouterr().out
+    assert "auto: few images (30 in the smallest class, 1,000 are many)" in said and "separability" in said
+    config = read_json(run / "config.json")
+    assert config["config"]["recipe"] == "auto" and config["config"]["optim"]["num_epochs"] == 1
+    assert config["config"]["optim"]["global_batch_size"] == 16
+    assert config["requested"]["optim"]["global_batch_size"] == 64
+    assert main(["train", "auto", *arguments(data, run, cache, "--optim.num-epochs", "1")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--device", "gpu", "--workers", "4"], "at most 0 workers on GPUs (2 CPUs, 0 GPUs in the cluster), got 4"),
+        (["--workers", "5:9"], "got 5:9"),
+    ],
+)
+def test_more_workers_than_the_cluster_has_end_with_2_and_both_numbers(
+    data: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    started = time.monotonic()
+    assert main(["train", *arguments(data, tmp_path / "run", cache, *more)]) == 2
+    assert said in capfd.readouterr().err and time.monotonic() - started < 60

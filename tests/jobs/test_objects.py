@@ -1,0 +1,344 @@
+"""Both jobs with every path on an object store: a server on the loopback address that fails now and then."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import test_nightly
+import test_scoring
+from pyarrow import fs
+from support import ray_here
+
+from tlearn import storage
+from tlearn.cli import main
+from tlearn.demo import drawings
+from tlearn.errors import LockedError, StorageError
+from tlearn.scoring import job as scoring
+from tlearn.scoring import table
+from tlearn.scoring.ledger import Ledger
+from tlearn.storage import files, lease
+
+moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
+
+STALL_SECONDS = 5.0
+
+
+class Faults:
+    """A WSGI application between the client and the store: every `every`-th request is answered with a fault.
+
+    The status "stall" is no answer for longer than the client waits.
+    """
+
+    def __init__(self, application: Any):
+        self.application = application
+        self.every: int | None = None
+        self.status = "503 Slow Down"
+        self.num_faults = 0
+        self.address = ""
+        self._count = itertools.count(1)
+
+    def __call__(self, environment: dict[str, Any], start_response: Any) -> Any:
+        if self.every and next(self._count) % self.every == 0:
+            self.num_faults += 1
+            if self.status == "stall":
+                time.sleep(STALL_SECONDS)
+                return self.application(environment, start_response)
+            start_response(self.status, [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"]
+        return self.application(environment, start_response)
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    import threading
+
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    application = Faults(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        application.address = f"127.0.0.1:{server.server_port}"
+        files._filesystem.cache_clear()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))  # where copies are kept
+        yield application
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def ray_with_store(faults: Faults) -> Iterator[None]:
+    """Ray's processes inherit the address of the store and the keys."""
+    with ray_here():
+        yield
+
+
+def create(name: str, faults: Faults) -> str:
+    uri = f"s3://{name}?scheme=http&endpoint_override={faults.address}&allow_bucket_creation=true"
+    fs.FileSystem.from_uri(uri)[0].create_dir(name)
+    return f"s3://{name}"
+
+
+def upload(folder: Path, location: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{location}/{path.relative_to(folder)}", path.read_bytes())
+
+
+@pytest.fixture
+def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket with a model and 20 pictures, whose scoring takes no time."""
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
+    name = "photos"
+    system, _ = storage.filesystem("s3://photos")
+    create(name, faults)
+    upload(Path(test_scoring.save_model(tmp_path / "model")), f"s3://{name}/model")
+    for number in range(20):
+        storage.write_bytes(f"s3://{name}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
+
+    def compute(config: Any, run: str, folder: str, model: Any, missing: list[int], num_images: int) -> float:
+        with storage.open_input(f"{folder}/plan.parquet") as file:
+            plan = pq.ParquetFile(file)
+            for number in missing:
+                rows = [
+                    test_scoring.row_of(config.input, e, model, run) for e in plan.read_row_group(number).to_pylist()
+                ]
+                table.write_part(f"{folder}/{table.part_name(number)}", rows, model.classes, None)
+        return 0.0
+
+    monkeypatch.setattr(scoring, "_compute", compute)
+    monkeypatch.setattr(scoring, "_start_ray", lambda: None)
+    yield f"s3://{name}"
+    faults.every = None
+    system.delete_dir_contents(name)
+
+
+def score(bucket: str, tmp_path: Path, output: str = "table/") -> dict[str, Any]:
+    config = scoring.ScoreConfig(
+        model=f"{bucket}/model",
+        input=f"{bucket}/in",
+        output=f"{bucket}/{output}",
+        cache=str(tmp_path / "cache"),
+        max_error_rate=1.0,
+    )
+    return scoring.score(config)[0]
+
+
+def rows(bucket: str) -> list[dict[str, Any]]:
+    found = []
+    for name in storage.names(f"{bucket}/table"):
+        with storage.open_input(f"{bucket}/table/{name}") as file:
+            found += pq.read_table(file).to_pylist()
+    return found
+
+
+def test_a_table_on_an_object_store_grows_as_one_on_a_disk_does(bucket: str, tmp_path: Path) -> None:
+    first = score(bucket, tmp_path)
+    assert (first["listed"], first["added"], first["statuses"]) == (20, 20, {"scored": 20})
+    assert score(bucket, tmp_path)["added"] == 0
+    storage.write_bytes(f"{bucket}/in/new.jpg", b"new one")
+    assert score(bucket, tmp_path)["added"] == 1
+    assert sorted(row["path"] for row in rows(bucket)) == sorted(
+        [f"cat/{number:02} #1%20.jpg" for number in range(20)] + ["new.jpg"]
+    )
+    assert Ledger(f"{bucket}/table").verify() == []
+    assert storage.names(f"{bucket}/table/_tlearn") == []
+
+
+def test_a_single_file_on_an_object_store(bucket: str, tmp_path: Path) -> None:
+    assert score(bucket, tmp_path, "scores.parquet")["added"] == 20
+    with storage.open_input(f"{bucket}/scores.parquet") as file:
+        assert pq.read_table(file).num_rows == 20
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Slow Down"])
+def test_faults_of_the_store_that_pass_are_not_noticed(
+    status: str, bucket: str, faults: Faults, tmp_path: Path
+) -> None:
+    faults.every, faults.status = 7, status
+    summary = score(bucket, tmp_path)
+    faults.every = None
+    assert faults.num_faults > 3
+    assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
+
+
+def test_requests_that_time_out_are_made_again(bucket: str, faults: Faults, tmp_path: Path) -> None:
+    faults.every, faults.status = 60, "stall"
+    started = time.monotonic()
+    summary = score(bucket, tmp_path)
+    faults.every = None
+    assert faults.num_faults and time.monotonic() - started > 2
+    assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
+
+
+def test_a_store_that_does_not_answer_ends_with_7_and_the_run_goes_on_later(
+    bucket: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = scoring._compute
+
+    def then_broken(*arguments: Any) -> float:
+        rate = compute(*arguments)
+        faults.every, faults.status = 1, "403 Forbidden"
+        return rate
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_compute", then_broken)
+        with pytest.raises(OSError):
+            score(bucket, tmp_path)
+    faults.every = None
+    storage.remove(f"{bucket}/table/_tlearn/lease.json")  # of this process, which would be gone
+    assert not [name for name in storage.names(f"{bucket}/table") if name.endswith(".parquet")]
+    assert score(bucket, tmp_path)["added"] == 20
+    assert len(rows(bucket)) == 20
+
+
+def test_a_lease_on_an_object_store_is_respected_and_taken_over_when_old(bucket: str) -> None:
+    folder = f"{bucket}/table/_tlearn"
+    with lease.Lease(folder), pytest.raises(LockedError), lease.Lease(folder):
+        pass
+    facts = {"owner": "someone", "host": "elsewhere", "boot": "x", "pid": 1, "started": "1"}
+    storage.write_bytes(f"{folder}/lease.json", json.dumps(facts).encode())
+    with pytest.raises(LockedError), lease.Lease(folder):
+        pass
+    with lease.Lease(folder, seconds=0.0) as held:
+        held.check()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_with_store")
+def test_actors_read_and_write_the_object_store(
+    bucket: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, pictures and table there, a real Ray, a store that fails now and then."""
+
+    monkeypatch.undo()
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        assert name in os.environ  # Ray's processes inherit them
+    test_nightly.save_model(tmp_path / "real", cache)
+    upload(tmp_path / "real", f"{bucket}/real")
+    drawings.draw_folder(tmp_path / "drawn", num_train=2, num_val=2, num_test=10, seed=5)
+    upload(tmp_path / "drawn" / "test", f"{bucket}/drawn")
+    config = scoring.ScoreConfig(
+        model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
+    )
+    summary, code = scoring.score(config)
+    assert (code, summary["statuses"]) == (4, {"scored": 10, "unreadable": 1})
+    assert len({row["path"] for row in rows(bucket)}) == len(rows(bucket)) == 11
+    assert Ledger(f"{bucket}/table").verify() == []
+
+
+def test_a_bucket_that_is_not_there_ends_with_an_error_that_names_it(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="s3://nowhere/in"):
+        scoring.score(
+            scoring.ScoreConfig(model=f"{bucket}/model", input="s3://nowhere/in", output=str(tmp_path / "t.parquet"))
+        )
+    with pytest.raises(StorageError, match="s3://nowhere"):
+        storage.write_bytes("s3://nowhere/x", b"1")
+
+
+EPOCHS = 12
+NUM_TRAIN, NUM_VAL = 24, 8
+FP32 = ["--engine", "torch", "--precision", "fp32"]
+SMALL = [
+    *FP32, "--weights", "none", "--preprocess.image-size", "32", "--preprocess.short-side", "40", "--head.width", "16",
+    "--optim.num-epochs", str(EPOCHS), "--optim.global-batch-size", "8", "--quiet",
+]  # fmt: skip
+
+
+def train(place: str) -> list[str]:
+    return ["train", "--data", f"{place}/data", "--cache", f"{place}/cache", "--output", f"{place}/run", *SMALL]
+
+
+def read_json(folder: str, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(storage.read(folder, name).data)
+    return content
+
+
+def left_by(run: str) -> set[str]:
+    paths = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
+    return {"events" if path.startswith("events.out.tfevents.") else path for path in paths}
+
+
+def scored(place: str) -> list[dict[str, Any]]:
+    words = ["--model", f"{place}/run/model", "--input", f"{place}/data/test", "--output", f"{place}/scores.parquet"]
+    assert main(["score", *words, "--cache", f"{place}/cache", "--max-error-rate", "1", *FP32, "--quiet"]) == 0
+    with storage.open_input(f"{place}/scores.parquet") as file:
+        rows: list[dict[str, Any]] = pq.read_table(file).drop(["model", "run", "scored_at", "modified"]).to_pylist()
+    return rows
+
+
+@pytest.mark.long
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_with_store")
+def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_not(
+    faults: Faults, tmp_path: Path
+) -> None:
+    drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
+    place = create("training", faults)
+    upload(tmp_path / "data", f"{place}/data")
+    run, attempt = f"{place}/run", f"{place}/run/checkpoints/run-001"
+    code = "import sys; from tlearn.cli import main; sys.exit(main())"
+    driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while "metrics.jsonl" not in storage.names(attempt) or not storage.read(attempt, "metrics.jsonl").data:
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert len(storage.read(attempt, "metrics.jsonl").data.splitlines()) < EPOCHS
+    assert not storage.exists(f"{run}/summary.json")
+
+    assert main([*train(place), "--resume", "require"]) == 0
+    assert main([*train(place), "--resume", "require"]) == 0  # finished: nothing to do
+    assert main(train(str(tmp_path))) == 0
+    summary, expected = read_json(run, "summary.json"), read_json(f"{tmp_path}/run", "summary.json")
+    assert (summary["features_computed"], expected["features_computed"]) == (0, 2 * NUM_TRAIN + NUM_VAL)
+    assert summary["features_reused"] == 2 * NUM_TRAIN + NUM_VAL
+    assert [summary[name] for name in ("epochs", "best_epoch", "val_loss", "quality")] == [
+        expected[name] for name in ("epochs", "best_epoch", "val_loss", "quality")
+    ]
+    assert storage.folders(f"{run}/checkpoints") == ["run-001", "run-002"]
+    assert left_by(run) == left_by(f"{tmp_path}/run") >= {"events", "metrics.jsonl", "report.html", "model/model.json"}
+    models = [read_json(f"{folder}/model", "model.json") for folder in (run, f"{tmp_path}/run")]
+    assert models[0]["weights_sha256"] == models[1]["weights_sha256"]
+    rows = scored(place)
+    assert len(rows) == 7 and rows == scored(str(tmp_path))
+
+
+def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def download(system: Any, path: str, sink: Any) -> None:
+        fetched.append(path)
+        time.sleep(0.2)
+        with system.open_input_stream(path) as source:
+            sink.write(source.read())
+
+    monkeypatch.setattr(files, "_download", download)
+    for content in (b"one", b"other one"):
+        storage.write_bytes(f"{bucket}/file", content)
+        with ThreadPoolExecutor(4) as threads:
+            copies = set(threads.map(storage.at_hand, [f"{bucket}/file"] * 4))
+        assert [copy.read_bytes() for copy in copies] == [content]
+    assert len(fetched) == 2
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        storage.at_hand(f"{bucket}/nothing")

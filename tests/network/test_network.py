@@ -1,0 +1,429 @@
+"""The network against torchvision's VGG16 with the same tensors, and against the table that Keras prints."""
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from support import build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
+from torch import Tensor, nn
+
+from tlearn.config import RECIPES, Arch, Arithmetic, HeadConfig, PreprocessConfig, TrainConfig
+from tlearn.data.images import normalize
+from tlearn.network import layers as network
+from tlearn.network import weights
+from tlearn.network.layers import Frozen, SlicedDropout, Trainable
+
+PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
+HEAD = HeadConfig(width=16, unit_length=False)
+
+Tensors = dict[str, Tensor]
+
+
+def pixels(count: int = 2, size: int = 64, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def uncut(tensors: Tensors) -> nn.Sequential:
+    """torchvision's convolutions, float32, with these tensors."""
+    features = torchvision_blocks("vgg16")
+    state = dict(zip(features.state_dict(), tensors.values(), strict=True))
+    features.load_state_dict(state, assign=True)
+    return features.eval()
+
+
+def seen(images: Tensor) -> Tensor:
+    """What torchvision's weights expect: the ImageNet mean subtracted from RGB."""
+    return images.float() - torch.tensor([0.48235, 0.45882, 0.40784]).view(3, 1, 1) * 255
+
+
+def with_weights(part: Any, tensors: Tensors) -> Any:
+    network.load_pretrained(part, tensors)
+    return part
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_notebook_has_the_parameters_that_keras_prints() -> None:
+    config = RECIPES["notebook"]
+    table = {
+        layer.name: layer
+        for layer in network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits=1)
+    }
+    base = [layer.num_parameters for layer in table.values() if layer.kind in ("Conv2D", "MaxPooling2D")]
+    assert sum(base) == 14_714_688
+    dense = [layer.num_parameters for layer in table.values() if layer.kind == "Dense"]
+    assert dense == [25_691_136, 1_049_600, 1_025]
+    assert table["block5_pool"].output_shape == (7, 7, 512)
+    assert table["flatten"].output_shape == (25_088,)
+    assert [layer.output_shape for layer in table.values() if layer.kind == "Dense"] == [(1024,), (1024,), (1,)]
+    assert sum(layer.num_parameters for layer in table.values() if layer.trained) == sum(dense)
+
+
+CONFIGS = {
+    **RECIPES,
+    "linear": TrainConfig(data="", output="", head=HeadConfig(kind="linear")),
+    "three blocks": TrainConfig(data="", output="", frozen_blocks=3, head=HeadConfig(depth=1, width=7, dropout=0.0)),
+    "nothing frozen": TrainConfig(data="", output="", frozen_blocks=0, preprocess=PREPROCESS),
+    "vgg19": TrainConfig(data="", output="", arch="vgg19", frozen_blocks=2),
+    "vgg11_bn": TrainConfig(data="", output="", arch="vgg11_bn", frozen_blocks=3, preprocess=PREPROCESS),
+}
+
+
+@pytest.mark.parametrize("num_logits", [1, 3])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int) -> None:
+    config = CONFIGS[name]
+    table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch))
+    with torch.device("meta"):
+        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch)
+    assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
+    assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
+    modules = [*frozen.layers.named_children(), *trainable.layers.named_children()]
+    for kind, module_kind in (("Conv2D", nn.Conv2d), ("BatchNormalization", nn.BatchNorm2d)):
+        rows = {layer.name: layer.num_parameters for layer in table if layer.kind == kind}
+        assert rows == {name: count(module) for name, module in modules if isinstance(module, module_kind)}
+    dense = [layer for layer in table if layer.kind == "Dense"]
+    linear = [module for module in trainable.head.modules() if isinstance(module, nn.Linear)]
+    assert [layer.num_parameters for layer in dense] == [count(module) for module in linear]
+    assert [layer.output_shape for layer in dense] == [(module.out_features,) for module in linear]
+    side = config.preprocess.image_size
+    pools = [layer for layer in table if layer.kind == "MaxPooling2D"]
+    for blocks, pool in enumerate(pools, 1):
+        channels, height, width = network.feature_shape(blocks, side)
+        assert pool.output_shape == (height, width, channels)
+
+
+def test_the_table_of_an_average_shows_no_position() -> None:
+    table = {layer.name: layer for layer in network.layers(5, PREPROCESS, HeadConfig(), 1)}
+    assert (table["average"].kind, table["average"].output_shape) == ("GlobalAveragePooling2D", (512,))
+    assert table["dense_1"].num_parameters == 512 * 1024 + 1024
+
+
+@pytest.mark.parametrize("frozen_blocks", range(6))
+def test_a_cut_network_computes_what_the_uncut_one_does(pretrained: Tensors, frozen_blocks: int) -> None:
+    frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 3)
+    with_weights(frozen, pretrained).prepare()
+    with_weights(trainable, pretrained).eval()
+    trainable.head.initialize(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = trainable(frozen(pixels()))
+        whole = uncut(pretrained)(seen(pixels()))
+        expected = trainable.head(whole)
+    assert logits.shape == (2, 3) and logits.dtype == torch.float32
+    scale = expected.abs().max().item()
+    assert scale > 0.1
+    # float16 keeps 11 bits; with nothing frozen nothing is rounded.
+    torch.testing.assert_close(logits, expected, rtol=0, atol=(2e-3 if frozen_blocks else 1e-5) * scale)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("arch", get_args(Arch))
+def test_every_arch_computes_what_torchvision_s_does(arch: Arch, tmp_path: Path) -> None:
+    features = random_blocks(arch)
+    torch.save(torchvision_file(features), tmp_path / "random.pth")
+    _, trainable = build(0, PREPROCESS, HEAD, 1, arch)
+    with_weights(trainable, weights.load(str(tmp_path / "random.pth"), str(tmp_path), arch)).eval()
+    with torch.no_grad():
+        found, expected = trainable.layers(normalize(pixels(1), PREPROCESS)), features(seen(pixels(1)))
+    assert found.shape == (1, 512, 2, 2) and expected.std() > 1
+    assert error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("frozen_blocks", range(1, 6))
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+def test_wherever_another_arch_is_cut_it_computes_the_same(arch: Arch, frozen_blocks: int) -> None:
+    features = random_blocks(arch)
+    frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 1, arch)
+    with_weights(frozen, our_tensors(features, arch)).prepare()
+    with_weights(trainable, our_tensors(features, arch)).train()
+    with torch.no_grad():
+        found = trainable.layers(frozen(pixels(1)).float())
+    assert error(found, features(seen(pixels(1)))) < 1e-3  # float16 at the cut
+
+
+def test_batch_norm_trains_without_moving_its_statistics() -> None:
+    trainable = Trainable(3, PREPROCESS, HeadConfig(kind="linear"), 1, "vgg11_bn").train()
+    before = {name: tensor.clone() for name, tensor in trainable.layers.state_dict().items()}
+    optimizer = torch.optim.SGD(trainable.parameters(), 0.1)
+    trainable(torch.rand(2, 256, 8, 8)).sum().backward()
+    optimizer.step()
+    moved = {name for name, tensor in trainable.layers.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if "running" not in name}
+    assert set(before) == {name for name in weights.shapes("vgg11_bn") if name >= "block4"}
+
+
+def test_with_batch_norm_two_workers_find_the_gradient_of_one() -> None:
+    trainable = Trainable(3, PREPROCESS, HeadConfig(kind="linear"), 1, "vgg11_bn").train()
+    features = torch.rand(4, 256, 8, 8, generator=torch.Generator().manual_seed(0)) * 10
+
+    def gradient(rows: slice) -> Tensor:
+        loss = trainable(features[rows]).square().sum()
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(trainable.parameters()))])
+
+    one = gradient(slice(4))
+    two = gradient(slice(1)) + gradient(slice(1, 4))
+    assert one.norm() > 0
+    assert error(two, one) < 1e-5
+
+
+def test_features_are_those_of_torchvision_rounded_once(pretrained: Tensors) -> None:
+    frozen = with_weights(Frozen(5, PREPROCESS), pretrained).prepare()
+    with torch.no_grad():
+        expected = uncut(pretrained)(seen(pixels()))
+    torch.testing.assert_close(frozen(pixels()).float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_near_float32(pretrained: Tensors) -> None:
+    full = with_weights(Frozen(3, PREPROCESS), pretrained).prepare()(pixels(1)).float()
+    half = with_weights(Frozen(3, PREPROCESS, Arithmetic("torch", "bf16")), pretrained).prepare()(pixels(1))
+    assert half.dtype == torch.float16
+    assert (half.float() - full).norm() < 0.02 * full.norm()
+    assert not torch.equal(half.float(), full)
+
+
+@pytest.mark.parametrize("size", [32, 33, 63, 64, 70, 97])
+def test_the_shape_at_the_cut_is_that_of_the_features(size: int) -> None:
+    preprocess = PreprocessConfig(image_size=size, short_side=size)
+    frozen = Frozen(5, preprocess).prepare()
+    x = frozen(pixels(1, size))
+    assert tuple(x.shape[1:]) == network.feature_shape(5, size)
+    x = torch.zeros(1, 3, size, size)
+    for block in range(1, 6):
+        x = nn.MaxPool2d(2)(x)
+        assert tuple(x.shape[2:]) == network.feature_shape(block, size)[1:]
+        with torch.device("meta"):
+            assert network.convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == network.feature_shape(
+                block, size
+            )
+    logits = Trainable(5, preprocess, HeadConfig(kind="dense", width=4), 1).eval()(frozen(pixels(1, size)))
+    assert logits.shape == (1, 1)
+
+
+def test_with_nothing_frozen_the_features_are_the_images() -> None:
+    images = pixels()
+    features = Frozen(0, PREPROCESS).prepare()(images)
+    assert features.dtype == torch.uint8 and torch.equal(features, images)
+    assert tuple(features.shape[1:]) == network.feature_shape(0, 64)
+
+
+def test_frozen_layers_stay_frozen() -> None:
+    frozen = Frozen(1, PREPROCESS).prepare()
+    assert not frozen.training and not frozen.layers.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    features = frozen(pixels())
+    assert not features.requires_grad and features.grad_fn is None
+    assert features.dtype == torch.float16 and features.is_contiguous()
+
+
+def test_features_are_the_same_whatever_comes_beside_them(pretrained: Tensors) -> None:
+    frozen = with_weights(Frozen(5, PREPROCESS), pretrained).prepare()
+    together = frozen(pixels(3))
+    for row in range(3):
+        torch.testing.assert_close(frozen(pixels(3)[row : row + 1])[0], together[row], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [1e5, math.inf, math.nan])
+def test_what_float16_cannot_hold_is_an_error(value: float) -> None:
+    frozen = Frozen(1, PREPROCESS).prepare()
+    last = frozen.layers.get_submodule("block1_conv2")
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    last.bias[0] = value
+    frozen(pixels())
+    with pytest.raises(ValueError, match="expected features below 65,504"):
+        frozen.require_finite()
+    frozen.require_finite()
+    last.bias[0] = 6e4
+    last.weight[0] = 0
+    assert frozen(pixels())[:, 0].eq(6e4).all()
+    frozen.require_finite()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch", [2, 7, 12])
+def test_slices_of_the_dropout_make_the_global_mask(num_workers: int, batch: int) -> None:
+    def draw(rows: slice) -> Tensor:
+        dropout = SlicedDropout(0.5)
+        dropout.draw(torch.Generator().manual_seed(3), batch, rows, 20)
+        x = torch.ones(len(range(batch)[rows]), 20)
+        kept: Tensor = dropout.train()(x)
+        assert torch.equal(dropout.eval()(x), x)
+        return kept
+
+    bounds = [batch * rank // num_workers for rank in range(num_workers + 1)]
+    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    whole = draw(slice(None))
+    assert torch.equal(torch.cat([draw(rows) for rows in slices]), whole)
+    assert set(whole.unique().tolist()) == {0.0, 2.0}
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    dropout = SlicedDropout(0.2).train()
+    dropout.draw(torch.Generator().manual_seed(0), 500, slice(None), 200)
+    x = dropout(torch.ones(500, 200))
+    assert x.eq(0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert x.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_training_step_without_a_drawn_mask_is_refused() -> None:
+    dropout = SlicedDropout(0.5).train()
+    with pytest.raises(AssertionError, match="draw"):
+        dropout(torch.ones(2, 3))
+    dropout.draw(torch.Generator(), 2, slice(None), 3)
+    with pytest.raises(AssertionError, match="draw"):
+        dropout(torch.ones(3, 3))
+    x = torch.ones(2, 3)
+    assert torch.equal(SlicedDropout(0.0).train()(x), x)
+
+
+def test_dropout_comes_after_the_first_hidden_layer_only() -> None:
+    trainable = Trainable(5, PREPROCESS, HEAD, 1).train()
+    trainable.head.initialize(torch.Generator().manual_seed(0))
+    features = torch.rand(4, 512, 2, 2)
+    trainable.head.dropout.draw(torch.Generator().manual_seed(0), 4, slice(None), 16)
+    keep = trainable.head.dropout.keep
+    assert keep is not None
+    first, second = trainable.head.hidden
+    x = torch.relu(first(features.mean((2, 3)))) * keep * 2
+    expected = trainable.head.last(torch.relu(second(x)))
+    torch.testing.assert_close(trainable(features), expected)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "dense"])
+def test_glorot_bounds_and_zero_biases(kind: Any) -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=64), 3)
+    before = {name: tensor.clone() for name, tensor in trainable.layers.state_dict().items()}
+    trainable.head.initialize(torch.Generator().manual_seed(0))
+    for layer in trainable.head.modules():
+        if isinstance(layer, nn.Linear):
+            bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+            assert 0.95 * bound < layer.weight.abs().max().item() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+            assert layer.bias.eq(0).all()
+    again = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=64), 3)
+    again.head.initialize(torch.Generator().manual_seed(0))
+    assert all(torch.equal(x, y) for x, y in zip(trainable.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.layers.state_dict().items())
+
+
+def test_the_scale_divides_what_the_head_sees() -> None:
+    trainable = Trainable(5, PREPROCESS, HEAD, 3).eval()
+    features = torch.rand(4, 512, 2, 2)
+    expected = trainable(features / 8)
+    trainable.head.scale.fill_(8)
+    torch.testing.assert_close(trainable(features), expected)
+    assert "head.scale" in trainable.state_dict()
+    assert "head.scale" not in dict(trainable.named_parameters())
+
+
+def test_at_unit_length_brighter_features_of_the_same_kind_change_nothing() -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(width=16), 3).eval()
+    features = torch.rand(4, 512, 2, 2)
+    assert trainable.head.inputs(features).norm(dim=1).tolist() == pytest.approx([1.0] * 4)
+    torch.testing.assert_close(trainable(features * 7), trainable(features))
+
+
+@pytest.mark.parametrize("kind", ["pooled", "dense"])
+def test_what_the_trunk_gives_may_stand_for_the_features(kind: Any) -> None:
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind=kind, width=16), 3).eval()
+    features = torch.rand(4, 512, 2, 2).half()
+    torch.testing.assert_close(trainable(trainable.trunk(features)), trainable(features))
+
+
+def test_the_digest_names_weights_and_precision() -> None:
+    def digest(blocks: int = 2, precision: Any = "fp32", change: float = 0.0) -> str:
+        torch.manual_seed(0)
+        frozen = Frozen(blocks, PREPROCESS, Arithmetic("torch", precision))
+        if blocks:
+            conv = frozen.layers.get_submodule("block1_conv1")
+            assert isinstance(conv, nn.Conv2d)
+            with torch.no_grad():
+                conv.weight[63, 2, 2, 2] += change
+        return frozen.digest()
+
+    digests = [digest(), digest(precision="bf16"), digest(change=1e-6), digest(1), digest(0), digest(0, "bf16")]
+    assert len(set(digests)) == len(digests)
+    assert digest() == digests[0] and digest().endswith("fp32") and digests[1].endswith("bf16")
+    torch.manual_seed(0)
+    assert Frozen(2, PREPROCESS).prepare().digest() == digests[0]
+
+
+def test_the_notebooks_pixels_meet_the_filters_as_keras_has_them(pretrained: Tensors) -> None:
+    preprocess = PreprocessConfig(image_size=64, short_side=72, normalization="rescaled_bgr")
+    frozen = with_weights(Frozen(1, preprocess), pretrained).prepare()
+    # Keras's filters expect BGR, and the notebook feeds them RGB / 255.
+    keras = {**pretrained, "block1_conv1.weight": pretrained["block1_conv1.weight"].flip(1)}
+    with torch.no_grad():
+        expected = uncut(keras)[:5](pixels().float() / 255)
+        other = uncut(pretrained)[:5](pixels().float() / 255)
+    torch.testing.assert_close(frozen(pixels()).float(), expected, rtol=1e-3, atol=1e-3)
+    assert (frozen(pixels()).float() - other).abs().max() > 0.1
+
+
+def test_loading_is_strict(pretrained: Tensors) -> None:
+    frozen, trainable = build(3, PREPROCESS, HEAD, 1)
+    names = {*frozen.layers.state_dict(), *trainable.layers.state_dict()}
+    assert names == set(pretrained)
+    with_weights(frozen, pretrained), with_weights(trainable, pretrained)
+    for part in (frozen, trainable):
+        assert all(torch.equal(tensor, pretrained[name]) for name, tensor in part.layers.state_dict().items())
+    with pytest.raises(KeyError, match="block5_conv3"):
+        with_weights(trainable, {name: tensor for name, tensor in pretrained.items() if "block5_conv3" not in name})
+
+
+@pytest.mark.parametrize("frozen_blocks", [0, 2])
+def test_compiled_layers_give_the_same_features_and_keep_their_digest(frozen_blocks: int, pretrained: Tensors) -> None:
+    plain = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare()
+    compiled = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare("cpu", 4, "aot_eager")
+    assert list(compiled._by_batch_size) == ([4] if frozen_blocks else [])
+    for num_images in (4, 3, 4):
+        assert torch.equal(compiled(pixels(num_images)), plain(pixels(num_images)))
+    assert compiled.digest() == plain.digest() and compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_only_whole_batches_are_compiled_and_once(pretrained: Tensors) -> None:
+    compiled, calls = [], []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        compiled.append(graph)
+
+        def call(*inputs: Tensor) -> Any:
+            calls.append(inputs)
+            return graph(*inputs)
+
+        return call
+
+    frozen = with_weights(Frozen(1, PREPROCESS), pretrained).prepare("cpu", 4, backend)
+    calls.clear()
+    with ThreadPoolExecutor(1) as thread:  # Ray Data calls from another thread than the one that prepares
+        for num_images in (4, 3, 1, 4):
+            thread.submit(frozen, pixels(num_images)).result()
+    assert len(compiled) == 1 and len(calls) == 2
+
+
+def test_a_compiler_that_does_not_work_changes_nothing(pretrained: Tensors) -> None:
+    plain = with_weights(Frozen(1, PREPROCESS), pretrained).prepare()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no C compiler")
+
+    frozen = with_weights(Frozen(1, PREPROCESS), pretrained)
+    with pytest.warns(UserWarning, match="(?s)does not work here.*no C compiler"):
+        frozen.prepare("cpu", 4, broken)
+    assert torch.equal(frozen(pixels(4)), plain(pixels(4)))
+    frozen.require_finite()
+
+
+def test_only_a_long_run_on_a_gpu_is_compiled() -> None:
+    assert network.pays_to_compile("cuda", network.COMPILED_FROM)
+    assert not network.pays_to_compile("cuda", network.COMPILED_FROM - 1)
+    assert not network.pays_to_compile("cpu", 10**9)

@@ -1,0 +1,86 @@
+"""One run at a time; a dead run's lease is taken over, a living one's never."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tlearn.errors import LockedError
+from tlearn.storage.lease import Lease
+
+HOLD = """
+import sys, time
+from tlearn.storage.lease import Lease
+with Lease(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_living_run_keeps_its_lease_and_a_killed_one_loses_it(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        with pytest.raises(LockedError, match=str(process.pid)) as raised, Lease(str(tmp_path)):
+            pass
+        assert raised.value.code == 75
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    with Lease(str(tmp_path)) as lease:
+        lease.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_of_another_machine_is_respected_while_it_is_young(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    path.write_text(json.dumps({"owner": "other", "host": "elsewhere", "boot": "x", "pid": 1, "started": "1"}))
+    with pytest.raises(LockedError, match="elsewhere"), Lease(str(tmp_path)):
+        pass
+    os.utime(path, (time.time() - 100, time.time() - 100))
+    with Lease(str(tmp_path)) as lease:
+        lease.check()
+        path.write_text(json.dumps({"owner": "third"}))
+        with pytest.raises(LockedError, match="took it over"):
+            lease.check()
+    assert json.loads(path.read_text()) == {"owner": "third"}
+
+
+def test_a_lease_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), Lease(str(tmp_path)):
+        raise KeyError
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_a_damaged_lease_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").write_text("{")
+    with Lease(str(tmp_path)) as lease:
+        lease.check()
+
+
+def test_of_many_that_want_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.kill()
+    process.communicate()
+    code = (
+        "import sys, time, os; from tlearn.errors import LockedError; from tlearn.storage.lease import Lease\n"
+        "while not os.path.exists(sys.argv[2]): time.sleep(0.001)\n"
+        "try:\n with Lease(sys.argv[1]) as lease:\n  time.sleep(1.5); lease.check(); print('won')\n"
+        "except LockedError: print('lost')"
+    )
+    go = tmp_path / "go"
+    command = [sys.executable, "-c", code, str(tmp_path), str(go)]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    time.sleep(1)
+    go.touch()
+    assert sorted(racer.communicate()[0].strip() for racer in racers) == ["lost"] * 5 + ["won"]

@@ -1,0 +1,182 @@
+"""A worker's whole way through its phases, stopped at every checkpoint and resumed there; Ray Train is a stand-in.
+
+What only Ray can do (several workers, lost ones) is in test_elastic.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from tlearn.config import Arithmetic, HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.features.cache import Features, Place
+from tlearn.features.phases import Frozens, Phase
+from tlearn.training import worker
+from tlearn.training.worker import Job, Progress
+
+OPTIM = OptimConfig(
+    lr=1e-3, pretrained_lr=1e-4, global_batch_size=8, num_epochs=3, warmup_epochs=0.5, schedule="plateau",
+    decay_epochs=1, ema_decay=0.8, mixup=0.2, label_smoothing=0.1, clip_norm=1.0, patience=2,
+)  # fmt: skip
+CONFIG = TrainConfig(
+    data="",
+    output="",
+    frozen_blocks=4,
+    workers=1,
+    balance=True,
+    preprocess=PreprocessConfig(image_size=32, short_side=32),
+    head=HeadConfig(width=16),
+    optim=OPTIM,
+    checkpoint_every_seconds=1e-9,
+)
+
+
+def features(path: Path, count: int, shape: tuple[int, int, int]) -> Features:
+    """Of float16, or of uint8 where they are pixels."""
+    values: np.ndarray[Any, Any] = np.random.default_rng(0).random((count, int(np.prod(shape))))
+    values = (values * 256).astype(np.uint8) if shape[0] == 3 else values.astype(np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    batch = pa.RecordBatch.from_pydict({"features": column})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return Features([Place(str(path), row, "ok", None) for row in range(count)], shape)
+
+
+@pytest.fixture(params=["flip", "full"])
+def job(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, pretrained: dict[str, Tensor]) -> Job:
+    """The head for two epochs, then the last block with it: on features, or on fresh crops."""
+    labels = tuple(row % 3 % 2 for row in range(20))
+    config = dataclasses.replace(CONFIG, cache=str(cache), augment=request.param)
+    phases = []
+    for frozen_blocks, num_epochs, shape in ((5, 2, (512, 1, 1)), (4, 3, (512, 2, 2))):
+        seen, in_step = shape, None
+        if frozen_blocks < 5 and config.augment == "full":
+            seen, in_step = (3, 32, 32), Frozens(config, pretrained, Arithmetic()).cut(frozen_blocks)
+        train = features(tmp_path / f"train{frozen_blocks}.arrow", 20, seen)
+        val = features(tmp_path / f"val{frozen_blocks}.arrow", 20, shape)
+        optim = dataclasses.replace(OPTIM, num_epochs=num_epochs)
+        phases.append(Phase(frozen_blocks, optim, train, labels, val, in_step))
+    return Job(config, "digest", 2, 1, tuple(phases), labels, 1, str(tmp_path / "metrics.jsonl"), None)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Path]]:
+    """Runs a job, from a checkpoint if there is one, and stops it after so many reports; returns the checkpoints."""
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+
+    def train(job: Job, name: str, start: Path | None = None, num_reports: int = 1000) -> list[Path]:
+        kept: list[Path] = []
+
+        def report(metrics: dict[str, Any], checkpoint: Any) -> None:
+            kept.append(tmp_path / name / f"{len(kept):03}")
+            shutil.copytree(checkpoint.path, kept[-1], copy_function=shutil.move)
+            json.dumps(metrics, allow_nan=False)
+            if len(kept) == num_reports:
+                raise Stopped
+
+        latest = None if start is None else ray.train.Checkpoint.from_directory(str(start))
+        monkeypatch.setattr(ray.train, "get_checkpoint", lambda: latest)
+        monkeypatch.setattr(ray.train, "report", report)
+        with contextlib.suppress(Stopped):
+            worker.run({"job": job})
+        return kept
+
+    return train
+
+
+def learned(folder: Path) -> dict[str, Tensor]:
+    return worker.learned_tensors(folder)
+
+
+def without_seconds(progress: Progress) -> list[dict[str, float]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in progress.history]
+
+
+def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_one(
+    job: Job, train: Callable[..., list[Path]]
+) -> None:
+    whole = train(job, "whole")
+    end = worker.checkpoint_progress(whole[-1])
+    assert end.is_finished and [line["phase"] for line in end.history] == [1, 1, 2, 2, 2]
+    assert [line["train_count"] for line in end.history] == [20] * 5
+    # Three updates an epoch, a checkpoint after each and one with the evaluation.
+    assert len(whole) == 5 * 4
+    # Within an epoch, between two, at the end of the first phase, within the second, before the last epoch's end.
+    for number in (1, 3, 7, 9, 18):
+        folder = whole[number]
+        progress = worker.checkpoint_progress(folder)
+        assert (len(progress.history), progress.start) == divmod(number + 1, 4)
+        assert (folder / "logits.safetensors").exists() is (progress.start == 0)
+        resumed = train(job, f"resumed{number}", start=folder)
+        assert len(resumed) == len(whole) - number - 1
+        last = worker.checkpoint_progress(resumed[-1])
+        assert without_seconds(last) == without_seconds(end)
+        expected, found = learned(whole[-1]), learned(resumed[-1])
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        shutil.rmtree(resumed[-1].parent)  # a gigabyte
+
+
+def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_layers(
+    job: Job, train: Callable[..., list[Path]], pretrained: dict[str, Tensor]
+) -> None:
+    kept = train(job, "run", num_reports=9)  # one update into the second phase
+    head = learned(kept[7])["head.last.weight"]
+    second = learned(kept[8])
+    assert torch.equal(second["head.scale"], learned(kept[7])["head.scale"])
+    moved = (second["head.last.weight"] - head).abs().max().item()
+    assert 0 < moved < 2 * OPTIM.lr
+    name = "block5_conv1.weight"
+    moved = (second[f"layers.{name}"] - pretrained[name]).abs().max().item()
+    assert 0 < moved < 2 * OPTIM.pretrained_lr
+
+
+def test_a_run_without_improvement_stops_by_its_patience(job: Job, train: Callable[..., list[Path]]) -> None:
+    # A rate so small that rounding is all that moves; later losses are never lower by as much as one update.
+    phase = dataclasses.replace(
+        job.phases[0], optim=dataclasses.replace(OPTIM, num_epochs=30, lr=3.0, patience=2, clip_norm=None)
+    )
+    config = dataclasses.replace(job.config, checkpoint_every_seconds=None)
+    kept = train(dataclasses.replace(job, phases=(phase,), config=config), "run")
+    losses = [line["val_loss"] for line in worker.checkpoint_progress(kept[-1]).history]
+    assert len(losses) < 30 and worker.checkpoint_progress(kept[-1]).is_finished
+    assert losses.index(min(losses)) == len(losses) - 3
+
+
+def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_within_the_epoch(
+    job: Job, train: Callable[..., list[Path]]
+) -> None:
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, checkpoint_every_seconds=None))
+    Path(job.stop_location).touch()
+    (kept,) = train(job, "stopped", num_reports=1)
+    progress = worker.checkpoint_progress(kept)
+    assert (len(progress.history), progress.start) == (0, 1)
+
+
+def test_a_damaged_checkpoint_is_refused(job: Job, train: Callable[..., list[Path]]) -> None:
+    folder = train(job, "run", num_reports=1)[0]
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(worker.IntegrityError, match="expected"):
+            worker.checkpoint_progress(folder)
+        path.write_bytes(content)
+    worker.checkpoint_progress(folder)

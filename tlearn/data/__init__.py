@@ -1,0 +1,1 @@
+"""A folder of images: listed, read, decoded, judged."""

@@ -1,0 +1,1 @@
+"""The product tried on pictures that it draws itself."""

@@ -1,0 +1,227 @@
+"""Throughput of this machine beside its limits, on the same pictures in one run.
+
+arithmetic    the best product of two matrices in torch or in our engine, in the precision of our jobs, divided by the
+              35.3 GFLOP of one image: no bound for an engine that needs fewer multiplications (Winograd)
+reading       the bytes of the files alone, one thread a core
+decoding      reading, decoding and resizing, one thread a core
+plain loop    decode, then the convolutions, with torch, in one process with all cores: what a person writes first;
+              measured before and after our jobs, because machines are shared
+features      our pass over training images, on Ray
+scoring       our scoring job, on Ray; with start-up: from the call to the table, Ray being up
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tlearn import storage
+from tlearn.classes import Classes
+from tlearn.config import RECIPES, Arithmetic, BenchConfig, Precision, ScoreConfig, digest
+from tlearn.data import manifest
+from tlearn.data.fetch import fetch
+from tlearn.data.manifest import File
+from tlearn.demo import drawings
+from tlearn.distributed import launch
+from tlearn.features import cache as features
+from tlearn.network import engine, model, weights
+from tlearn.network import layers as network
+from tlearn.network.description import Description
+from tlearn.network.layers import Frozen
+from tlearn.progress import Progress
+from tlearn.scoring import job as scoring
+from tlearn.training import loop
+
+GFLOP_PER_IMAGE = 35.3
+"""Of VGG16's convolutions at 240x240, a multiplication and an addition counted as two."""
+
+_BATCH_SIZE = 16
+
+
+def run(config: BenchConfig) -> dict[str, Any]:
+    """Measure; returns images per second by name, and what they were measured with."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        _fill(pictures, config)
+        started = time.monotonic()
+        launch.start_ray()
+        seconds_ray = time.monotonic() - started
+        plain = launch.plain_arithmetic(config.engine, config.precision)
+        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
+        tensors = weights.load("imagenet", config.cache)
+        network.load_pretrained(frozen, tensors)
+        files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
+        ours = plain
+        if launch.may_quantize(plain, config.precision):
+            ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
+
+        figures: dict[str, float] = {
+            "arithmetic": max(_matrix_product(plain.precision), _matrix_product_of_engine(ours)) / GFLOP_PER_IMAGE,
+            "reading": _reading(pictures),
+            "decoding": _decoding(pictures),
+        }
+        before = _plain_loop(pictures, frozen)
+        figures["features"] = _features(pictures, files, config, ours, Path(folder))
+        scored = _scoring(pictures, ours, tensors, config, Path(folder))
+        after = _plain_loop(pictures, frozen)
+        figures["plain loop"] = 2 / (1 / before + 1 / after)
+        figures["scoring"] = scored["images_per_second"]
+        figures["scoring with start-up"] = scored["listed"] / scored["seconds_total"]
+    return {
+        "images_per_second": {name: round(value, 2) for name, value in figures.items()},
+        "num_images": config.num_images,
+        "plain_loop": f"torch-{plain.precision}",
+        "arithmetic": f"{ours.engine}-{ours.precision}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
+        "seconds_ray": round(seconds_ray, 2),
+    }
+
+
+def lines(figures: dict[str, Any]) -> Iterator[str]:
+    """The figures for a person."""
+    rates = figures["images_per_second"]
+    yield f"{figures['num_images']} pictures, {figures['device']}"
+    yield f"plain loop in {figures['plain_loop']}, features and scoring in {figures['arithmetic']}"
+    yield f"{'':<24}{'images/s':>9}{'of plain loop':>15}{'of arithmetic':>15}"
+    for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]):
+        yield f"{name:<24}{rate:>9.1f}{rate / rates['plain loop']:>15.2f}{rate / rates['arithmetic']:>15.2f}"
+
+
+def _fill(pictures: Path, config: BenchConfig) -> None:
+    """Copies of the user's files, or drawings, in a folder without anything else."""
+    pictures.mkdir()
+    if config.input is None:
+        for number in range(config.num_images):
+            rng = np.random.default_rng([0, number])
+            picture = drawings.draw("cat" if number % 2 else "dog", rng)
+            picture.convert("RGB").save(pictures / f"{number:05}.jpg", quality=90)
+        return
+    entries = list(manifest.pictures(config.input))
+    if not entries:
+        raise ValueError(f"expected images in {config.input}, found none")
+    for number in range(config.num_images):
+        entry = entries[number % len(entries)]
+        suffix = os.path.splitext(entry.path)[1]
+        # A byte of its own at the end, so that a file that is used twice is not recognised as the same.
+        data = storage.read(config.input, entry.path).data + number.to_bytes(4, "little")
+        (pictures / f"{number:05}{suffix}").write_bytes(data)
+
+
+def _matrix_product(precision: Precision) -> float:
+    """Best GFLOP/s of products of 2,048 x 2,048 matrices in torch (8,192 on a GPU)."""
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        matrix @ matrix
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return _best_rate(multiply, size)
+
+
+def _matrix_product_of_engine(arithmetic: Arithmetic) -> float:
+    """The same in OpenVINO; 0.0 where it is not used."""
+    if arithmetic.engine == "torch":
+        return 0.0
+    size = 2048
+    product = engine.load_product(size, arithmetic, os.cpu_count() or 1)
+    values = np.random.default_rng(0).random((size, size), np.float32)
+    return _best_rate(lambda: product(values), size)
+
+
+def _best_rate(multiply: Callable[[], object], size: int) -> float:
+    """GFLOP/s of the fastest of five calls, after one that does not count."""
+    seconds = []
+    for _ in range(6):
+        started = time.monotonic()
+        multiply()
+        seconds.append(time.monotonic() - started)
+    return 2 * size**3 / min(seconds[1:]) / 1e9
+
+
+def _names(pictures: Path) -> list[str]:
+    return sorted(path.name for path in pictures.iterdir())
+
+
+def _reading(pictures: Path) -> float:
+    names = _names(pictures)
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda name: storage.read(str(pictures), name), names))
+    return len(names) / (time.monotonic() - started)
+
+
+def _decoding(pictures: Path) -> float:
+    names, preprocess = _names(pictures), RECIPES["frozen"].preprocess
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda name: fetch(str(pictures), name, preprocess), names))
+    return len(names) / (time.monotonic() - started)
+
+
+def _plain_loop(pictures: Path, frozen: Frozen) -> float:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prepared = Frozen(5, frozen.preprocess, frozen.arithmetic)
+    prepared.load_state_dict(frozen.state_dict())
+    prepared.prepare(device)
+    names = _names(pictures)[:64]
+
+    def one_pass(names: list[str]) -> None:
+        for start in range(0, len(names), _BATCH_SIZE):
+            fetched = [fetch(str(pictures), name, frozen.preprocess) for name in names[start : start + _BATCH_SIZE]]
+            pixels = [one.pixels for one in fetched if one.pixels is not None]
+            prepared(torch.stack(pixels).to(device)).cpu()
+
+    one_pass(names[:_BATCH_SIZE])
+    started = time.monotonic()
+    one_pass(names)
+    return len(names) / (time.monotonic() - started)
+
+
+def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic: Arithmetic, folder: Path) -> float:
+    recipe = RECIPES["frozen"]
+    frozen = Frozen(5, recipe.preprocess, arithmetic)
+    network.load_pretrained(frozen, weights.load("imagenet", config.cache))
+    cache = folder / "cache"
+    shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
+    cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
+    with Progress("features", len(files)) as progress:
+        features.compute(features.plan([(files, ("plain",))], cut), str(pictures), cut, None, progress)
+        return progress.rate()
+
+
+def _scoring(
+    pictures: Path, arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
+) -> dict[str, Any]:
+    recipe = RECIPES["frozen"]
+    trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
+    trainable.head.initialize(loop.generator(0))
+    description = Description(
+        classes=Classes(("cat", "dog")),
+        frozen_blocks=5,
+        preprocess=recipe.preprocess,
+        head=recipe.head,
+        arithmetic=arithmetic,
+        weights_sha256="",
+        training={"recipe": digest(recipe), "num_train": 0, "num_val": 0},
+        metrics={"val_accuracy": 0.0, "val_loss": 0.0},
+        reference={},
+    )
+    model.save(folder / "model", tensors, trainable, description)
+    score = ScoreConfig(
+        model=str(folder / "model"),
+        input=str(pictures),
+        output=str(folder / "scores.parquet"),
+        engine=config.engine,
+        precision=config.precision,
+    )
+    return scoring.score(score)[0]

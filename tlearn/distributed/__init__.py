@@ -1,0 +1,1 @@
+"""What only the cluster knows: its start, its pools of actors, its tasks, its meters, its jobs."""

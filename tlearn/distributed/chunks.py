@@ -1,0 +1,22 @@
+"""What is cut into chunks, known without Ray."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An id that follows from the content, and the rows to work on."""
+
+    id: str
+    rows: pa.Table
+
+
+def chunk_size(num_images: int) -> int:
+    """Images of one task; the same for the same plan, so that a run that goes on finds its chunks.
+
+    64 hide Ray's cost of a task and lose little in a crash; fewer where the pool would idle, and up to 1,024 where
+    the tasks would be too many for one driver, or too short for a GPU.
+    """
+    return max(min(-(-num_images // 16), 64), 8, min(num_images // 1024, 1024))

@@ -1,0 +1,1 @@
+"""How good a model is, how sure, how different what it sees; the report."""

@@ -1,0 +1,120 @@
+"""The model folder: the whole network as safetensors, what it is as JSON, a card. Nothing in it can run code.
+
+model.safetensors   frozen.* and trainable.*, float32
+model.json          architecture, classes in order, preprocessing, digests, training config, metrics
+README.md           the model card
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from tlearn import storage
+from tlearn.config import Arithmetic
+from tlearn.errors import StorageError
+from tlearn.network.description import Description, content_digest, to_json, verified
+from tlearn.network.layers import Frozen, Head, Trainable
+from tlearn.network.weights import CHANNELS
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    description: Description
+    convolutions: Frozen
+    """All of them, those that were trained too."""
+    head: Head
+
+    def prepare(self, device: str, compile_for: int | None = None) -> None:
+        self.convolutions.prepare(device, compile_for)
+        self.head.to(device)
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
+
+        By way of float16 features, as in training. The logits are divided by the temperature.
+        """
+        with torch.inference_mode():
+            features = self.convolutions(images).float()
+            return self.head(features) / self.description.temperature, features.mean((2, 3))
+
+
+def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
+    """Write the folder beside its place and move it there in one step; returns the model's digest."""
+    tensors = {f"frozen.{name}": tensor for name, tensor in frozen_tensors.items()}
+    tensors |= {f"trainable.{name}": tensor.cpu() for name, tensor in trainable.state_dict().items()}
+    data = save_safetensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
+    description = dataclasses.replace(description, weights_sha256=hashlib.sha256(data).hexdigest())
+    content = to_json(description)
+    content["digest"] = content_digest(content)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
+    replaced = temporary.with_suffix(".old")
+    try:
+        storage.write_bytes(str(temporary / "model.safetensors"), data)
+        storage.write_bytes(str(temporary / "model.json"), (json.dumps(content, indent=2) + "\n").encode())
+        storage.write_bytes(str(temporary / "README.md"), _card(content).encode())
+        if folder.exists():
+            folder.replace(replaced)
+        temporary.replace(folder)
+        storage.sync_folder(folder.parent)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"could not write {folder}: {error.strerror}; free some space") from error
+    finally:
+        if replaced.exists() and not folder.exists():
+            replaced.replace(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    return str(content["digest"])
+
+
+def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
+    """Read, verify and build a model, on the CPU. Raises as `describe` does."""
+    description, data = verified(location)
+    tensors = load_safetensors(data)
+    preprocess = description.preprocess
+    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch)
+    convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
+    head = Head(description.head, CHANNELS[-1], preprocess.image_size // 32, description.classes.num_logits)
+    head.load_state_dict(_part(tensors, "trainable.head."))
+    return Model(description, convolutions, head.eval().requires_grad_(False))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _card(content: dict[str, Any]) -> str:
+    metrics, training, seen = content["metrics"], content["training"], content["preprocess"]
+    classes = ", ".join(content["classes"])
+    frozen = content["frozen_blocks"]
+    plain, _, norm = content["architecture"].partition("_")
+    name = plain.upper() + (" with batch normalisation" if norm else "")
+    return f"""# {name} fine-tuned to tell {classes}
+
+ImageNet-pretrained {name}; {frozen} of its 5 convolution blocks are as they were
+pretrained, the rest was trained by tlearn, recipe `{training["recipe"]}`, on {training["num_train"]:,} images.
+
+| | |
+|---|---|
+| validation accuracy | {metrics["val_accuracy"]:.4f} of {training["num_val"]:,} images |
+| validation log-loss | {metrics["val_loss"]:.4f} |
+| temperature | {content["temperature"]:.3f}: logits are divided by it, to calibrate probabilities on these images |
+| input | {seen["image_size"]}x{seen["image_size"]} pixels, resized by `{seen["resize"]}` |
+| digest | `{content["digest"]}` |
+
+It knows these classes and no other: a picture of anything else is given one of them all the same, with a probability
+that says little. The figures hold for pictures like those it was validated on.
+
+    tlearn score --model THIS_FOLDER --input IMAGES --output scores.parquet
+"""

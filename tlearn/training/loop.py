@@ -1,0 +1,266 @@
+"""The training loop: plain torch, told who of how many workers it is, and otherwise ignorant of them.
+
+    order of an epoch = randperm(N, seed, epoch)       the same for any number of workers
+    global batch      = the next 64 of that order
+    worker r of W     = its slice of every global batch
+
+One worker and four therefore make the same updates, no sample is dropped or doubled, and a resumed run goes on as
+if it had not stopped: order, dropout, mixing and learning rate are functions of (seed, step).
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from tlearn.config import OptimConfig
+from tlearn.evaluation.metrics import Totals, sample_losses
+from tlearn.network.layers import Trainable
+from tlearn.training.optim import lr_factor
+
+_MAX_SCALED = {True: 8192, False: 512}
+"""Samples from which the scale of the features is estimated, where all blocks are frozen and where not."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process among those that train together."""
+
+    rank: int = 0
+    num_workers: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def share(self, count: int) -> slice:
+        """This worker's part of `count` samples; the parts cover them once, and differ by one at most."""
+        return _part(slice(0, count), self.rank, self.num_workers)
+
+
+def _part(rows: slice, number: int, num_parts: int) -> slice:
+    count = rows.stop - rows.start
+    return slice(rows.start + count * number // num_parts, rows.start + count * (number + 1) // num_parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Features with labels. `gather` takes row numbers, (n,) int64, and gives (n, channels, height, width)."""
+
+    gather: Callable[[Tensor], Tensor]
+    labels: Tensor  # (N,) int64
+    weights: Tensor | None = None  # (N,) float32: of each sample in the loss; ones where there are none
+    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    """From what was gathered, row numbers and epoch to what this epoch sees of it; on the CPU, ahead of the step."""
+    frozen: Callable[[Tensor], Tensor] | None = None
+    """Frozen layers that every step has to run, because what it sees is new."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor, epoch: int | None = None) -> Tensor:
+        gathered = self.gather(rows)
+        return gathered if self.augment is None or epoch is None else self.augment(gathered, rows, epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What is trained, and how."""
+
+    network: nn.Module
+    """A Trainable, or DDP around one."""
+    optimizer: torch.optim.Optimizer
+    config: OptimConfig
+    seed: int = 0
+    shuffle: bool = True
+    worker: Worker = field(default_factory=Worker)
+    average: AveragedModel | None = None
+    """The moving average of the weights."""
+
+    @property
+    def evaluated(self) -> Trainable:
+        """What the run is after."""
+        return unwrapped(self.average or self.network)
+
+
+def generator(*keys: int) -> Generator:
+    """A generator of its own for each combination of keys."""
+    seed = 0
+    for key in keys:
+        seed = (seed * 6364136223846793005 + key + 1442695040888963407) % 2**63
+    return Generator().manual_seed(seed)
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
+    """(num_samples,) int64: the order in which epoch `epoch` (from 0) sees the samples."""
+    return torch.randperm(num_samples, generator=generator(seed, epoch)) if shuffle else torch.arange(num_samples)
+
+
+def train_epoch(
+    learner: Learner, samples: Samples, epoch: int, totals: Totals, *, val_losses: Sequence[float] = (), start: int = 0
+) -> Iterator[int]:
+    """Update the network on every sample once, from update `start` on; yield the number of updates after each.
+
+    `totals` takes up this worker's sums. Raises FloatingPointError, with the step, for a loss that is no finite number.
+    """
+    config, worker = learner.config, learner.worker
+    trainable = unwrapped(learner.network).train()
+    batches = epoch_order(len(samples), learner.seed, epoch, learner.shuffle).split(config.global_batch_size)
+    first_step = epoch * len(batches)
+    dropout, num_units = trainable.head.dropout, trainable.head.config.width
+
+    def load(number: int) -> list[_Part]:
+        mixing = _mixing(len(batches[number]), learner.seed, first_step + number, config.mixup)
+        mine = worker.share(len(batches[number]))
+        slices = [_part(mine, part, config.accumulation_steps) for part in range(config.accumulation_steps)]
+        return [_load(samples, batches[number], rows, epoch, mixing) for rows in slices]
+
+    for number, parts in enumerate(_ahead(load, range(start, len(batches))), start):
+        step, count = first_step + number, len(batches[number])
+        factor = lr_factor(step, len(batches), val_losses, config)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        learner.optimizer.zero_grad()
+        for part in parts:
+            dropout.draw(generator(learner.seed, 1, step), count, part.rows, num_units)
+            with _gathering(learner.network, last=part is parts[-1]):
+                logits = learner.network(part.features(trainable, samples.frozen, worker.device))
+                losses = part.losses(logits, config.label_smoothing)
+                # DDP averages gradients over workers; their sum over the global batch, divided once, is what we want.
+                loss = losses.sum() * (worker.num_workers / count)
+                if not math.isfinite(loss.item()):  # .item() waits for the device
+                    raise FloatingPointError(f"loss is {loss.item()} in step {step} (epoch {epoch + 1})")
+                loss.backward()
+            totals.add(losses, logits, part.labels.to(worker.device))
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(trainable.parameters(), config.clip_norm)
+        learner.optimizer.step()
+        if learner.average is not None:
+            learner.average.update_parameters(trainable)
+        yield number + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a global batch that go through the network together, with those that they are mixed with."""
+
+    rows: slice
+    gathered: Tensor  # (n, ...), or (2n, ...) where partners follow
+    labels: Tensor  # (n,)
+    weights: Tensor  # (n,)
+    partner_labels: Tensor  # (n,) or (0,)
+    share: float
+    """What the sample itself has in the mixture."""
+
+    def features(self, trainable: Trainable, frozen: Callable[[Tensor], Tensor] | None, device: torch.device) -> Tensor:
+        features = self.gathered.to(device, non_blocking=True)
+        if frozen is not None:
+            features = frozen(features).to(device)
+        if self.share == 1:
+            return features
+        own, partners = trainable.inputs(features).chunk(2)
+        return self.share * own + (1 - self.share) * partners
+
+    def losses(self, logits: Tensor, label_smoothing: float) -> Tensor:
+        """(n,)"""
+        losses = sample_losses(logits, self.labels.to(logits.device), label_smoothing)
+        if self.share != 1:
+            of_partners = sample_losses(logits, self.partner_labels.to(logits.device), label_smoothing)
+            losses = self.share * losses + (1 - self.share) * of_partners
+        return losses * self.weights.to(logits.device)
+
+
+def _load(samples: Samples, batch: Tensor, rows: slice, epoch: int, mixing: tuple[float, Tensor] | None) -> _Part:
+    share, partners = mixing or (1.0, torch.arange(0))
+    own, others = batch[rows], batch[partners[rows]] if mixing else batch[:0]
+    weights = torch.ones(len(own)) if samples.weights is None else samples.weights[own]
+    gathered = samples.take(torch.cat([own, others]), epoch)
+    return _Part(rows, gathered, samples.labels[own], weights, samples.labels[others], share)
+
+
+def _mixing(count: int, seed: int, step: int, alpha: float) -> tuple[float, Tensor] | None:
+    """How a global batch is mixed (Zhang et al., mixup, 2018): the share of the sample itself, and its partner."""
+    if not alpha:
+        return None
+    share = float(np.random.default_rng([seed, 4, step]).beta(alpha, alpha))
+    return share, torch.randperm(count, generator=generator(seed, 4, step))
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What the function makes of each item, in a thread, one ahead of what is asked for."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            coming = thread.submit(function, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _gathering(network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """DDP adds up gradients over workers with the last part of a batch only."""
+    if last or not isinstance(network, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return network.no_sync()
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, samples: Samples, batch_size: int, worker: Worker) -> Tensor:
+    """(N, num_logits) float32 on the CPU: the logits of every sample, on every worker."""
+    trainable = unwrapped(network).eval()
+    logits = torch.zeros(len(samples), trainable.head.last.out_features, device=worker.device)
+    mine = torch.arange(len(samples))[worker.share(len(samples))]
+    for rows in mine.split(batch_size):
+        logits[rows.to(worker.device)] = trainable(samples.take(rows).to(worker.device))
+    if worker.num_workers > 1:
+        torch.distributed.all_reduce(logits)  # every other worker's rows are zero here
+    return logits.cpu()
+
+
+def measure(logits: Tensor, labels: Tensor) -> Totals:
+    """The sums over all samples, from the logits of all samples."""
+    totals = Totals(torch.device("cpu"))
+    totals.add(sample_losses(logits, labels), logits, labels)
+    return totals
+
+
+@torch.no_grad()
+def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
+    """Set the head's scale to the standard deviation of what it sees, over some thousands of training samples.
+
+    One number for all channels: one for each would make as much of the rarely active ones as of the telling ones
+    (0.987 instead of 0.991 of 1,000 photographs of cats and dogs).
+    """
+    rows = torch.randperm(len(samples), generator=generator(seed, 2))[: _MAX_SCALED[not len(trainable.layers)]]
+    count, total, squares = 0, 0.0, 0.0
+    for part in rows.sort().values.split(64):
+        features = samples.take(part, 0)
+        trunk = trainable.trunk(samples.frozen(features).cpu() if samples.frozen else features)
+        seen = trainable.head.inputs(trunk).double()
+        count, total, squares = count + seen.numel(), total + seen.sum().item(), squares + seen.square().sum().item()
+    deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+    trainable.head.scale.fill_(deviation or 1.0)
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """(N,) float32: of each sample, so that every class has the same sum and the mean is 1."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return (len(labels) / (num_classes * counts.clamp(min=1)))[labels].float()
+
+
+def unwrapped(network: nn.Module) -> Trainable:
+    """The network itself, without DDP or an average around it."""
+    inner = getattr(network, "module", network)
+    assert isinstance(inner, Trainable)
+    return inner
