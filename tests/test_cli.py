@@ -13,8 +13,9 @@ from support import build
 
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.network import model
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 
 

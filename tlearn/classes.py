@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tlearn.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -12,12 +14,12 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
-            raise ValueError(
+            raise InputError(
                 f"expected at least two class folders, found {len(self.names)} ({', '.join(self.names) or 'none'}): "
                 "put the images of each class into a folder of its own"
             )
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"expected every class name once, got {', '.join(self.names)}: rename one folder")
+            raise InputError(f"expected every class name once, got {', '.join(self.names)}: rename one folder")
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Classes":
@@ -37,7 +39,7 @@ class Classes:
         """Raise ValueError for a class in `where` that training did not see."""
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"expected the classes {', '.join(self.names)} in {where}, found also {', '.join(unknown)}: "
                 "add these to train/ or remove them"
             )

@@ -17,7 +17,6 @@ import tyro
 
 from tlearn import errors
 from tlearn.config import (
-    RECIPES,
     BenchConfig,
     CheckConfig,
     DemoConfig,
@@ -27,7 +26,9 @@ from tlearn.config import (
     TrainConfig,
     WeightsConfig,
 )
-from tlearn.events import event
+from tlearn.console import event
+from tlearn.errors import UsageError
+from tlearn.recipes import RECIPES
 
 Config = TypeVar("Config")
 
@@ -52,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE.format(recipes=", ".join(RECIPES)), end="")
-        return errors.DONE if words else errors.USAGE
+        return errors.DONE if words else UsageError.code
     command = _COMMANDS.get(words[0])
     if command is None:
         print(f"tlearn: expected one of {', '.join(_COMMANDS)}, got {words[0]}", file=sys.stderr)
-        return errors.USAGE
+        return UsageError.code
     started = time.monotonic()
     code = None
     event("started", command=words[0])
@@ -85,7 +86,7 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if not hasattr(error, "code") and (os.environ.get("TLEARN_DEBUG") or not isinstance(error, ValueError)):
             raise
-        return _say(str(error), getattr(error, "code", errors.INPUT_INVALID))
+        return _say(str(error), getattr(error, "code", errors.InputError.code))
 
 
 def _say(text: str, code: int) -> int:
@@ -103,7 +104,7 @@ def _parse(kind: type[Config], command: str, words: list[str], default: Config |
 def _train_config(words: list[str]) -> TrainConfig:
     name = words[0] if words and not words[0].startswith("-") else "frozen"
     if name not in RECIPES:
-        raise errors.UsageError(f"expected a recipe ({', '.join(RECIPES)}), got {name}")
+        raise UsageError(f"expected a recipe ({', '.join(RECIPES)}), got {name}")
     rest = words[1:] if words and words[0] == name else words
     default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
     return _parse(TrainConfig, f"train {name}", rest, default)
@@ -154,7 +155,7 @@ def _submit(words: list[str]) -> int:
     config = _parse(SubmitConfig, "submit [flags] train|score ...", words[:count])
     command, rest = words[count : count + 1], words[count + 1 :]
     if not command:
-        return _say("expected train or score, with its flags: tlearn submit [flags] train|score ...", errors.USAGE)
+        return _say("expected train or score, with its flags: tlearn submit [flags] train|score ...", UsageError.code)
     job = _train_config(rest) if command == ["train"] else _parse(ScoreConfig, "score", rest)
     from tlearn.distributed import submit
 
@@ -163,7 +164,7 @@ def _submit(words: list[str]) -> int:
 
 def _scores(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
-        return _say("expected a table: tlearn scores DIR", errors.USAGE)
+        return _say("expected a table: tlearn scores DIR", UsageError.code)
     config = _parse(ScoresConfig, "scores DIR", words[1:])
     from tlearn import storage
     from tlearn.scoring import table
@@ -179,7 +180,7 @@ def _scores(words: list[str]) -> int:
 
 def _verify(words: list[str]) -> int:
     if len(words) != 1 or words[0].startswith("-"):
-        return _say("expected one table: tlearn verify DIR", errors.USAGE)
+        return _say("expected one table: tlearn verify DIR", UsageError.code)
     from tlearn import storage
     from tlearn.scoring.ledger import Ledger
 
@@ -208,7 +209,7 @@ def _check(words: list[str]) -> int:
 
 def _report(words: list[str]) -> int:
     if len(words) != 1 or words[0].startswith("-"):
-        return _say("expected one run folder: tlearn report RUN", errors.USAGE)
+        return _say("expected one run folder: tlearn report RUN", UsageError.code)
     from tlearn import storage
     from tlearn.evaluation import report
 

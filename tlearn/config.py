@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tlearn.errors import UsageError
+
 Precision = Literal["fp32", "bf16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
@@ -22,7 +24,7 @@ def default_cache() -> str:
 
 def _at_least(name: str, value: float, least: float) -> None:
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
 def _workers(text: int | str | None) -> tuple[int, int] | None:
@@ -35,7 +37,7 @@ def _workers(text: int | str | None) -> tuple[int, int] | None:
     except ValueError:
         found = (0, 0)
     if not 1 <= found[0] <= found[1]:
-        raise ValueError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
+        raise UsageError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
     return found
 
 
@@ -69,32 +71,6 @@ class PreprocessConfig:
             _at_least("short_side", self.short_side, self.image_size)
 
 
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """What convolutions are computed with; features and scores depend on it."""
-
-    engine: Literal["torch", "openvino"] = "torch"
-    precision: Precision = "fp32"
-    ranges: tuple[float, ...] = ()
-    """int8: the largest value that enters each convolution after the first; those beyond the last are in bf16."""
-
-    def __post_init__(self) -> None:
-        if (self.precision == "int8") != bool(self.ranges) or (self.ranges and self.engine != "openvino"):
-            raise ValueError(
-                f"expected ranges with openvino in int8 and nowhere else, got {len(self.ranges)} with {self.engine} in "
-                f"{self.precision}: int8 takes --engine openvino, and a model that was trained with --precision int8"
-            )
-
-    def of_first(self, num_convolutions: int) -> "Arithmetic":
-        """The same for fewer convolutions: the first is never quantised."""
-        return dataclasses.replace(self, ranges=self.ranges[: num_convolutions - 1]) if self.ranges else self
-
-    @property
-    def name(self) -> str:
-        name = f"{self.engine}-{self.precision}"
-        return f"{name}-{digest(self.ranges)}" if self.ranges else name
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:
     """The layers after the last convolution."""
@@ -117,7 +93,7 @@ class HeadConfig:
         _at_least("depth", self.depth, 1)
         _at_least("width", self.width, 1)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be 0 or more and below 1, got {self.dropout}")
+            raise UsageError(f"dropout must be 0 or more and below 1, got {self.dropout}")
 
     @property
     def num_hidden(self) -> int:
@@ -178,7 +154,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         rates = [self.lr, self.pretrained_lr, *([] if self.head_lr is None else [self.head_lr])]
         if not all(rate > 0 for rate in rates):
-            raise ValueError(f"learning rates must be above 0, got {' and '.join(map(str, rates))}")
+            raise UsageError(f"learning rates must be above 0, got {' and '.join(map(str, rates))}")
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _at_least("optim.decay_epochs", self.decay_epochs, 1)
         _at_least("optim.warmup_epochs", self.warmup_epochs, 0)
@@ -190,13 +166,13 @@ class OptimConfig:
         if self.patience is not None:
             _at_least("optim.patience", self.patience, 1)
         if not 0 < self.decay_factor < 1:
-            raise ValueError(f"optim.decay_factor must be above 0 and below 1, got {self.decay_factor}")
+            raise UsageError(f"optim.decay_factor must be above 0 and below 1, got {self.decay_factor}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"optim.label_smoothing must be 0 or more and below 1, got {self.label_smoothing}")
+            raise UsageError(f"optim.label_smoothing must be 0 or more and below 1, got {self.label_smoothing}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"optim.ema_decay must be above 0 and below 1, got {self.ema_decay}")
+            raise UsageError(f"optim.ema_decay must be above 0 and below 1, got {self.ema_decay}")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"optim.clip_norm must be above 0, got {self.clip_norm}")
+            raise UsageError(f"optim.clip_norm must be above 0, got {self.clip_norm}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,19 +234,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.frozen_blocks <= 5:
-            raise ValueError(f"frozen_blocks must be from 0 to 5, got {self.frozen_blocks}")
+            raise UsageError(f"frozen_blocks must be from 0 to 5, got {self.frozen_blocks}")
         if self.optim.head_epochs and self.frozen_blocks == 5 and self.recipe != "auto":
-            raise ValueError(
+            raise UsageError(
                 f"expected optim.head_epochs with frozen_blocks below 5, got {self.optim.head_epochs}: where all are "
                 "frozen only the head learns anyway, for optim.num_epochs"
             )
         if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
+            raise UsageError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
         if not 0 <= self.max_error_rate <= 1:
-            raise ValueError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
+            raise UsageError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
         _workers(self.workers)
         if self.checkpoint_every_seconds is not None and not self.checkpoint_every_seconds > 0:
-            raise ValueError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
+            raise UsageError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
         _at_least("max_failures", self.max_failures, 0)
 
     @property
@@ -316,12 +292,12 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
-            raise ValueError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
+            raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
             _at_least("batch_size", self.batch_size, 1)
         _workers(self.workers)
         if not 0 <= self.max_error_rate <= 1:
-            raise ValueError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
+            raise UsageError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
 
     @property
     def num_workers(self) -> tuple[int, int] | None:
@@ -382,7 +358,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if self.num_classes not in (2, 3):
-            raise ValueError(f"num_classes must be 2 or 3, got {self.num_classes}")
+            raise UsageError(f"num_classes must be 2 or 3, got {self.num_classes}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -436,48 +412,10 @@ class SubmitConfig:
 
     def __post_init__(self) -> None:
         if self.submission_id is not None and not re.fullmatch(r"[\w.-]+", self.submission_id):
-            raise ValueError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
+            raise UsageError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
         _at_least("entrypoint_num_cpus", self.entrypoint_num_cpus, 0)
         _at_least("max_attempts", self.max_attempts, 1)
         _at_least("retry_seconds", self.retry_seconds, 0)
-
-
-RECIPES: dict[str, TrainConfig] = {
-    # The Keras notebook as it is, with the two mistakes that hold it at 0.88: pixels that the weights were not
-    # trained on, and no shuffling (--shuffle repairs the second).
-    "notebook": TrainConfig(
-        data="",
-        output="",
-        recipe="notebook",
-        augment="none",
-        shuffle=False,
-        preprocess=PreprocessConfig(resize="squash", normalization="rescaled_bgr", jpeg_scaling=False),
-        head=HeadConfig(kind="dense", scale_features=False),
-        optim=OptimConfig(name="sgd", lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant", num_epochs=5),
-    ),
-    # What serves best on a frozen base.
-    "frozen": TrainConfig(data="", output="", recipe="frozen"),
-    # The head first, then the last block with it, slowly, on fresh crops and larger (README has what each gives).
-    "finetune": TrainConfig(
-        data="",
-        output="",
-        recipe="finetune",
-        frozen_blocks=4,
-        augment="full",
-        preprocess=PreprocessConfig(image_size=320, short_side=352),
-        optim=OptimConfig(
-            head_epochs=5,
-            head_lr=1e-4,
-            num_epochs=6,
-            lr=4e-5,
-            pretrained_lr=2e-5,
-            warmup_epochs=0.5,
-            ema_decay=0.99,
-        ),
-    ),
-    # One of the four cases of transfer learning, by what can be measured (tlearn/auto.py).
-    "auto": TrainConfig(data="", output="", recipe="auto"),
-}
 
 
 def digest(value: Any) -> str:

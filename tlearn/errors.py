@@ -1,44 +1,56 @@
-"""The ways a command can end; each has an exit code of its own."""
+"""What a user can cause, each kind with the exit code of a command that it ends; all else is a fault of ours."""
 
 DONE = 0
-USAGE = 2
-INPUT_INVALID = 3  # any ValueError that is none of the classes below
 TOO_MANY_BAD_FILES = 4
+FAULT = 70
+"""EX_SOFTWARE of sysexits.h: an exception that is none of the classes below."""
 INTERRUPTED = 130
 TERMINATED = 143
 
 
-class UsageError(ValueError):
+class TlearnError(Exception):
+    """One line: what was expected, what came, what to do."""
+
+    code: int
+
+
+class UsageError(TlearnError, ValueError):
     """Flags that do not fit each other or do not fit what is already there."""
 
-    code = USAGE
+    code = 2
 
 
-class TooManyBadFiles(ValueError):
+class InputError(TlearnError, ValueError):
+    """Data, a model or a table that cannot be worked with."""
+
+    code = 3
+
+
+class TooManyBadFiles(TlearnError, ValueError):
     """More bad files than --max-error-rate allows."""
 
     code = TOO_MANY_BAD_FILES
 
 
-class TrainingError(RuntimeError):
+class TrainingError(TlearnError, RuntimeError):
     """Training ended without a model."""
 
     code = 5
 
 
-class IntegrityError(ValueError):
+class IntegrityError(TlearnError, ValueError):
     """A checksum or a model does not match."""
 
     code = 6
 
 
-class StorageError(OSError):
+class StorageError(TlearnError, OSError):
     """Something could not be written or read for want of space, rights or a connection."""
 
     code = 7
 
 
-class LockedError(RuntimeError):
+class LockedError(TlearnError, RuntimeError):
     """Another run holds the output."""
 
     code = 75

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from tlearn.config import RECIPES, TrainConfig
+from tlearn.config import TrainConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
 from tlearn.features.cache import Features, Place
 from tlearn.network import layers as network
+from tlearn.recipes import RECIPES
 from tlearn.training import loop, optim, worker
 from tlearn.training.loop import Learner, Samples
 

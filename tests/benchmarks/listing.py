@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
+from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table

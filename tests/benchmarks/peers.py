@@ -25,12 +25,13 @@ import torch
 from PIL import Image
 
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig, default_cache
+from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, default_cache
 from tlearn.data import manifest
 from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
 from tlearn.network import engine, model, weights
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.scoring import job as scoring

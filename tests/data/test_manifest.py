@@ -67,13 +67,13 @@ def test_class_names_may_be_anything_but_hidden(data: Path) -> None:
 
 def test_unchanged_files_are_not_opened_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    original = storage.read
+    original = storage.read_listed
 
     def counted(folder: str, path: str, max_bytes: int | None = None) -> storage.Content:
         opened.append(path)
         return original(folder, path, max_bytes)
 
-    monkeypatch.setattr(storage, "read", counted)
+    monkeypatch.setattr(storage, "read_listed", counted)
     cache = str(tmp_path / "cache")
     first = read(data).files
     manifest.add_hashes(str(data), first, cache)

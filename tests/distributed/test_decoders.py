@@ -13,7 +13,7 @@ from support import build
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed import decoders
@@ -22,6 +22,7 @@ from tlearn.distributed.chunks import Chunk
 from tlearn.features import cache as features
 from tlearn.features.cache import Compute, Cut
 from tlearn.network import model
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.scoring import plan

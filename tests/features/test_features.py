@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arch, Arithmetic, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.config import Arch, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.data import images
 from tlearn.data.manifest import File
 from tlearn.errors import IntegrityError
@@ -26,6 +26,7 @@ from tlearn.features import phases
 from tlearn.features.cache import Compute, Cut, Features, View
 from tlearn.network import layers as network
 from tlearn.network import weights
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tlearn.cli import main
 from tlearn.demo import drawings
 from tlearn.features import phases
-from tlearn.network import description, processor
+from tlearn.network import arithmetic, description
 from tlearn.training import gate
 from tlearn.training import job as training
 
@@ -210,16 +210,16 @@ def test_int8_that_changes_predictions_is_not_kept(
     data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
-    monkeypatch.setattr(processor, "has_int8", lambda: True)
+    monkeypatch.setattr(arithmetic, "has_int8", lambda: True)
     monkeypatch.setattr(training, "passes", lambda gate: False)
     run, more = tmp_path / "run", ["--optim.num-epochs", "1", "--precision", "auto"]
     assert main(["train", *arguments(data, run, cache, *more)]) == 0
     assert "int8 features change the predictions" in capfd.readouterr().out
     summary = read_json(run / "summary.json")
-    assert summary["arithmetic"] == f"openvino-{processor.precision()}"
+    assert summary["arithmetic"] == f"openvino-{arithmetic.native_precision()}"
     assert summary["gate_num_val"] == 24 and 0 <= summary["agreement"] <= 1
     assert description.describe(str(run / "model")).arithmetic.ranges == ()
-    assert read_json(run / "config.json")["arithmetic"]["precision"] == processor.precision()
+    assert read_json(run / "config.json")["arithmetic"]["precision"] == arithmetic.native_precision()
 
     score = ["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", f"{tmp_path}/scores.parquet"]
     assert main([*score, "--precision", "int8"]) == 2

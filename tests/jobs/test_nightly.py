@@ -19,11 +19,12 @@ from support import build
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.demo import drawings
 from tlearn.network import description, model, weights
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 from tlearn.scoring.ledger import Ledger

@@ -25,7 +25,8 @@ from support import PYTHONPATH, wait_for
 from test_scorer import PREPROCESS, picture, save_model
 
 from tlearn import storage
-from tlearn.config import Arithmetic, ScoreConfig
+from tlearn.config import ScoreConfig
+from tlearn.console import Progress
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.distributed import launch
@@ -35,8 +36,8 @@ from tlearn.features import cache as features
 from tlearn.features.cache import Compute, Cut
 from tlearn.network import layers as network
 from tlearn.network import weights
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen
-from tlearn.progress import Progress
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 

@@ -267,7 +267,7 @@ def train(place: str) -> list[str]:
 
 
 def read_json(folder: str, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(storage.read(folder, name).data)
+    content: dict[str, Any] = storage.read_json(storage.join(folder, name))
     return content
 
 
@@ -298,13 +298,14 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     code = "import sys; from tlearn.cli import main; sys.exit(main())"
     driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while "metrics.jsonl" not in storage.names(attempt) or not storage.read(attempt, "metrics.jsonl").data:
+    metrics = storage.join(attempt, "metrics.jsonl")
+    while "metrics.jsonl" not in storage.names(attempt) or not storage.read(metrics).data:
         assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    assert len(storage.read(attempt, "metrics.jsonl").data.splitlines()) < EPOCHS
+    assert len(storage.read(storage.join(attempt, "metrics.jsonl")).data.splitlines()) < EPOCHS
     assert not storage.exists(f"{run}/summary.json")
 
     assert main([*train(place), "--resume", "require"]) == 0

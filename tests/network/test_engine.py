@@ -9,13 +9,14 @@ import torch
 from support import our_tensors, random_blocks
 from torch import Tensor
 
-from tlearn.config import Arch, Arithmetic, PreprocessConfig
+from tlearn.config import Arch, PreprocessConfig
 from tlearn.data.images import normalize, resize
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.features import cache as features
-from tlearn.network import engine, processor
+from tlearn.network import engine
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic, native_precision
 from tlearn.network.layers import Frozen
 
 pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
@@ -62,7 +63,7 @@ def test_in_fp32_the_features_are_torch_s(pretrained: dict[str, Tensor], normali
     assert error(found, expected) < 1e-3
 
 
-@pytest.mark.skipif(processor.precision() != "bf16", reason="the processor does not multiply in bf16")
+@pytest.mark.skipif(native_precision() != "bf16", reason="the processor does not multiply in bf16")
 def test_bf16_is_near_fp32_and_not_the_same(pretrained: dict[str, Tensor]) -> None:
     images = drawn(3, 0)
     found = error(

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import description, model
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen, Trainable
 

@@ -11,11 +11,13 @@ import torch
 from support import build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor, nn
 
-from tlearn.config import RECIPES, Arch, Arithmetic, HeadConfig, PreprocessConfig, TrainConfig
+from tlearn.config import Arch, HeadConfig, PreprocessConfig, TrainConfig
 from tlearn.data.images import normalize
 from tlearn.network import layers as network
 from tlearn.network import weights
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen, SlicedDropout, Trainable
+from tlearn.recipes import RECIPES
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
 HEAD = HeadConfig(width=16, unit_length=False)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed.chunks import Chunk
@@ -30,6 +30,7 @@ from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features
 from tlearn.network import description, model
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.scoring import plan, table
 from tlearn.scoring.actor import Score

@@ -20,10 +20,11 @@ from support import PYTHONPATH
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, HeadConfig, PreprocessConfig, ScoreConfig
+from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json
 from tlearn.scoring import job as scoring
 from tlearn.scoring import plan, table
@@ -89,7 +90,7 @@ class Place:
 
 def row_of(folder: str, entry: dict[str, Any], model: Description, run: str) -> dict[str, Any]:
     try:
-        content = storage.read(folder, entry["path"], model.preprocess.max_bytes)
+        content = storage.read_listed(folder, entry["path"], model.preprocess.max_bytes)
     except OSError:
         fetched = fetch(folder, entry["path"], model.preprocess)
     else:
@@ -140,14 +141,14 @@ def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(scoring, "_compute", compute)
     monkeypatch.setattr(scoring, "_start_ray", lambda: None)
-    read = storage.read
+    read = storage.read_listed
 
     def counted(folder: str, path: str, max_bytes: int | None = None) -> storage.Content:
         if folder == str(place.root / "input"):
             place.opened.append(path)
         return read(folder, path, max_bytes)
 
-    monkeypatch.setattr(storage, "read", counted)
+    monkeypatch.setattr(storage, "read_listed", counted)
 
 
 def test_a_second_run_opens_nothing_and_adds_nothing(place: Place) -> None:

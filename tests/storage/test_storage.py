@@ -54,7 +54,7 @@ def test_every_regular_file_is_listed_once_in_the_order_of_its_bytes(tmp_path: P
     assert [storage.decode_name(entry.path) for entry in listed] == expected
     assert sorted(entry.path for entry in storage.stream(str(tmp_path))) == sorted(entry.path for entry in listed)
     for entry in listed:
-        content = storage.read(str(tmp_path), entry.path)
+        content = storage.read_listed(str(tmp_path), entry.path)
         assert content.data == storage.decode_name(entry.path).replace(b"sub/", b"sub").replace(b"sub.d/", b"sub.d")
         assert (content.size, content.modified) == (entry.size, entry.modified)
 
@@ -70,9 +70,9 @@ def test_pipes_sockets_and_links_that_lead_nowhere_do_no_harm(tmp_path: Path) ->
         listed = {entry.path: entry.size for entry in storage.walk(str(tmp_path))}
     assert listed == {"1.jpg": 1, "2.jpg": 1, "3.jpg": 1, "4.jpg": -1}
     with pytest.raises(OSError, match="regular file"):
-        storage.read(str(tmp_path), "pipe.jpg")
+        storage.read_listed(str(tmp_path), "pipe.jpg")
     with pytest.raises(FileNotFoundError):
-        storage.read(str(tmp_path), "4.jpg")
+        storage.read_listed(str(tmp_path), "4.jpg")
 
 
 def test_a_missing_folder_and_a_file_are_no_folders(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_file_uri_is_a_local_path(tmp_path: Path) -> None:
     (tmp_path / "a b" / "1.jpg").write_bytes(b"1")
     uri = (tmp_path / "a b").as_uri()
     assert [entry.path for entry in storage.walk(uri)] == ["1.jpg"]
-    assert storage.read(uri, "1.jpg").data == b"1"
+    assert storage.read_listed(uri, "1.jpg").data == b"1"
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tlearn.config import Arithmetic, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import fetch
 from tlearn.data.manifest import File
 from tlearn.errors import StorageError
 from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Pictures
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.training.samples import Augment
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=40)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tlearn.config import RECIPES, HeadConfig, OptimConfig, TrainConfig
+from tlearn.config import HeadConfig, OptimConfig, TrainConfig
+from tlearn.recipes import RECIPES
 from tlearn.training import auto
 
 AUTO = dataclasses.replace(RECIPES["auto"], data="data", output="run")

@@ -20,9 +20,10 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
-from tlearn.config import Arithmetic, HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.features.cache import Features, Place
 from tlearn.features.phases import Frozens, Phase
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.training import worker
 from tlearn.training.worker import Job, Progress
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from tlearn import storage
 from tlearn.config import CheckConfig, PreprocessConfig
+from tlearn.console import Progress
 from tlearn.data import manifest
 from tlearn.data.fetch import Fetched, fetch
-from tlearn.progress import Progress
 
 _MAX_LISTED = 20
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import PreprocessConfig
 from tlearn.data import images
-from tlearn.data.manifest import Status
+from tlearn.data.status import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Fetched:
 
 def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
     try:
-        content = storage.read(folder, path, config.max_bytes)
+        content = storage.read_listed(folder, path, config.max_bytes)
     except FileNotFoundError:
         return Fetched(status="missing", error="listed, but gone when it was read")
     except OSError as error:

@@ -154,8 +154,7 @@ def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
 
 def normalize(batch: Tensor, config: PreprocessConfig, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn (batch, 3, height, width) uint8 into what the first convolution expects, memory format kept."""
-    if batch.dtype != torch.uint8:
-        raise ValueError(f"expected uint8 pixels, got {batch.dtype}: normalize once, after resize")
+    assert batch.dtype == torch.uint8, f"normalize once, after resize; got {batch.dtype}"
     if config.normalization == "rescaled_bgr":
         # The notebook feeds RGB to filters that expect BGR; ours are in RGB order, so the input is reversed.
         return batch.flip(1).to(torch.float32).div_(255).to(dtype)

@@ -7,16 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.classes import Classes
+from tlearn.data.status import Status
+from tlearn.errors import InputError
 from tlearn.storage import Entry
-
-Status = Literal["ok", "unreadable", "too_large", "missing", "changed", "io_error", "decoder_crash"]
 
 # A file counts as a picture by its name, so that a CSV file beside the pictures is no bad picture. What it holds
 # is decided by its content. Kinds that cannot be read are listed too: whoever put them there wants to know.
@@ -112,7 +111,7 @@ def read(data: str, *, val_fraction: float, seed: int) -> Listing:
     """
     present = _require_folder(data)
     if "train" not in present:
-        raise ValueError(
+        raise InputError(
             f"expected a folder train/ in {data}, found {', '.join(present) or 'no folder'}: "
             "put the images into train/<class>/ and perhaps val/<class>/"
         )
@@ -143,7 +142,7 @@ def _require_folder(data: str) -> list[str]:
         path = storage.local(data)
         if not path.is_dir():
             came = "found a file" if path.exists() else "found nothing"
-            raise ValueError(f"expected a folder at {path}, {came}: check --data")
+            raise InputError(f"expected a folder at {path}, {came}: check --data")
     return storage.folders(data)
 
 
@@ -162,12 +161,12 @@ def _read_split(data: str, split: str) -> tuple[list[File], int]:
     filled = {file.label for file in files}
     empty = [name for name in names if name not in filled]
     if empty:
-        raise ValueError(
+        raise InputError(
             f"expected images in every class folder of {location}, found none in {', '.join(empty)}: "
             "add some or remove the folder"
         )
     if not files:
-        raise ValueError(f"expected class folders with images in {location}, found none")
+        raise InputError(f"expected class folders with images in {location}, found none")
     return files, sum(ignored.values()) + num_outside
 
 
@@ -177,7 +176,7 @@ def _hold_out(files: list[File], fraction: float, seed: int) -> list[File]:
     for label in sorted({file.label for file in files}):
         of_class = [file for file in files if file.label == label]
         if len(of_class) < 2:
-            raise ValueError(
+            raise InputError(
                 f"expected two or more images of class {label} to hold one out, found {len(of_class)}: "
                 "add images, or a folder val/"
             )
@@ -204,7 +203,7 @@ def add_hashes(data: str, files: list[File], cache: str) -> None:
 
     def hash_one(file: File) -> None:
         try:
-            file.sha256 = storage.read(data, file.path).sha256
+            file.sha256 = storage.read_listed(data, file.path).sha256
         except FileNotFoundError:
             file.status, file.error = "missing", "listed, but gone when it was read"
         except OSError as error:

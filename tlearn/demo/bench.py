@@ -24,18 +24,21 @@ import torch
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import RECIPES, Arithmetic, BenchConfig, Precision, ScoreConfig, digest
+from tlearn.config import BenchConfig, Precision, ScoreConfig, digest
+from tlearn.console import Progress
 from tlearn.data import manifest
 from tlearn.data.fetch import fetch
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.distributed import launch
+from tlearn.errors import InputError
 from tlearn.features import cache as features
-from tlearn.network import engine, model, weights
+from tlearn.network import arithmetic, engine, model, weights
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
-from tlearn.progress import Progress
+from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.training import loop
 
@@ -53,13 +56,13 @@ def run(config: BenchConfig) -> dict[str, Any]:
         started = time.monotonic()
         launch.start_ray()
         seconds_ray = time.monotonic() - started
-        plain = launch.plain_arithmetic(config.engine, config.precision)
+        plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.has_gpus())
         frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         tensors = weights.load("imagenet", config.cache)
         network.load_pretrained(frozen, tensors)
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
-        if launch.may_quantize(plain, config.precision):
+        if arithmetic.may_quantize(plain, config.precision):
             ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
 
         figures: dict[str, float] = {
@@ -105,12 +108,12 @@ def _fill(pictures: Path, config: BenchConfig) -> None:
         return
     entries = list(manifest.pictures(config.input))
     if not entries:
-        raise ValueError(f"expected images in {config.input}, found none")
+        raise InputError(f"expected images in {config.input}, found none")
     for number in range(config.num_images):
         entry = entries[number % len(entries)]
         suffix = os.path.splitext(entry.path)[1]
         # A byte of its own at the end, so that a file that is used twice is not recognised as the same.
-        data = storage.read(config.input, entry.path).data + number.to_bytes(4, "little")
+        data = storage.read_listed(config.input, entry.path).data + number.to_bytes(4, "little")
         (pictures / f"{number:05}{suffix}").write_bytes(data)
 
 
@@ -156,7 +159,7 @@ def _reading(pictures: Path) -> float:
     names = _names(pictures)
     started = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(lambda name: storage.read(str(pictures), name), names))
+        list(threads.map(lambda name: storage.read(str(pictures / name)), names))
     return len(names) / (time.monotonic() - started)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from tlearn.errors import InputError
+
 Kind = Literal["cat", "dog", "rabbit"]
 Ears = Literal["upright", "hanging", "folded", "long"]
 Colour = tuple[int, int, int]
@@ -474,7 +476,7 @@ def draw_folder(
     """Write train/, val/, an unlabelled test/ with its answers in test_labels.csv, and two broken files."""
     for name, count in (("num_train", num_train), ("num_val", num_val), ("num_test", num_test)):
         if count < 0:
-            raise ValueError(f"expected a {name} of 0 or more, got {count}: give 0 for none")
+            raise InputError(f"expected a {name} of 0 or more, got {count}: give 0 for none")
     labels: list[tuple[str, Kind]] = []
     for split, count in enumerate((num_train, num_val, num_test)):
         is_test = _SPLITS[split] == "test"

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
-from tlearn.config import RECIPES, DemoConfig, ScoreConfig
+from tlearn.config import DemoConfig, ScoreConfig
+from tlearn.data.status import SCORED
 from tlearn.demo import drawings
 from tlearn.errors import UsageError
+from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
-from tlearn.scoring.plan import SCORED
 from tlearn.training import job as training
 
 _NUM_SHOWN = 8

@@ -2,14 +2,12 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import logging
 import os
 import signal
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import ray
 import ray.data
@@ -17,9 +15,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import storage
-from tlearn.config import Arithmetic, EngineChoice, PrecisionChoice
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
-from tlearn.network import processor
 
 _starting = threading.Lock()
 
@@ -51,6 +47,11 @@ def _start_ray() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has GPUs: then these compute."""
+    return bool(ray.cluster_resources().get("GPU"))
 
 
 def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
@@ -95,48 +96,10 @@ def _beginnings(paths: list[str]) -> list[str | None]:
     for path in paths:
         folder, _, name = path.rpartition("/")
         try:
-            found.append(hashlib.sha256(storage.read(folder, name, max_bytes=2**20).data).hexdigest())
+            found.append(hashlib.sha256(storage.read_listed(folder, name, max_bytes=2**20).data).hexdigest())
         except OSError:
             found.append(None)
     return found
-
-
-def _has_openvino() -> bool:
-    """Whether the extra `cpu` is installed."""
-    return importlib.util.find_spec("openvino") is not None
-
-
-def plain_arithmetic(choice: EngineChoice, precision: PrecisionChoice) -> Arithmetic:
-    """What this cluster computes convolutions with, in int8 aside. Raises UsageError for what it cannot do."""
-    on_gpu = bool(ray.cluster_resources().get("GPU"))
-    name: Literal["torch", "openvino"] = "openvino"
-    if choice == "torch" or (choice == "auto" and (on_gpu or not _has_openvino())):
-        name = "torch"
-    elif on_gpu or not _has_openvino():
-        why = "the cluster has GPUs" if on_gpu else "it is not installed (extra cpu)"
-        raise UsageError(f"expected to compute with openvino, but {why}: leave out --engine")
-    if precision == "fp32" or precision == "bf16":
-        return Arithmetic(name, precision)
-    return Arithmetic(name, "bf16" if on_gpu else processor.precision())
-
-
-def may_quantize(plain: Arithmetic, precision: PrecisionChoice) -> bool:
-    """Whether int8 is to be used, or, with auto, is worth a trial. Raises UsageError where it cannot be."""
-    if precision == "int8" and plain.engine == "torch":
-        raise UsageError("expected openvino for --precision int8, got torch: install the extra cpu, use no GPUs")
-    return precision == "int8" or (precision == "auto" and plain.engine == "openvino" and processor.has_int8())
-
-
-def arithmetic_of_model(trained: Arithmetic, choice: EngineChoice, precision: PrecisionChoice) -> Arithmetic:
-    """What to score with: as the model was trained if that is int8 and the processor has it, else what is there."""
-    plain = plain_arithmetic(choice, precision)
-    if not may_quantize(plain, precision):
-        return plain
-    if trained.ranges:
-        return trained
-    if precision == "int8":
-        raise UsageError("expected a model with ranges for int8, got one without: train it with --precision int8")
-    return plain
 
 
 @contextlib.contextmanager

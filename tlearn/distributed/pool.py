@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from tlearn import errors
 from tlearn.config import DecodeChoice
 from tlearn.distributed.chunks import Chunk
-from tlearn.errors import TrainingError
+from tlearn.errors import InputError, TrainingError
 
 _MAX_DEATHS = 3
 
@@ -65,11 +65,11 @@ def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice 
     available = num_gpus or num_cpus
     if decode == "pool":
         if num_cpus < 2:
-            raise ValueError(f"expected 2 CPUs or more in the cluster, got {num_cpus}: leave out --decode pool")
+            raise InputError(f"expected 2 CPUs or more in the cluster, got {num_cpus}: leave out --decode pool")
         available = min(available, num_cpus - 1)
     lowest, highest = workers or (1, available)
     if lowest > available:
-        raise ValueError(
+        raise InputError(
             f"expected at most {available} workers ({num_cpus} CPUs, {num_gpus} GPUs in the cluster), got {lowest}"
         )
     num_actors = max(min(highest, num_chunks), 1)

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image, ImageOps
 
 from tlearn import storage
+from tlearn.errors import InputError
 
 _FILES = ("config.json", "summary.json", "metrics.jsonl", "manifest.parquet", "validation.parquet")
 # What HTML or UTF-8 cannot hold.
@@ -28,7 +29,7 @@ def write_report(run: Path) -> Path:
     """Write report.html into the folder of a finished run, from the files that training left there."""
     for name in _FILES:
         if not (run / name).is_file():
-            raise ValueError(f"expected a finished run in {run}, found no {name}: run `tlearn train` first")
+            raise InputError(f"expected a finished run in {run}, found no {name}: run `tlearn train` first")
     settings, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in _FILES[:2])
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     # Without partitioning=None, a folder called a=b on the way to the run would become a column.
@@ -160,7 +161,7 @@ def _thumbnail(folder: str, path: str) -> str:
     try:
         if path.startswith("/") or ".." in path.split("/"):
             return ""
-        file, buffer = io.BytesIO(storage.read(folder, path).data), io.BytesIO()
+        file, buffer = io.BytesIO(storage.read_listed(folder, path).data), io.BytesIO()
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             image.thumbnail((160, 160))
             # Pillow would copy the photograph's comment.

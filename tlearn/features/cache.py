@@ -28,17 +28,19 @@ import torch
 from torch import Tensor
 
 from tlearn import storage
-from tlearn.config import Arch, Arithmetic, DecodeChoice, PreprocessConfig, digest
+from tlearn.config import Arch, DecodeChoice, PreprocessConfig, digest
+from tlearn.console import Progress
 from tlearn.data.fetch import Fetched, fetch
-from tlearn.data.manifest import File, Status
+from tlearn.data.manifest import File
+from tlearn.data.status import SETTLED, Status
 from tlearn.distributed import decoders
 from tlearn.distributed import pool as chunks
 from tlearn.distributed.chunks import Chunk, chunk_size
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import engine, weights
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen
-from tlearn.progress import Progress
 
 Result = TypeVar("Result")
 View = Literal["plain", "mirror"]
@@ -46,7 +48,6 @@ View = Literal["plain", "mirror"]
 _NUM_CALIBRATION = 32
 _USABLE = 0.9
 """Of what is free on the cache's disk."""
-_SETTLED = ("ok", "unreadable", "too_large", "decoder_crash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
     folder = storage.join(storage.absolute(cache), "ranges", f"{layers}-{digest(frozen.preprocess)}")
     for name in storage.names(folder):
         with contextlib.suppress(ValueError, KeyError):
-            known = json.loads(storage.read(folder, name).data)
+            known = storage.read_json(storage.join(folder, name))
             if set(known["images"]) <= hashes.keys():
                 return tuple(known["ranges"])
     pixels, images = [], []
@@ -298,7 +299,7 @@ class Compute:
         features: np.ndarray[Any, Any],
     ) -> None:
         # What depends on the moment and not on the content is tried again in the next run.
-        keep = [i for i, (status, _) in enumerate(statuses) if status in _SETTLED]
+        keep = [i for i, (status, _) in enumerate(statuses) if status in SETTLED]
         size = int(np.prod(self.cut.shape))
         columns = {
             "sha256": pa.array([hashes[i] for i in keep], pa.string()),

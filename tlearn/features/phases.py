@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.config import OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.console import Progress
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import meters
 from tlearn.distributed.chunks import Chunk
@@ -16,7 +17,7 @@ from tlearn.errors import StorageError
 from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features, Pictures, View
 from tlearn.network import layers as network
-from tlearn.progress import Progress
+from tlearn.network.arithmetic import Arithmetic
 
 _Wanted = tuple[list[File], tuple[View, ...]]
 

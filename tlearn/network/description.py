@@ -8,8 +8,9 @@ from typing import Any
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arch, Arithmetic, HeadConfig, PreprocessConfig
-from tlearn.errors import IntegrityError
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
+from tlearn.errors import InputError, IntegrityError
+from tlearn.network.arithmetic import Arithmetic
 
 _FORMAT = 1
 
@@ -105,8 +106,8 @@ def verify(location: str) -> Description:
 
 def _read(location: str, name: str) -> bytes:
     try:
-        return storage.read(storage.absolute(location), name).data
+        return storage.read(storage.join(location, name)).data
     except OSError:
-        raise ValueError(
+        raise InputError(
             f"expected a model folder with {name} at {location}, found none: give --model RUN/model of a finished run"
         ) from None

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlearn.config import Arithmetic, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.data.images import IMAGENET_MEAN, normalize
-from tlearn.network import processor
+from tlearn.network.arithmetic import Arithmetic, native_precision
 
 
 def load(
@@ -58,7 +58,7 @@ def _compile(
 ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     import openvino
 
-    hint = "bf16" if arithmetic.precision != "fp32" and processor.precision() == "bf16" else "f32"
+    hint = "bf16" if arithmetic.precision != "fp32" and native_precision() == "bf16" else "f32"
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": num_threads,
@@ -121,7 +121,7 @@ def _graph(layers: nn.Sequential, preprocess: PreprocessConfig, arithmetic: Arit
 @torch.inference_mode()
 def calibrate(layers: nn.Sequential, preprocess: PreprocessConfig, batches: Iterable[Tensor]) -> tuple[float, ...]:
     """The largest value that enters each convolution after the first, over batches of (batch, 3, size, size) uint8."""
-    dtype = torch.bfloat16 if processor.precision() == "bf16" else torch.float32
+    dtype = torch.bfloat16 if native_precision() == "bf16" else torch.float32
     layers = copy.deepcopy(fused(layers)).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     peaks: list[float] = []
     for images in batches:

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tlearn.config import Arch, Arithmetic, HeadConfig, PreprocessConfig
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.data.images import normalize
+from tlearn.errors import InputError
 from tlearn.network import engine
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.columns import Columns
 from tlearn.network.weights import CHANNELS, operations, tensors_digest
 
@@ -153,7 +155,7 @@ class Frozen(nn.Module):
         """Raise ValueError if float16 could not hold a feature since the last call."""
         finite, self._finite = self._finite, None
         if finite is not None and not finite.item():
-            raise ValueError("expected features below 65,504, got an overflow of float16: check the weights")
+            raise InputError("expected features below 65,504, got an overflow of float16: check the weights")
 
 
 class SlicedDropout(nn.Module):

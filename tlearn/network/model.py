@@ -20,8 +20,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from tlearn import storage
-from tlearn.config import Arithmetic
 from tlearn.errors import StorageError
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json, verified
 from tlearn.network.layers import Frozen, Head, Trainable
 from tlearn.network.weights import CHANNELS

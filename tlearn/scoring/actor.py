@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import torch
 
 from tlearn import storage
-from tlearn.config import Arithmetic, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
+from tlearn.data.status import SCORED
 from tlearn.distributed import decoders
 from tlearn.distributed.chunks import Chunk
 from tlearn.distributed.decoders import Decoder, Fetch
@@ -23,8 +24,8 @@ from tlearn.errors import IntegrityError
 from tlearn.evaluation import drift, metrics
 from tlearn.network import layers as network
 from tlearn.network import model
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.scoring import table
-from tlearn.scoring.plan import SCORED
 
 _DECODE_TIMEOUT_SECONDS = 120
 

@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.config import ScoreConfig
+from tlearn.console import Progress, event
 from tlearn.data import manifest
+from tlearn.data.status import SCORED
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import DONE, TOO_MANY_BAD_FILES, StorageError, UsageError
 from tlearn.evaluation import drift
-from tlearn.events import event
-from tlearn.network import description
+from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
-from tlearn.progress import Progress
 from tlearn.scoring import plan, table
 from tlearn.scoring.ledger import FOLDER, Ledger
 from tlearn.scoring.plan import Index
@@ -257,7 +257,7 @@ def _compute(
     arguments = {
         "model_folder": storage.absolute(config.model),
         "model_digest": model.digest,
-        "arithmetic": launch.arithmetic_of_model(model.arithmetic, config.engine, config.precision),
+        "arithmetic": arithmetic.of_model(model.arithmetic, config.engine, config.precision, on_gpu=launch.has_gpus()),
         "folder": storage.absolute(config.input),
         "run_folder": folder,
         "run": run,
@@ -300,7 +300,7 @@ def _summary(
     num_ignored: int,
     seconds: float,
 ) -> dict[str, Any]:
-    num_scored = sum(outcome.statuses[status] for status in plan.SCORED)
+    num_scored = sum(outcome.statuses[status] for status in SCORED)
     value, sentence = drift.judge(model.reference, outcome.histograms)
     return {
         "listed": counts.listed,

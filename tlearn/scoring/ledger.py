@@ -35,7 +35,7 @@ class Ledger:
     def records(self) -> list[dict[str, Any]]:
         """Every record in the order of the commits."""
         folder = storage.join(self.folder, "commits")
-        return [json.loads(storage.read(folder, name).data) for name in storage.names(folder)]
+        return [storage.read_json(storage.join(folder, name)) for name in storage.names(folder)]
 
     def open(self, record: dict[str, Any]) -> Any:
         """A file of the table, for reading. Raises IntegrityError where it is gone."""
@@ -52,7 +52,7 @@ class Ledger:
         folder = storage.join(self.folder, "pending")
         for name in storage.names(folder):
             try:
-                record = json.loads(storage.read(folder, name).data)
+                record = storage.read_json(storage.join(folder, name))
             except ValueError:
                 record = {"name": ""}
             if record["name"] and storage.exists(storage.join(self.output, record["name"])):

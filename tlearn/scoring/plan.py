@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
+from tlearn.data.status import SETTLED
 from tlearn.errors import StorageError
 from tlearn.storage import Entry
 
@@ -31,12 +32,6 @@ SCHEMA = pa.schema(
         ("result", pa.string()),  # JSON: the outcome of these bytes in an earlier run
     ]
 )
-
-SCORED = ("scored", "uncertain")
-"""Outcomes with a prediction."""
-
-SETTLED = (*SCORED, "unreadable", "too_large", "decoder_crash")
-"""Outcomes that follow from the content; the others are tried again."""
 
 COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")
 """Columns that two paths with the same bytes share."""
@@ -200,7 +195,7 @@ def _find_copies(index: Index, folder: str, model: str, max_bytes: int, counts: 
     def hashed(candidate: tuple[str, int]) -> tuple[str | None, str]:
         path, size = candidate
         try:
-            content = storage.read(folder, path, max_bytes)
+            content = storage.read_listed(folder, path, max_bytes)
         except OSError:
             return None, path  # whoever computes it will say why
         return (content.sha256 if content.size == size else None), path

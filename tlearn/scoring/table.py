@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.classes import Classes
+from tlearn.data.status import SETTLED
+from tlearn.errors import InputError
 from tlearn.evaluation import drift
-from tlearn.scoring.plan import COPIED, SETTLED
+from tlearn.scoring.plan import COPIED
 
 _PARTS_OF_ROW_GROUP = 256
 
@@ -97,7 +99,7 @@ def merge(
         for start in range(0, num_chunks, _PARTS_OF_ROW_GROUP):
             tables = []
             for number in range(start, min(start + _PARTS_OF_ROW_GROUP, num_chunks)):
-                table = pq.read_table(pa.BufferReader(storage.read(parts, part_name(number)).data))
+                table = pq.read_table(pa.BufferReader(storage.read(storage.join(parts, part_name(number))).data))
                 histograms = json.loads(table.schema.metadata[b"histograms"])
                 if histograms:
                     merged.histograms = drift.add(merged.histograms, histograms)
@@ -156,7 +158,7 @@ def latest(folder: Path) -> pa.Table:
     """The newest row of every path of a table."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise ValueError(f"expected a table of scores in {folder}, found no Parquet file: run tlearn score first")
+        raise InputError(f"expected a table of scores in {folder}, found no Parquet file: run tlearn score first")
     table = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
     newest: dict[str, int] = {}
     times = table["scored_at"].to_pylist()

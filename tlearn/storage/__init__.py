@@ -1,7 +1,7 @@
 """Files by local path or URI: listed, read, written in one atomic step; who may write them.
 
 from tlearn import storage
-storage.read("s3://bucket/inbox", "a.jpg").sha256
+storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.files import (
@@ -60,6 +60,12 @@ from tlearn.storage.files import (
 )
 from tlearn.storage.files import (
     read as read,
+)
+from tlearn.storage.files import (
+    read_json as read_json,
+)
+from tlearn.storage.files import (
+    read_listed as read_listed,
 )
 from tlearn.storage.files import (
     remove as remove,

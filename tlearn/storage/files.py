@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from tlearn.config import default_cache
-from tlearn.errors import StorageError
+from tlearn.errors import InputError, StorageError
 
 Result = TypeVar("Result")
 
@@ -111,7 +112,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     try:
         return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except Exception as error:
-        raise ValueError(f"expected a path or a URI that pyarrow can open, got {uri}: {error}") from None
+        raise InputError(f"expected a path or a URI that pyarrow can open, got {uri}: {error}") from None
 
 
 def walk(location: str) -> Iterator[Entry]:
@@ -147,7 +148,7 @@ def _root(location: str) -> bytes:
     root = local(location)
     if not root.is_dir():
         came = "found a file" if root.exists() else "found nothing"
-        raise ValueError(f"expected a folder at {root}, {came}: check the path")
+        raise InputError(f"expected a folder at {root}, {came}: check the path")
     return os.fsencode(root)
 
 
@@ -156,7 +157,7 @@ def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
     try:
         scan = os.scandir(os.path.join(root, prefix) if prefix else root)
     except OSError as error:
-        raise ValueError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
+        raise InputError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
     with scan:
         yield scan
 
@@ -189,7 +190,7 @@ def _walk_remote(location: str) -> Iterator[Entry]:
 
     system, root = filesystem(location)
     if system.get_file_info(root).type != fs.FileType.Directory:
-        raise ValueError(f"expected a folder at {location}, found none: check the URI")
+        raise InputError(f"expected a folder at {location}, found none: check the URI")
     infos = system.get_file_info(fs.FileSelector(root, recursive=True))
     for info in sorted(infos, key=lambda info: info.path.encode()):
         path = info.path[len(root.rstrip("/")) + 1 :]
@@ -216,8 +217,19 @@ def folders(location: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def read(folder: str, path: str, max_bytes: int | None = None) -> Content:
-    """Read a listed file, at most `max_bytes` + 1 bytes of it. Raises OSError; never waits for a pipe."""
+def read(location: str) -> Content:
+    """Read a whole file. Raises OSError."""
+    folder, _, name = absolute(location).rpartition("/")
+    return read_listed(folder, encode_name(os.fsencode(name)))
+
+
+def read_json(location: str) -> Any:
+    """What a JSON file holds. Raises OSError, ValueError where it is no JSON."""
+    return json.loads(read(location).data)
+
+
+def read_listed(folder: str, path: str, max_bytes: int | None = None) -> Content:
+    """Read a file by its listed path, at most `max_bytes` + 1 bytes of it. Raises OSError; never waits for a pipe."""
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_remote(folder):
         return _tried(lambda: _read_remote(folder, path, None if limit < 0 else limit))

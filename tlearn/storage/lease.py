@@ -107,7 +107,7 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return _parse(storage.read(self.folder, "lease.json").data)
+            return _parse(storage.read(self.location).data)
         except OSError:
             return None
 
@@ -119,15 +119,15 @@ class Lease:
         if holder.get("host") == socket.gethostname() and holder.get("boot") == _boot_id():
             # The start time tells a living holder from another process that was given its id.
             return _process_start(int(holder["pid"])) == str(holder["started"])
-        clock = f".{self.owner}.clock"
-        storage.write_bytes(storage.join(self.folder, clock), b"")
+        clock = storage.join(self.folder, f".{self.owner}.clock")
+        storage.write_bytes(clock, b"")
         try:
-            now = storage.read(self.folder, clock).modified
-            return now - storage.read(self.folder, "lease.json").modified < self.seconds * 1e6
+            now = storage.read(clock).modified
+            return now - storage.read(self.location).modified < self.seconds * 1e6
         except FileNotFoundError:
             return True
         finally:
-            storage.remove(storage.join(self.folder, clock))
+            storage.remove(clock)
 
     def _renew(self) -> None:
         while not self._stop.wait(self.seconds / 4):

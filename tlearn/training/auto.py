@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlearn.config import RECIPES, OptimConfig, TrainConfig
+from tlearn.config import OptimConfig, TrainConfig
+from tlearn.recipes import RECIPES
 from tlearn.training.loop import generator
 
 _MANY = 1000

@@ -15,11 +15,10 @@ from ray.train.torch import TorchTrainer
 
 from tlearn import storage
 from tlearn.config import TrainConfig
+from tlearn.console import event, say
 from tlearn.distributed import pool as chunks
 from tlearn.distributed.launch import causes
 from tlearn.errors import IntegrityError, TrainingError, UsageError
-from tlearn.events import event
-from tlearn.progress import say
 from tlearn.storage import Workplace
 from tlearn.training import worker
 
@@ -178,8 +177,7 @@ def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[No
     sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
-    folder, _, file = job.metrics_path.rpartition("/")
-    seconds = 2.0 if storage.is_remote(folder) else 0.2  # each look there is a request
+    seconds = 2.0 if storage.is_remote(job.metrics_path) else 0.2  # each look there is a request
     ended = threading.Event()
     num_epochs = sum(phase.optim.num_epochs for phase in job.phases)
 
@@ -188,7 +186,7 @@ def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[No
         with SummaryWriter(str(run.path)) as board:
             while True:
                 last = ended.is_set()
-                text = storage.read(folder, file).data.decode()
+                text = storage.read(job.metrics_path).data.decode()
                 new = [json.loads(line) for line in text.splitlines()[seen:]]
                 for line in new:
                     for name in line.keys() - {"phase", "epoch", "seconds"}:

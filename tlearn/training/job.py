@@ -21,22 +21,22 @@ from safetensors.torch import load_file
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import Arithmetic, TrainConfig, digest
+from tlearn.config import TrainConfig, digest
+from tlearn.console import event, say
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import meters
-from tlearn.distributed.launch import may_quantize, plain_arithmetic, require_shared, start_ray
-from tlearn.errors import IntegrityError, TooManyBadFiles, UsageError
+from tlearn.distributed.launch import has_gpus, require_shared, start_ray
+from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
 from tlearn.evaluation import drift, metrics, quality, report
-from tlearn.events import event
 from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
 from tlearn.features.phases import Frozens, Phase, Preparation
-from tlearn.network import description, model, weights
+from tlearn.network import arithmetic, description, model, weights
 from tlearn.network import layers as network
+from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.progress import say
 from tlearn.storage import Workplace
 from tlearn.storage.lease import Lease
 from tlearn.training import auto, fit, loop, worker
@@ -84,12 +84,12 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         config, num_computed = _decide(config, tensors, listing, candidates[0])
     _describe_layers(config, classes)
     gate: dict[str, float] = {}
-    for arithmetic in candidates:
-        facts = {"digest": job_digest, "arithmetic": dataclasses.asdict(arithmetic)}
+    for candidate in candidates:
+        facts = {"digest": job_digest, "arithmetic": dataclasses.asdict(candidate)}
         provenance = {**_provenance(config), "requested": dataclasses.asdict(requested)}
         _write_json(run.path / "config.json", {**facts, **provenance})
         run.upload()
-        preparation = Preparation(config, Frozens(config, tensors, arithmetic), num_computed)
+        preparation = Preparation(config, Frozens(config, tensors, candidate), num_computed)
         learned = _learn(config, run, listing, preparation, job_digest)
         num_computed = preparation.num_computed
         if not learned.frozen.arithmetic.ranges:
@@ -97,7 +97,7 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         gate = _gate(config, classes, learned, Frozens(config, tensors, plain).cut(learned.phase.frozen_blocks))
         if passes(gate):
             break
-        what = "learning from plain ones" if arithmetic is not candidates[-1] else "as --precision int8 asks, kept"
+        what = "learning from plain ones" if candidate is not candidates[-1] else "as --precision int8 asks, kept"
         say(f"{sentence(gate)}: {what}", quiet=config.quiet)
 
     best = learned.history[-1]
@@ -155,10 +155,10 @@ def _arithmetics(
     config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, previous: dict[str, Any]
 ) -> tuple[Arithmetic, list[Arithmetic]]:
     """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
-    plain = plain_arithmetic(config.engine, config.precision)
+    plain = arithmetic.plain(config.engine, config.precision, on_gpu=has_gpus())
     if previous:  # a run that goes on keeps its arithmetic, wherever it goes on
         first = description.arithmetic_of(previous["arithmetic"])
-    elif config.frozen_blocks and may_quantize(plain, config.precision):
+    elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
         frozen = Frozens(config, tensors, plain).frozen(5)
         ranges = features.ranges(listing.of("train"), config.data, frozen, config.cache)
         first = Arithmetic("openvino", "int8", ranges) if ranges else plain
@@ -168,10 +168,10 @@ def _arithmetics(
 
 
 def _decide(
-    config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, arithmetic: Arithmetic
+    config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, chosen: Arithmetic
 ) -> tuple[TrainConfig, int]:
     """The recipe `auto`: which case this is, by the features that every case needs, and how many were computed."""
-    cut, files = Frozens(config, tensors, arithmetic).cut(5), listing.of("train")
+    cut, files = Frozens(config, tensors, chosen).cut(5), listing.of("train")
     num_computed = phases.compute(config, features.plan([(files, ("plain",))], cut), cut)
     pooled = features.pooled(Features(features.collect(files, "plain", cut), cut.shape))
     labels = [listing.classes.indices[file.label] for file in files if file.status == "ok"]
@@ -324,7 +324,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _previous(config: TrainConfig, run: str, job_digest: str) -> dict[str, Any]:
     """The config.json of an earlier start of this run, empty if there is none; UsageError for another run."""
     try:
-        previous: dict[str, Any] = json.loads(storage.read(run, "config.json").data)
+        previous: dict[str, Any] = storage.read_json(storage.join(run, "config.json"))
     except FileNotFoundError:
         if config.resume == "require":
             raise UsageError(f"expected a run to go on with in {run}, found none: leave out --resume require") from None
@@ -345,7 +345,7 @@ def _previous(config: TrainConfig, run: str, job_digest: str) -> dict[str, Any]:
 
 
 def _finished(run: str) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(storage.read(run, "summary.json").data)
+    summary: dict[str, Any] = storage.read_json(storage.join(run, "summary.json"))
     if description.describe(storage.join(run, "model")).digest != summary["model_digest"]:
         raise IntegrityError(f"expected model {summary['model_digest']} in {run}/model, found another: remove {run}")
     return summary
@@ -371,7 +371,7 @@ def _require_enough(config: TrainConfig, listing: Listing, train_files: list[Fil
     for split, files in (("train", train_files), ("val", val_files)):
         empty = set(listing.classes.names) - {file.label for file in files} if split == "train" else set()
         if empty or not files:
-            raise ValueError(
+            raise InputError(
                 f"expected readable images of {', '.join(sorted(empty)) or 'any class'} in {split}/, found none"
             )
 

@@ -38,7 +38,8 @@ from tlearn.errors import IntegrityError, StorageError
 from tlearn.evaluation.metrics import Totals
 from tlearn.features.cache import Features, Pictures
 from tlearn.features.phases import Phase
-from tlearn.network import processor, weights
+from tlearn.network import weights
+from tlearn.network.arithmetic import native_precision
 from tlearn.network.columns import Columns
 from tlearn.network.layers import Trainable, load_pretrained
 from tlearn.network.weights import CHANNELS
@@ -90,7 +91,7 @@ def checkpoint_progress(folder: str | Path) -> Progress:
     """Read progress.json after checking every file against it. Raises IntegrityError; OSError of a remote store."""
     location = str(folder)
     try:
-        values: dict[str, Any] = json.loads(storage.read(location, "progress.json").data)
+        values: dict[str, Any] = storage.read_json(storage.join(location, "progress.json"))
         for name, sha256 in values.pop("sha256").items():
             if storage.sha256_file(storage.join(location, name)) != sha256:
                 raise IntegrityError(f"expected the recorded sha256 of {location}/{name}, got another")
@@ -156,7 +157,7 @@ class _Stage:
         config, phase = job.config, job.phases[number]
         trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, job.num_logits, config.arch)
         trainable.convolves_in_bf16 = phase.optim.precision == "bf16" or (
-            phase.optim.precision == "auto" and (worker.device.type == "cuda" or processor.precision() == "bf16")
+            phase.optim.precision == "auto" and (worker.device.type == "cuda" or native_precision() == "bf16")
         )
         if phase.frozen_blocks < 5:
             load_pretrained(trainable, weights.load(config.weights, config.cache, config.arch))

@@ -1,8 +1,24 @@
-"""What a person sees while something long runs: rate and time left."""
+"""What a person or a log sees while something runs.
 
+With TLEARN_LOG=json one line of JSON on stderr for every event, for what reads the logs of unattended jobs: the time
+(UTC), the job (a new id for every command) and the event; the other fields are the event's own.
+"""
+
+import json
+import os
+import secrets
 import sys
 import time
+from datetime import UTC, datetime
 from types import TracebackType
+
+_JOB = secrets.token_hex(8)
+
+
+def event(name: str, **figures: str | int | float | None) -> None:
+    if os.environ.get("TLEARN_LOG") == "json":
+        line = {"time": datetime.now(UTC).isoformat(), "job": _JOB, "event": name, **figures}
+        print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class Progress:
