@@ -1,25 +1,32 @@
 # Two commands set everything up on a machine with Python 3.11 or newer: make demo, make test.
 PYTHON ?= python3
 BIN := .venv/bin
+# Resolved for every platform; hashes, no index addresses.
+LOCK := --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header
 
 .PHONY: demo test lint lock peers clean
 
 demo: .venv/installed
 	$(BIN)/tlearn demo
 
-test: .venv/installed
+test: .venv/developed
 	$(BIN)/pytest
 
-lint: .venv/installed
+lint: .venv/developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Resolved for every platform; hashes, no index addresses.
-lock: .venv/installed
-	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
-	  --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock
+# What runs (the image installs it), and what develops, with the same versions.
+lock: .venv/developed
+	$(BIN)/uv pip compile pyproject.toml --extra offline --extra cpu $(LOCK) --upgrade -o requirements.lock
+	cp requirements.lock requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements-dev.lock
+
+.venv/developed: requirements-dev.lock .venv/installed
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "expected Python 3.11 or newer, got " + sys.version'
@@ -33,7 +40,7 @@ peers: .venv-peers/installed
 	.venv-peers/bin/python tests/benchmarks/peers.py $(if $(INPUT),--input $(INPUT))
 
 # What is installed in .venv is seen from there too.
-.venv-peers/installed: .venv/installed
+.venv-peers/installed: .venv/developed
 	$(PYTHON) -m venv .venv-peers
 	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.getcwd(), sep="\n")' \
 	  > $$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth

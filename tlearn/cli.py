@@ -1,4 +1,4 @@
-"""The command line: parse, call, one line for what went wrong, exit code.
+"""The command line: parse, call, say how it ended, exit code.
 
 Nothing heavy is imported before it is used.
 """
@@ -9,66 +9,140 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Annotated, Any, TypeAlias, Union
 
 import tyro
+from tyro.conf import OmitSubcommandPrefixes, PositionalMetavarFromFieldName, arg, subcommand
 
-from tlearn import errors
+from tlearn import __version__, console, errors
 from tlearn.config import (
     BenchConfig,
     CheckConfig,
     DemoConfig,
+    ReportConfig,
     ScoreConfig,
     ScoresConfig,
     SubmitConfig,
     TrainConfig,
+    VerifyConfig,
     WeightsConfig,
 )
-from tlearn.console import event
-from tlearn.errors import UsageError
-from tlearn.recipes import RECIPES
+from tlearn.errors import IntegrityError, TlearnError, UsageError
+from tlearn.recipes import RECIPES, SUMMARIES, known
 
-Config = TypeVar("Config")
+_STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
+_DEFAULT_RECIPE = "frozen"
 
-_USAGE = """usage: tlearn COMMAND [flags]      (tlearn COMMAND --help for its flags)
 
-  train [RECIPE] --data DIR --output RUN       fine-tune a pretrained VGG16; recipes: {recipes}
-  score --model RUN/model --input DIR --output NAME.parquet
-                                               score a folder of images into Parquet
-  submit [flags] train|score ...               the same on a Ray cluster, as a job
-  scores DIR                                   the newest row of every path of a table
-  verify DIR                                   whether a table is as its ledger says
-  check --data DIR                             what is in this folder, what is wrong with it
-  report RUN                                   write RUN/report.html again
-  weights                                      fetch and verify the pretrained weights
-  demo                                         the whole way, on pictures that it draws itself
-  bench                                        throughput beside the limits of this machine
-"""
+def _recipe(name: str) -> Any:
+    """TrainConfig as a subcommand that starts from this recipe."""
+    default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
+    return Annotated[TrainConfig, subcommand(name, default=default, description=SUMMARIES[name], prefix_name=False)]
+
+
+AnyRecipe: TypeAlias = Union[tuple(map(_recipe, RECIPES))]  # type: ignore[valid-type]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune a pretrained VGG16 on a folder of images.
+
+    A recipe is a set of defaults; any flag overrides it. Without one it is `frozen`. Its flags: tlearn train RECIPE -h
+    """
+
+    config: AnyRecipe
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Run train or score as a job of a Ray cluster, follow it to its end and end with its exit code.
+
+    Ctrl-C and SIGTERM stop the job, as they stop tlearn train here; where only the connection is lost, the same command
+    follows it again. The token is Ray's: RAY_AUTH_MODE=token, with RAY_AUTH_TOKEN or ~/.ray/auth_token.
+    """
+
+    config: Annotated[SubmitConfig, arg(name="")]
+    job: (
+        Annotated[Train, subcommand("train", prefix_name=False)]
+        | Annotated[ScoreConfig, subcommand("score", prefix_name=False)]
+    )
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as it was written."""
+
+    name: str
+    settings: Any
+    """An instance of what _COMMANDS has for its name."""
+    words: tuple[str, ...]
+    """All of them, with the recipe that goes without saying."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE.format(recipes=", ".join(RECIPES)), end="")
-        return errors.DONE if words else UsageError.code
-    command = _COMMANDS.get(words[0])
-    if command is None:
-        print(f"tlearn: expected one of {', '.join(_COMMANDS)}, got {words[0]}", file=sys.stderr)
-        return UsageError.code
+    if words[:1] in (["--version"], ["-V"]):
+        print(f"tlearn {__version__}")
+        return errors.DONE
+    try:
+        command = parse(words)
+    except UsageError as error:
+        return _failed(error)
+    except SystemExit as ended:  # tyro has printed help, or what is wrong with the flags
+        return ended.code if isinstance(ended.code, int) else errors.DONE
     started = time.monotonic()
     code = None
-    event("started", command=words[0])
+    console.event("started", command=command.name)
     try:
-        code = _run(command, words[1:])
+        code = _run(command)
     finally:
-        event("ended", code=code, seconds=round(time.monotonic() - started, 2))
+        console.event("ended", code=code, seconds=round(time.monotonic() - started, 2))
     return code
 
 
-def _run(command: Callable[[list[str]], int], words: list[str]) -> int:
+def parse(words: Sequence[str], *, silent: bool = False) -> Command:
+    """Raises UsageError for a command or recipe that there is none of, SystemExit for flags and for help."""
+    words = [*words] or ["--help"]
+    if words[0].startswith("-"):
+        every: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, (kind, _) in _COMMANDS.items())]  # noqa: UP007
+        tyro.cli(every, prog="tlearn", args=words, config=_STYLE)
+        raise AssertionError("no flag is an option of tlearn itself but those that end it")
+    name = known(words[0], _COMMANDS, "a command")
+    words = _with_recipe(words)
+    kind, _ = _COMMANDS[name]
+    settings = tyro.cli(kind, prog=f"tlearn {name}", args=words[1:], config=_STYLE, console_outputs=not silent)
+    return Command(name, settings, tuple(words))
+
+
+def _with_recipe(words: list[str]) -> list[str]:
+    """`train --data DIR` is `train frozen --data DIR`."""
+    position = 1 + words.index("train") if words[0] in ("train", "submit") and "train" in words else None
+    if position is None or words[position : position + 1] in ([], ["-h"], ["--help"]):
+        return words
+    if words[position].startswith("-"):
+        return [*words[:position], _DEFAULT_RECIPE, *words[position:]]
+    known(words[position], RECIPES, "a recipe")
+    return words
+
+
+def given(words: Sequence[str]) -> frozenset[str]:
+    """The names of the settings that these flags set, dotted, as {"optim.lr", "frozen_blocks"}."""
+    names = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    return frozenset(name for written in names for name in (written, _without_no(written)))
+
+
+def _without_no(name: str) -> str:
+    """`--head.no-unit-length` sets head.unit_length."""
+    group, dot, last = name.rpartition(".")
+    return f"{group}{dot}{last.removeprefix('no_')}"
+
+
+def _run(command: Command) -> int:
     """The command's exit code, or that of what stopped it."""
     received: list[int] = []
 
@@ -78,149 +152,155 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    settings = command.settings.config if isinstance(command.settings, Train) else command.settings
+    quiet, verbose = getattr(settings, "quiet", False), getattr(settings, "verbose", False)
     try:
-        return command(words)
+        with console.shown(quiet=quiet, verbose=verbose):
+            return _COMMANDS[command.name][1](command)
     except KeyboardInterrupt:
         what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
         return _say(f"{what}; the same command goes on from here", code)
-    except (ValueError, OSError, RuntimeError) as error:
-        if not hasattr(error, "code") and (os.environ.get("TLEARN_DEBUG") or not isinstance(error, ValueError)):
-            raise
-        return _say(str(error), getattr(error, "code", errors.InputError.code))
+    except BrokenPipeError:  # whoever read what was printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.DONE
+    except TlearnError as error:
+        return _failed(error)
+    except Exception as error:
+        code = _say(
+            f"this is a fault of tlearn, not of yours ({type(error).__name__}): please report it with the lines below, "
+            f"tlearn {__version__}",
+            errors.FAULT,
+        )
+        traceback.print_exc()
+        return code
+
+
+def _failed(error: TlearnError) -> int:
+    if os.environ.get("TLEARN_DEBUG"):
+        traceback.print_exception(error)
+    return _say(str(error), error.code)
 
 
 def _say(text: str, code: int) -> int:
     print(f"tlearn: {' '.join(text.split())}", file=sys.stderr, flush=True)
-    event("error", code=code, error=text)
+    console.event("error", code=code, error=text)
     return code
 
 
-def _parse(kind: type[Config], command: str, words: list[str], default: Config | None = None) -> Config:
-    if default is None:
-        return tyro.cli(kind, prog=f"tlearn {command}", args=words)
-    return tyro.cli(kind, prog=f"tlearn {command}", args=words, default=default)
+def _train(command: Command) -> int:
+    from tlearn.training.job import train
 
-
-def _train_config(words: list[str]) -> TrainConfig:
-    name = words[0] if words and not words[0].startswith("-") else "frozen"
-    if name not in RECIPES:
-        raise UsageError(f"expected a recipe ({', '.join(RECIPES)}), got {name}")
-    rest = words[1:] if words and words[0] == name else words
-    default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
-    return _parse(TrainConfig, f"train {name}", rest, default)
-
-
-def _train(words: list[str]) -> int:
-    config = _train_config(words)
-    from tlearn.training import job as training
-
-    summary = training.train(config)
+    config: TrainConfig = command.settings.config
+    summary = train(config, given(command.words))
     if config.json:
-        print(json.dumps(summary))
+        print(json.dumps(summary.to_json()))
     else:
         print(
-            f"val_accuracy {summary['val_accuracy']:.4f}, val_loss {summary['val_loss']:.4f} "
-            f"(epoch {summary['best_epoch']} of {summary['epochs']}, {summary['num_val']} images)"
-            f": {config.output}/model"
+            f"val_accuracy {summary.val_accuracy:.4f}, val_loss {summary.val_loss:.4f} "
+            f"(epoch {summary.best_epoch} of {summary.epochs}, {summary.num_val} images): {config.output}/model"
         )
     return errors.DONE
 
 
-def _score(words: list[str]) -> int:
-    config = _parse(ScoreConfig, "score", words)
-    from tlearn.scoring import job as scoring
+def _score(command: Command) -> int:
+    from tlearn.scoring.job import score
 
-    summary, code = scoring.score(config)
-    statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items()))
-    if code == errors.TOO_MANY_BAD_FILES:
-        _say(
-            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {summary['failed']} of "
-            f"{summary['failed'] + summary['scored']}; the rows are in {config.output}, with the reasons",
-            code,
+    config: ScoreConfig = command.settings
+    scored = score(config)
+    code = errors.DONE
+    if scored.exceeds(config.max_error_rate):
+        code = _say(
+            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {scored.failed} of "
+            f"{scored.failed + scored.scored}; the rows are in {config.output}, with the reasons",
+            errors.TOO_MANY_BAD_FILES,
         )
     if config.json:
-        print(json.dumps(summary))
-    else:
-        print(
-            f"{summary['listed']} files listed, {summary['unchanged']} unchanged, {summary['added']} rows added "
-            f"({statuses or 'nothing new'}): {config.output}"
-        )
-        if summary["drift"] is not None:
-            print(f"drift {summary['drift']:.2f}: {summary['drift_sentence']}")
+        print(json.dumps(scored.to_json()))
+        return code
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(scored.statuses.items()))
+    print(
+        f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
+        f"({statuses or 'nothing new'}): {config.output}"
+    )
+    if scored.drift is not None:
+        print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
     return code
 
 
-def _submit(words: list[str]) -> int:
-    count = next((number for number, word in enumerate(words) if word in ("train", "score")), len(words))
-    config = _parse(SubmitConfig, "submit [flags] train|score ...", words[:count])
-    command, rest = words[count : count + 1], words[count + 1 :]
-    if not command:
-        return _say("expected train or score, with its flags: tlearn submit [flags] train|score ...", UsageError.code)
-    job = _train_config(rest) if command == ["train"] else _parse(ScoreConfig, "score", rest)
+def _submit(command: Command) -> int:
     from tlearn.distributed import submit
 
-    return submit.run(config, job, [*command, *rest])
+    settings: Submit = command.settings
+    job = settings.job.config if isinstance(settings.job, Train) else settings.job
+    return submit.run(settings.config, job, _job_words(command))
 
 
-def _scores(words: list[str]) -> int:
-    if not words or words[0].startswith("-"):
-        return _say("expected a table: tlearn scores DIR", UsageError.code)
-    config = _parse(ScoresConfig, "scores DIR", words[1:])
-    from tlearn import storage
+def _job_words(command: Command) -> tuple[str, ...]:
+    """From `train` or `score` on: those that say the same without what is before them, which may hold these words too."""
+    for position, word in enumerate(command.words):
+        if word in ("train", "score"):
+            try:
+                job = parse(command.words[position:], silent=True).settings
+            except (SystemExit, UsageError):
+                continue
+            if job == command.settings.job:
+                return command.words[position:]
+    raise AssertionError("the job was parsed from these words")
+
+
+def _scores(command: Command) -> int:
     from tlearn.scoring import table
 
-    latest = table.latest(storage.local(words[0]))
+    config: ScoresConfig = command.settings
+    latest = table.latest(config.table)
     if config.output is not None:
         table.write(latest, config.output)
     for line in table.lines(latest.slice(0, config.num_rows)):
         print(line)
-    print(f"{latest.num_rows} paths: {config.output or words[0]}")
+    print(f"{latest.num_rows} paths: {config.output or config.table}")
     return errors.DONE
 
 
-def _verify(words: list[str]) -> int:
-    if len(words) != 1 or words[0].startswith("-"):
-        return _say("expected one table: tlearn verify DIR", UsageError.code)
+def _verify(command: Command) -> int:
     from tlearn import storage
     from tlearn.scoring.ledger import Ledger
 
-    ledger = Ledger(storage.absolute(words[0].rstrip("/")))
+    config: VerifyConfig = command.settings
+    ledger = Ledger(storage.absolute(config.table.rstrip("/")))
     problems = ledger.verify()
     for problem in problems:
         print(problem)
     if problems:
-        return _say(f"expected a table that is as its ledger says, found {len(problems)} differences", 6)
+        raise IntegrityError(f"expected a table that is as its ledger says, found {len(problems)} differences")
     print(f"{len(ledger.records())} files, as the ledger says")
     return errors.DONE
 
 
-def _check(words: list[str]) -> int:
-    config = _parse(CheckConfig, "check", words)
+def _check(command: Command) -> int:
     from tlearn.data import check
 
-    summary = check.check(config)
+    config: CheckConfig = command.settings
+    checked = check.check(config.data)
     if config.json:
-        print(json.dumps(summary))
+        print(json.dumps(checked.to_json()))
     else:
-        for line in check.lines(summary):
+        for line in check.lines(checked):
             print(line)
     return errors.DONE
 
 
-def _report(words: list[str]) -> int:
-    if len(words) != 1 or words[0].startswith("-"):
-        return _say("expected one run folder: tlearn report RUN", UsageError.code)
-    from tlearn import storage
+def _report(command: Command) -> int:
     from tlearn.evaluation import report
 
-    print(report.write_report(storage.local(words[0])))
+    config: ReportConfig = command.settings
+    print(report.write_report(config.run))
     return errors.DONE
 
 
-def _weights(words: list[str]) -> int:
-    config = _parse(WeightsConfig, "weights", words)
+def _weights(command: Command) -> int:
     from tlearn.network import weights
 
+    config: WeightsConfig = command.settings
     tensors = weights.load(config.weights, config.cache, config.arch)
     count = sum(tensor.numel() for tensor in tensors.values())
     digest = weights.tensors_digest(tensors)
@@ -228,35 +308,35 @@ def _weights(words: list[str]) -> int:
     return errors.DONE
 
 
-def _demo(words: list[str]) -> int:
-    config = _parse(DemoConfig, "demo", words)
-    from tlearn.demo import run as demo
+def _demo(command: Command) -> int:
+    from tlearn.demo import run
 
-    return demo.run(config)
+    return run.run(command.settings)
 
 
-def _bench(words: list[str]) -> int:
-    config = _parse(BenchConfig, "bench", words)
+def _bench(command: Command) -> int:
     from tlearn.demo import bench
 
+    config: BenchConfig = command.settings
     figures = bench.run(config)
     if config.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures.to_json()))
     else:
         for line in bench.lines(figures):
             print(line)
     return errors.DONE
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
-    "score": _score,
-    "submit": _submit,
-    "scores": _scores,
-    "verify": _verify,
-    "check": _check,
-    "report": _report,
-    "weights": _weights,
-    "demo": _demo,
-    "bench": _bench,
+_COMMANDS: dict[str, tuple[Any, Callable[[Command], int]]] = {
+    "train": (Train, _train),
+    "score": (ScoreConfig, _score),
+    "submit": (Submit, _submit),
+    "scores": (ScoresConfig, _scores),
+    "verify": (VerifyConfig, _verify),
+    "check": (CheckConfig, _check),
+    "report": (ReportConfig, _report),
+    "weights": (WeightsConfig, _weights),
+    "demo": (DemoConfig, _demo),
+    "bench": (BenchConfig, _bench),
 }
+"""Of each command: its flags, and what it does."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import Positional, Suppress
+
 from tlearn.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -183,7 +185,7 @@ class TrainConfig:
     """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
     output: str
     """Folder (or URI) in which the run is left: model, metrics, report."""
-    recipe: str = "frozen"
+    recipe: Suppress[str] = "frozen"
     """The recipe that these settings started from."""
     weights: str = "imagenet"
     """imagenet, a path or URI to .safetensors or .pth, or none (nothing pretrained)."""
@@ -227,7 +229,9 @@ class TrainConfig:
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
-    """No progress, no tables."""
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -288,7 +292,9 @@ class ScoreConfig:
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
-    """No progress, no tables."""
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
 
     def __post_init__(self) -> None:
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
@@ -313,16 +319,36 @@ class CheckConfig:
     """Folder (or URI) with train/ and perhaps val/ and test/."""
     json: bool = False
     """Print a summary as JSON in the last line."""
+    quiet: bool = False
+    """Show nothing but warnings and the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoresConfig:
     """Show the newest row of every path of a table of scores."""
 
+    table: Positional[str]
+    """Folder (or URI) of the table."""
     output: str | None = None
     """NAME.parquet: write them there instead."""
     num_rows: int = 20
     """How many to show."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyConfig:
+    """Compare a table of scores with its ledger; nothing is repaired."""
+
+    table: Positional[str]
+    """Folder (or URI) of the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Write report.html of a run again."""
+
+    run: Positional[str]
+    """Folder (or URI) of a finished run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,62 +1,146 @@
 """What a person or a log sees while something runs.
 
+On a terminal: stages, a bar with rate and time left, a table that grows by a row an epoch. In a notebook the bar is
+one line that is rewritten; in a log it is a plain line every ten seconds. Underneath is the logger "tlearn", which
+whoever imports tlearn may give other handlers.
+
 With TLEARN_LOG=json one line of JSON on stderr for every event, for what reads the logs of unattended jobs: the time
 (UTC), the job (a new id for every command) and the event; the other fields are the event's own.
 """
 
+import contextlib
+import io
 import json
+import logging
 import os
 import secrets
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    import rich.progress
+
+_log = logging.getLogger("tlearn")
+_events = logging.getLogger("tlearn.events")
+_events.propagate = False
 
 _JOB = secrets.token_hex(8)
+_SECONDS_BETWEEN = {"log": 10.0, "notebook": 0.5}
+
+
+class _Lines(logging.Handler):
+    """What is said goes to stdout, warnings to stderr. Asks for both anew: notebooks and bars exchange them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+class _Json(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        figures: Mapping[str, Any] = record.__dict__["figures"]
+        line = {"time": datetime.now(UTC).isoformat(), "job": _JOB, "event": record.msg, **figures}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def shown(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Within, everything that is said is shown; with `quiet` only warnings, with `verbose` what Ray says too."""
+    if not _log.handlers:
+        _log.addHandler(_Lines())
+        _log.propagate = False
+    before = _log.level
+    _log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        _log.setLevel(before)
+
+
+def is_verbose() -> bool:
+    return _log.isEnabledFor(logging.DEBUG)
+
+
+def say(text: str) -> None:
+    _log.info("%s", text)
+
+
+def warn(text: str) -> None:
+    _log.warning("%s", text)
 
 
 def event(name: str, **figures: str | int | float | None) -> None:
     if os.environ.get("TLEARN_LOG") == "json":
-        line = {"time": datetime.now(UTC).isoformat(), "job": _JOB, "event": name, **figures}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        if not _events.handlers:
+            _events.addHandler(_Json())
+        _events.critical(name, extra={"figures": figures})
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, num_left: int = 1) -> str:
+    """Text in columns: the first `num_left` of them flush left, the others flush right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 1))
+    for number, name in enumerate(header):
+        grid.add_column(Text(name), justify="left" if number < num_left else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(Text, row))  # as it is: a file may be called [red]
+    text = io.StringIO()
+    Console(file=text, width=sys.maxsize, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _medium() -> Literal["terminal", "notebook", "log"]:
+    if "ipykernel" in sys.modules:
+        return "notebook"
+    return "terminal" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "log"
 
 
 class Progress:
-    """A line that is rewritten on a terminal, and printed every ten seconds elsewhere; on stderr."""
+    """Something long, of which parts are done: rate and time left, on stderr."""
 
-    def __init__(self, what: str, total: int, *, unit: str = "images", quiet: bool = False):
-        self.what = what
-        self.total = total
-        self.unit = unit
-        self.quiet = quiet
+    def __init__(self, what: str, total: int, *, unit: str = "images", num_parallel: int = 1):
+        """`num_parallel` parts are worked on at once: the rate is taken from the moment when so many are done."""
+        self.what, self.total, self.unit, self.num_parallel = what, total, unit, num_parallel
         self.done = 0
-        self.num_parallel = 1
-        """Chunks that are worked on at once: the rate is taken from the moment when so many are done."""
-        self.started = time.monotonic()
+        self._started = self._last = self._printed = time.monotonic()
         self._num_advances = 0
         self._steady: tuple[float, int] | None = None
-        self._printed = self.started
-        self._is_terminal = sys.stderr.isatty()
+        self._medium = _medium() if _log.isEnabledFor(logging.INFO) and total else None
+        self._bar: rich.progress.Progress | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
+        if self._medium == "terminal":
+            self._bar = _bar(self.unit)
+            self._task = self._bar.add_task(self.what, total=self.total, rate="")
+            self._bar.start()
         return self
 
     def advance(self, count: int) -> None:
         self.done += count
         self._num_advances += 1
-        now = time.monotonic()
+        self._last = time.monotonic()
         if self._num_advances == self.num_parallel:
-            self._steady = (now, self.done)
-        self._last = now
-        if not self.quiet and now - self._printed >= (0.2 if self._is_terminal else 10):
-            self._printed = now
-            end = "\r" if self._is_terminal else "\n"
-            print(f"{self.line():<79}", end=end, file=sys.stderr, flush=True)
+            self._steady = (self._last, self.done)
+        if self._bar is not None:
+            rate = f"{self.rate():.1f} {self.unit}/s, {_clock(self._seconds_left())} left" if self.rate() else ""
+            self._bar.update(self._task, completed=self.done, rate=rate)
+        elif self._medium is not None and self._last - self._printed >= _SECONDS_BETWEEN[self._medium]:
+            self._printed = self._last
+            end = "\r" if self._medium == "notebook" else "\n"
+            print(self.line().ljust(79 if end == "\r" else 0), end=end, file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        rate = self.rate()
-        left = f", {rate:.1f} {self.unit}/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
+        left = f", {self.rate():.1f} {self.unit}/s, {_clock(self._seconds_left())} left" if self.rate() else ""
         return f"{self.what}: {self.done:,} of {self.total:,}{left}"
+
+    def _seconds_left(self) -> float:
+        return (self.total - self.done) / self.rate()
 
     def rate(self) -> float:
         """Units per second without the start of the actors; 0.0 while it is unknown."""
@@ -67,11 +151,25 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.quiet and self.total and kind is None:
-            seconds = time.monotonic() - self.started
-            text = f"{self.what}: {self.done:,} in {_clock(seconds)}"
+        if self._bar is not None:
+            self._bar.stop()
+        if self._medium is not None and kind is None:
+            text = f"{self.what}: {self.done:,} in {_clock(time.monotonic() - self._started)}"
             text += f", {self.rate():.1f} {self.unit}/s after the start" if self.rate() else ""
-            print(f"{text:<79}", file=sys.stderr, flush=True)
+            print(text.ljust(79 if self._medium == "notebook" else 0), file=sys.stderr, flush=True)
+
+
+def _bar(unit: str) -> "rich.progress.Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
 
 
 def _clock(seconds: float) -> str:
@@ -80,6 +178,28 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def say(text: str, *, quiet: bool) -> None:
-    if not quiet:
-        print(text, flush=True)
+class Epochs:
+    """Loss and accuracy of each epoch: a table that grows on a terminal, a line of its own for each epoch in a log."""
+
+    _COLUMNS = ("epoch", "train loss", "accuracy", "val loss", "accuracy", "seconds")
+
+    def __init__(self, num_epochs: int):
+        self.num_epochs = num_epochs
+        self._has_header = False
+        self._lowest = float("inf")
+
+    def add(self, epoch: int, *, train: tuple[float, float], val: tuple[float, float], seconds: float) -> None:
+        """`train` and `val` are loss and accuracy."""
+        if _medium() == "log":
+            say(
+                f"epoch {epoch:>3} of {self.num_epochs}: train loss {train[0]:.4f} accuracy {train[1]:.4f}, "
+                f"val loss {val[0]:.4f} accuracy {val[1]:.4f}, {seconds:.1f} s"
+            )
+            return
+        if not self._has_header:
+            say("  ".join(f"{name:>10}" for name in self._COLUMNS))
+            self._has_header = True
+        cells = (f"{epoch}/{self.num_epochs}", *(f"{figure:.4f}" for figure in (*train, *val)), f"{seconds:.1f}")
+        mark = "  lowest so far" if val[0] < self._lowest else ""
+        self._lowest = min(self._lowest, val[0])
+        say("  ".join(f"{cell:>10}" for cell in cells) + mark)

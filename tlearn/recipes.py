@@ -1,6 +1,19 @@
-"""Named settings to start from; any flag overrides them."""
+"""Recipes: sets of defaults with a name; any flag overrides them."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.errors import UsageError
+
+SUMMARIES = {
+    "notebook": "the Keras notebook as it is, with its two mistakes: 240 px, one dense head, SGD, no shuffling",
+    "frozen": "a small head on frozen convolutions: the default, 0.99 on cats and dogs after seconds of training",
+    "finetune": "the head, then the last block with it, on fresh crops at 320 px: best, and slower",
+    "auto": "looks at the data first and takes what suits it: few or many images, like ImageNet's or different",
+}
 
 RECIPES: dict[str, TrainConfig] = {
     # The Keras notebook as it is, with the two mistakes that hold it at 0.88: pixels that the weights were not
@@ -17,7 +30,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # What serves best on a frozen base.
     "frozen": TrainConfig(data="", output="", recipe="frozen"),
-    # The head first, then the last block with it, slowly, on fresh crops and larger (README has what each gives).
+    # The head first, then the last block with it, slowly, on fresh crops and larger (tests/benchmarks has what each gives).
     "finetune": TrainConfig(
         data="",
         output="",
@@ -35,6 +48,34 @@ RECIPES: dict[str, TrainConfig] = {
             ema_decay=0.99,
         ),
     ),
-    # One of the four cases of transfer learning, by what can be measured (tlearn/auto.py).
+    # One of the four cases of transfer learning, by what can be measured (tlearn/training/auto.py).
     "auto": TrainConfig(data="", output="", recipe="auto"),
 }
+
+
+def known(word: str, words: Collection[str], what: str) -> str:
+    """The word, if it is one of these. Raises UsageError, with the likeliest other."""
+    if word in words:
+        return word
+    alike = difflib.get_close_matches(word, words, 1)
+    hint = f"; did you mean {alike[0]}?" if alike else ""
+    raise UsageError(f"expected {what} ({', '.join(words)}), got {word}{hint}")
+
+
+def configured(recipe: str, data: str, output: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """The recipe with some settings replaced; those of a group may be a mapping: optim={"lr": 2e-4}.
+
+    Raises UsageError for a recipe or a setting that there is none of, and for values that do not fit.
+    """
+    start = RECIPES[known(recipe, RECIPES, "a recipe")]
+    return _replaced(start, {"data": data, "output": output, **settings})
+
+
+def _replaced(config: Any, settings: Mapping[str, Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    changes = {}
+    for name, value in settings.items():
+        before = getattr(config, known(name, names, "a setting"))
+        is_group = dataclasses.is_dataclass(before) and isinstance(value, Mapping)
+        changes[name] = _replaced(before, value) if is_group else value
+    return dataclasses.replace(config, **changes)

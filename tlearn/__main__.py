@@ -1,0 +1,8 @@
+"""`python -m tlearn` is `tlearn`."""
+
+import sys
+
+from tlearn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
