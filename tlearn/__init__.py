@@ -1,3 +1,158 @@
-"""tlearn."""
+"""Fine-tune an ImageNet-pretrained VGG16 on a folder of images, and score folders of images into Parquet.
+
+    import tlearn
+
+    run = tlearn.train("photos/", "runs/a")                       # photos/train/<class>/, photos/val/<class>/
+    print(run.val_accuracy, run.report)
+    model = tlearn.load(run.model)                                # no Ray
+    for row in model.predict(["a.jpg", "b.jpg"]):
+        print(row.path, row.status, row.prediction, row.probability)
+    scored = tlearn.score(run.model, "inbox/", "scores/")         # a table that grows
+    checked = tlearn.check("photos/")                             # what is in the folder, what is wrong with it
+
+Every path may be a URI (s3://, gs://). What a user can cause is raised as a TlearnError: one line that says what was
+expected, what came and what to do. Ray starts when `train` or `score` have something to compute, and stays.
+
+The wings, in the order in which an image goes through them: `data` lists and decodes it, `network` holds the two parts
+of a VGG, `features` keeps what the frozen part makes of it, `training` trains the other part, `scoring` makes a row of
+it, `evaluation` says how good that is; `storage` and `distributed` are below, `demo` above them all.
+"""
+
+import importlib
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlearn.config import ScoreConfig as ScoreConfig
+    from tlearn.config import TrainConfig as TrainConfig
+    from tlearn.data.check import Checked as Checked
+    from tlearn.errors import TlearnError as TlearnError
+    from tlearn.recipes import RECIPES as RECIPES
+    from tlearn.scoring.job import Scored as Scored
+    from tlearn.scoring.predict import Predictor as Predictor
+    from tlearn.scoring.predict import Row as Row
+    from tlearn.training.run import Run as Run
 
 __version__ = "0.1.0"
+__all__ = [
+    "RECIPES",
+    "Checked",
+    "Predictor",
+    "Row",
+    "Run",
+    "ScoreConfig",
+    "Scored",
+    "TlearnError",
+    "TrainConfig",
+    "check",
+    "load",
+    "score",
+    "train",
+]
+
+# Imported when they are asked for: `import tlearn` loads neither Ray nor torch nor pyarrow.
+_HOMES = {
+    "RECIPES": "tlearn.recipes",
+    "Checked": "tlearn.data.check",
+    "Predictor": "tlearn.scoring.predict",
+    "Row": "tlearn.scoring.predict",
+    "Run": "tlearn.training.run",
+    "ScoreConfig": "tlearn.config",
+    "Scored": "tlearn.scoring.job",
+    "TlearnError": "tlearn.errors",
+    "TrainConfig": "tlearn.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tlearn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+def train(
+    data: "str | PathLike[str] | TrainConfig",
+    output: str | PathLike[str] | None = None,
+    *,
+    recipe: str = "frozen",
+    **settings: Any,
+) -> "Run":
+    """Fine-tune on `data`, a folder with train/ and perhaps val/; leave the run in `output`; return it.
+
+    `settings` are those of TrainConfig, as `tlearn train --help` lists them; a group may be a mapping:
+    tlearn.train("photos/", "runs/b", recipe="finetune", seed=1, optim={"lr": 2e-5}). A TrainConfig may stand for all.
+    The same call on a run that was stopped goes on with it, on a finished one it returns it.
+
+    Raises UsageError, InputError, TooManyBadFiles, TrainingError, IntegrityError, StorageError or LockedError, all of
+    them TlearnErrors.
+    """
+    from tlearn import console, recipes
+    from tlearn.config import TrainConfig
+    from tlearn.errors import UsageError
+    from tlearn.training import job
+
+    if isinstance(data, TrainConfig):
+        if output is not None or settings:
+            raise UsageError("expected a TrainConfig alone, got settings beside it: use dataclasses.replace")
+        config = data
+    elif output is None:
+        raise UsageError("expected a folder for the run, got none: tlearn.train(data, output)")
+    else:
+        config = recipes.configured(recipe, fspath(data), fspath(output), settings)
+    with console.shown(quiet=config.quiet, verbose=config.verbose):
+        return job.train(config, _dotted(settings))
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> frozenset[str]:
+    names = [
+        _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else frozenset([f"{prefix}{name}"])
+        for name, value in settings.items()
+    ]
+    return frozenset().union(*names)
+
+
+def load(model: str | PathLike[str]) -> "Predictor":
+    """Load and verify a model folder, RUN/model; its `predict` makes the rows of a table without Ray.
+
+    Raises InputError where there is none, IntegrityError where it is damaged.
+    """
+    from tlearn.scoring import predict
+
+    return predict.Predictor.load(fspath(model))
+
+
+def score(
+    model: str | PathLike[str], input: str | PathLike[str], output: str | PathLike[str], **settings: Any
+) -> "Scored":
+    """Score every image of the folder `input` into `output`: NAME.parquet, or DIR/, to which only what is new is added.
+
+    `settings` are those of ScoreConfig, as `tlearn score --help` lists them. A file that cannot be read is a row with
+    the reason; how many of them are too many is the caller's to decide: scored.failed, scored.scored.
+
+    Raises UsageError, InputError, IntegrityError, StorageError or LockedError, all of them TlearnErrors.
+    """
+    from tlearn import console, recipes
+    from tlearn.config import ScoreConfig
+    from tlearn.scoring import job
+
+    paths = {"model": fspath(model), "input": fspath(input), "output": fspath(output)}
+    config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
+    with console.shown(quiet=config.quiet, verbose=config.verbose):
+        return job.score(config)
+
+
+def check(data: str | PathLike[str], *, quiet: bool = False) -> "Checked":
+    """Decode every image of a data folder; say what is in it and what is wrong with it. Nothing is written.
+
+    Raises InputError as training would.
+    """
+    from tlearn import console
+    from tlearn.data import check as checking
+
+    with console.shown(quiet=quiet):
+        return checking.check(fspath(data))

@@ -36,15 +36,19 @@ from tlearn.recipes import RECIPES, SUMMARIES, known
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
+_DESCRIPTION = "Fine-tune a pretrained VGG16 on a folder of images, and score folders of images into Parquet."
 
 
-def _recipe(name: str) -> Any:
-    """TrainConfig as a subcommand that starts from this recipe."""
-    default = dataclasses.replace(RECIPES[name], data=tyro.MISSING, output=tyro.MISSING)
-    return Annotated[TrainConfig, subcommand(name, default=default, description=SUMMARIES[name], prefix_name=False)]
-
-
-AnyRecipe: TypeAlias = Union[tuple(map(_recipe, RECIPES))]  # type: ignore[valid-type]  # noqa: UP007
+# The recipes, without the paths that they lack.
+_DEFAULTS = {
+    name: dataclasses.replace(recipe, data=tyro.MISSING, output=tyro.MISSING) for name, recipe in RECIPES.items()
+}
+AnyRecipe: TypeAlias = Union[  # type: ignore[valid-type]  # noqa: UP007
+    tuple(
+        Annotated[TrainConfig, subcommand(name, default=default, description=SUMMARIES[name], prefix_name=False)]
+        for name, default in _DEFAULTS.items()
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error)
     except SystemExit as ended:  # tyro has printed help, or what is wrong with the flags
         return ended.code if isinstance(ended.code, int) else errors.DONE
+    except BrokenPipeError:
+        return _unread()
     started = time.monotonic()
     code = None
     console.event("started", command=command.name)
@@ -109,22 +115,35 @@ def parse(words: Sequence[str], *, silent: bool = False) -> Command:
     """Raises UsageError for a command or recipe that there is none of, SystemExit for flags and for help."""
     words = [*words] or ["--help"]
     if words[0].startswith("-"):
-        every: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, (kind, _) in _COMMANDS.items())]  # noqa: UP007
-        tyro.cli(every, prog="tlearn", args=words, config=_STYLE)
+        every = [Annotated[kind, subcommand(name, description=_summary(kind))] for name, (kind, _) in _COMMANDS.items()]
+        about = f"{_DESCRIPTION} Flags of a command: tlearn COMMAND --help"
+        _parsed(Union[tuple(every)], "tlearn", words, description=about)  # noqa: UP007
         raise AssertionError("no flag is an option of tlearn itself but those that end it")
     name = known(words[0], _COMMANDS, "a command")
     words = _with_recipe(words)
-    kind, _ = _COMMANDS[name]
-    settings = tyro.cli(kind, prog=f"tlearn {name}", args=words[1:], config=_STYLE, console_outputs=not silent)
+    if name == "train" and words[1] in _DEFAULTS:  # only the recipe that is meant: its help, its suggestions
+        prog = f"tlearn train {words[1]}"
+        config = _parsed(TrainConfig, prog, words[2:], default=_DEFAULTS[words[1]], console_outputs=not silent)
+        return Command(name, Train(config), tuple(words))
+    settings = _parsed(_COMMANDS[name][0], f"tlearn {name}", words[1:], console_outputs=not silent)
     return Command(name, settings, tuple(words))
+
+
+def _parsed(kind: Any, prog: str, words: Sequence[str], **options: Any) -> Any:
+    return tyro.cli(kind, prog=prog, args=words, config=_STYLE, **options)
+
+
+def _summary(kind: type) -> str:
+    """The first line of what a command says of itself."""
+    return (kind.__doc__ or "").partition("\n")[0]
 
 
 def _with_recipe(words: list[str]) -> list[str]:
     """`train --data DIR` is `train frozen --data DIR`."""
     position = 1 + words.index("train") if words[0] in ("train", "submit") and "train" in words else None
-    if position is None or words[position : position + 1] in ([], ["-h"], ["--help"]):
+    if position is None or words[position : position + 1] in (["-h"], ["--help"]):
         return words
-    if words[position].startswith("-"):
+    if words[position:] == [] or words[position].startswith("-"):
         return [*words[:position], _DEFAULT_RECIPE, *words[position:]]
     known(words[position], RECIPES, "a recipe")
     return words
@@ -160,9 +179,8 @@ def _run(command: Command) -> int:
     except KeyboardInterrupt:
         what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
         return _say(f"{what}; the same command goes on from here", code)
-    except BrokenPipeError:  # whoever read what was printed has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.DONE
+    except BrokenPipeError:
+        return _unread()
     except TlearnError as error:
         return _failed(error)
     except Exception as error:
@@ -173,6 +191,12 @@ def _run(command: Command) -> int:
         )
         traceback.print_exc()
         return code
+
+
+def _unread() -> int:
+    """Whoever read what is printed has seen enough (tlearn scores TABLE | head)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return errors.DONE
 
 
 def _failed(error: TlearnError) -> int:
@@ -236,7 +260,7 @@ def _submit(command: Command) -> int:
 
 
 def _job_words(command: Command) -> tuple[str, ...]:
-    """From `train` or `score` on: those that say the same without what is before them, which may hold these words too."""
+    """The words of the job alone. Submit's own flags are before them, and their values may be such words too."""
     for position, word in enumerate(command.words):
         if word in ("train", "score"):
             try:

@@ -3,10 +3,12 @@
 import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import UsageError
+
+Config = TypeVar("Config")
 
 SUMMARIES = {
     "notebook": "the Keras notebook as it is, with its two mistakes: 240 px, one dense head, SGD, no shuffling",
@@ -30,7 +32,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # What serves best on a frozen base.
     "frozen": TrainConfig(data="", output="", recipe="frozen"),
-    # The head first, then the last block with it, slowly, on fresh crops and larger (tests/benchmarks has what each gives).
+    # The head first, then the last block with it, slowly, on fresh crops and larger.
     "finetune": TrainConfig(
         data="",
         output="",
@@ -68,14 +70,15 @@ def configured(recipe: str, data: str, output: str, settings: Mapping[str, Any])
     Raises UsageError for a recipe or a setting that there is none of, and for values that do not fit.
     """
     start = RECIPES[known(recipe, RECIPES, "a recipe")]
-    return _replaced(start, {"data": data, "output": output, **settings})
+    return replaced(start, {"data": data, "output": output, **settings})
 
 
-def _replaced(config: Any, settings: Mapping[str, Any]) -> Any:
-    names = [field.name for field in dataclasses.fields(config)]
+def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with these settings. Raises UsageError for one that there is none of."""
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     changes = {}
     for name, value in settings.items():
         before = getattr(config, known(name, names, "a setting"))
         is_group = dataclasses.is_dataclass(before) and isinstance(value, Mapping)
-        changes[name] = _replaced(before, value) if is_group else value
-    return dataclasses.replace(config, **changes)
+        changes[name] = replaced(before, value) if is_group else value
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
