@@ -2,7 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import torch
 from PIL import Image
 from support import build
 
+from tlearn import errors
 from tlearn.classes import Classes
-from tlearn.cli import main
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.cli import main, parse
+from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, SubmitConfig, TrainConfig
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
+from tlearn.recipes import SUMMARIES
 
 
 def put(path: Path) -> None:
@@ -158,34 +163,118 @@ def test_an_output_that_cannot_be_written_ends_with_7(
         assert line.startswith("tlearn: expected a folder that can be written")
 
 
-def test_usage_errors_end_with_2(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert main(["trian"]) == 2
-    assert main(["train", "forzen", "--data", str(data), "--output", str(tmp_path / "run")]) == 2
-    assert main(["report"]) == 2
-    for words in (["train"], ["score", "--mdoel", "x"], ["train", "--data", "x", "--output", "y", "--seed", "one"]):
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        assert ended.value.code == 2
-    with pytest.raises(SystemExit) as ended:
-        main(["train", "--data", "x", "--output", "y", "--optim.num-epochs", "0"])
-    assert ended.value.code == 2
-    assert "num_epochs must be at least 1, got 0" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "got trian; did you mean train?"),
+        (["train", "forzen", "--data", "x", "--output", "y"], "got forzen; did you mean frozen?"),
+        (["train"], "--data"),
+        (["report"], "RUN"),
+        (["score", "--mdoel", "x", "--input", "y", "--output", "z"], "--model"),
+        (["train", "--data", "x", "--output", "y", "--seed", "one"], "one"),
+        (["train", "--data", "x", "--output", "y", "--optim.lrr", "1"], "--optim.lr FLOAT"),
+        (["train", "--data", "x", "--output", "y", "--recipe", "auto"], "--recipe"),
+        (["train", "--data", "x", "--output", "y", "--optim.num-epochs", "0"], "num_epochs must be at least 1, got 0"),
+        (["submit", "--address", "http://x:1", "sorce"], "sorce"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_usage_errors_end_with_2_and_say_what_was_meant(
+    words: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert says in capfd.readouterr().err
 
 
-def test_help_imports_nothing_heavy() -> None:
-    import subprocess
-    import sys
+def test_a_fault_of_ours_is_no_mistake_of_the_user(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for error in (ValueError("shapes (3,4) and (5,6) not aligned"), OSError("odd"), RuntimeError("odd"), KeyError("a")):
+        monkeypatch.setattr("tlearn.data.check.check", lambda _, error=error: (_ for _ in ()).throw(error))
+        assert main(["check", "--data", str(data)]) == 70
+        lines = capfd.readouterr().err.splitlines()
+        assert lines[0].startswith("tlearn: this is a fault of tlearn") and "report it" in lines[0]
+        assert lines[1].startswith("Traceback") and type(error).__name__ in lines[-1]
 
-    code = "import sys, tlearn.cli; tlearn.cli.main(['--help']); print({'torch', 'ray', 'pyarrow'} & set(sys.modules))"
+
+def test_every_error_of_ours_has_its_code() -> None:
+    kinds = {kind.__name__: kind.code for kind in errors.TlearnError.__subclasses__()}
+    assert kinds == {
+        "UsageError": 2, "InputError": 3, "TooManyBadFiles": 4, "TrainingError": 5, "IntegrityError": 6,
+        "StorageError": 7, "LockedError": 75,
+    }  # fmt: skip
+
+
+COMMANDS = ("train", "score", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])
+def test_every_command_has_help_and_it_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import resource, sys, tlearn.cli\n"
+        f"code = tlearn.cli.main([*{words!r}, '--help'])\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(code, {'torch', 'ray', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules), used.ru_utime + used.ru_stime)"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.endswith("set()\n")
+    *text, last = output.splitlines()
+    ended, modules, seconds = last.split()
+    assert (ended, modules) == ("0", "set()") and len(text) > 5
+    assert float(seconds) < 1.0  # of the processor, on slow ones too; a third of it on a fast one
+
+
+def test_help_lists_every_command_and_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"• {name}" in shown for name in COMMANDS)
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(f"• {name} {summary[:20]}" in shown for name, summary in SUMMARIES.items())
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tlearn {metadata.version('tlearn')}\n"
+
+
+def test_python_m_tlearn_is_tlearn() -> None:
+    done = subprocess.run([sys.executable, "-m", "tlearn", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "tlearn")
+    done = subprocess.run([sys.executable, "-m", "tlearn", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2
+
+
+def test_a_shell_completes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tyro-print-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("verify", "finetune", "--optim.lr"))
+
+
+def test_whoever_has_read_enough_ends_nothing_badly(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tlearn train frozen --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit", "train", "--data", "/d", "--output", "/o"],
+        ["submit", "--submission-id", "score", "train", "frozen", "--data", "/d", "--output", "/o"],
+        ["submit", "--submission-id", "train", "score", "--model", "/m", "--input", "train", "--output", "/o/"],
+    ],
+)
+def test_the_words_of_a_submitted_job_are_found(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[SubmitConfig, TrainConfig | ScoreConfig, Sequence[str]]] = []
+    monkeypatch.setattr("tlearn.distributed.submit.run", lambda *arguments: sent.append(arguments) or 0)
+    assert main(words) == 0
+    ((config, job, job_words),) = sent
+    assert config.submission_id == (words[2] if words[1].startswith("--") else None)
+    parsed = parse(job_words)
+    assert (parsed.settings.config if parsed.name == "train" else parsed.settings) == job
 
 
 def test_every_process_decodes_with_torchvision_and_none_imports_it(cache: Path) -> None:
-    import subprocess
-    import sys
-
     code = """
 import sys, torch, tlearn.demo.bench, tlearn.features.cache, tlearn.scoring.actor, tlearn.training.job
 tlearn.training.job.weights.load("imagenet", sys.argv[1])

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parse(words: Sequence[str], *, silent: bool = False) -> Command:
+def parse(words: Sequence[str]) -> Command:
     """Raises UsageError for a command or recipe that there is none of, SystemExit for flags and for help."""
     words = [*words] or ["--help"]
     if words[0].startswith("-"):
@@ -123,9 +123,9 @@ def parse(words: Sequence[str], *, silent: bool = False) -> Command:
     words = _with_recipe(words)
     if name == "train" and words[1] in _DEFAULTS:  # only the recipe that is meant: its help, its suggestions
         prog = f"tlearn train {words[1]}"
-        config = _parsed(TrainConfig, prog, words[2:], default=_DEFAULTS[words[1]], console_outputs=not silent)
+        config = _parsed(TrainConfig, prog, words[2:], default=_DEFAULTS[words[1]])
         return Command(name, Train(config), tuple(words))
-    settings = _parsed(_COMMANDS[name][0], f"tlearn {name}", words[1:], console_outputs=not silent)
+    settings = _parsed(_COMMANDS[name][0], f"tlearn {name}", words[1:])
     return Command(name, settings, tuple(words))
 
 
@@ -140,13 +140,23 @@ def _summary(kind: type) -> str:
 
 def _with_recipe(words: list[str]) -> list[str]:
     """`train --data DIR` is `train frozen --data DIR`."""
-    position = 1 + words.index("train") if words[0] in ("train", "submit") and "train" in words else None
-    if position is None or words[position : position + 1] in (["-h"], ["--help"]):
+    start = _job_start(words)
+    following = words[start + 1 : start + 2]
+    if words[start : start + 1] != ["train"] or following in (["-h"], ["--help"]):
         return words
-    if words[position:] == [] or words[position].startswith("-"):
-        return [*words[:position], _DEFAULT_RECIPE, *words[position:]]
-    known(words[position], RECIPES, "a recipe")
+    if not following or following[0].startswith("-"):
+        return [*words[: start + 1], _DEFAULT_RECIPE, *words[start + 1 :]]
+    known(following[0], RECIPES, "a recipe")
     return words
+
+
+def _job_start(words: Sequence[str]) -> int:
+    """Where `train` or `score` stands. Behind a flag of `submit` it is a value: --submission-id train."""
+    if words[0] != "submit":
+        return 0
+    pairs = enumerate(zip(words, words[1:], strict=False), 1)
+    places = (place for place, (before, word) in pairs if word in ("train", "score") and not before.startswith("--"))
+    return next(places, len(words))
 
 
 def given(words: Sequence[str]) -> frozenset[str]:
@@ -256,20 +266,7 @@ def _submit(command: Command) -> int:
 
     settings: Submit = command.settings
     job = settings.job.config if isinstance(settings.job, Train) else settings.job
-    return submit.run(settings.config, job, _job_words(command))
-
-
-def _job_words(command: Command) -> tuple[str, ...]:
-    """The words of the job alone. Submit's own flags are before them, and their values may be such words too."""
-    for position, word in enumerate(command.words):
-        if word in ("train", "score"):
-            try:
-                job = parse(command.words[position:], silent=True).settings
-            except (SystemExit, UsageError):
-                continue
-            if job == command.settings.job:
-                return command.words[position:]
-    raise AssertionError("the job was parsed from these words")
+    return submit.run(settings.config, job, command.words[_job_start(command.words) :])
 
 
 def _scores(command: Command) -> int:
