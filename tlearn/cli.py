@@ -4,6 +4,7 @@ Nothing heavy is imported before it is used.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -154,7 +155,7 @@ def _job_start(words: Sequence[str]) -> int:
     """Where `train` or `score` stands. Behind a flag of `submit` it is a value: --submission-id train."""
     if words[0] != "submit":
         return 0
-    pairs = enumerate(zip(words, words[1:], strict=False), 1)
+    pairs = enumerate(itertools.pairwise(words), 1)
     places = (place for place, (before, word) in pairs if word in ("train", "score") and not before.startswith("--"))
     return next(places, len(words))
 
