@@ -26,7 +26,7 @@ from tlearn.console import event, say
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import meters
-from tlearn.distributed.launch import has_gpus, require_shared, start_ray
+from tlearn.distributed.launch import nodes, require_shared, start_ray
 from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
 from tlearn.evaluation import drift, metrics, quality, report
 from tlearn.features import cache as features
@@ -155,7 +155,7 @@ def _arithmetics(
     config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, previous: dict[str, Any]
 ) -> tuple[Arithmetic, list[Arithmetic]]:
     """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
-    plain = arithmetic.plain(config.engine, config.precision, on_gpu=has_gpus())
+    plain = arithmetic.plain(config.engine, config.precision, on_gpu=nodes().has_gpus)
     if previous:  # a run that goes on keeps its arithmetic, wherever it goes on
         first = description.arithmetic_of(previous["arithmetic"])
     elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
