@@ -53,6 +53,7 @@ class Score:
         self.abstain_below = task.abstain_below or 0.0
         compile_for = self.batch_size if network.pays_to_compile(self.device, task.num_images) else None
         self.model.prepare(self.device, compile_for)
+        self.reference = drift.Reference.from_json(self.model.description.reference)
         self.fetch = fetch
         preprocess = self.model.description.preprocess
         self.decode = decoders.decoder(task.folder, preprocess, threads.decode, self.batch_size, fetch)
@@ -134,7 +135,7 @@ class Score:
 
     def _finish(self, batch: "_Launched", histograms: drift.Histograms | None) -> drift.Histograms | None:
         """Fill in the rows of a batch."""
-        names, reference = self.model.description.classes.names, self.model.description.reference
+        names = self.model.description.classes.names
         probabilities: np.ndarray[Any, Any] = batch.probabilities.cpu().numpy()
         for row, values in zip(batch.rows, probabilities, strict=True):
             best = int(values.argmax())
@@ -144,10 +145,10 @@ class Score:
                 "probability": float(values[best]),
                 "probabilities": dict(zip(names, values.tolist(), strict=True)),
             }
-        if not reference:
+        if self.reference is None:
             return None
         series = drift.series(probabilities, batch.pooled.cpu().numpy())
-        return drift.add(histograms, drift.count(reference["edges"], series))
+        return drift.add(histograms, self.reference.count(series))
 
 
 @dataclass(frozen=True, slots=True)

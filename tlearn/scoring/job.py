@@ -300,7 +300,7 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     num_scored = sum(outcome.statuses[status] for status in SCORED)
-    value, sentence = drift.judge(model.reference, outcome.histograms)
+    value, sentence = drift.judge(drift.Reference.from_json(model.reference), outcome.histograms)
     return {
         "listed": counts.listed,
         "unchanged": counts.unchanged,

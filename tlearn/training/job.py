@@ -29,6 +29,7 @@ from tlearn.distributed import meters
 from tlearn.distributed.launch import nodes, require_shared, start_ray
 from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
 from tlearn.evaluation import drift, metrics, quality, report
+from tlearn.evaluation.drift import Reference
 from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
@@ -118,7 +119,7 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         "val_loss": best["val_loss"],
         "train_accuracy": best["train_accuracy"],
         "temperature": temperature,
-        "quality": quality.quality(logits, labels, classes),
+        "quality": quality.measure(logits, labels, classes).to_json(),
         "arithmetic": learned.frozen.arithmetic.name,
         **gate,
         "skipped": sum(file.status != "ok" for file in listing.files),
@@ -273,7 +274,7 @@ def _reference(trainable: network.Trainable, val: Features, probabilities: torch
     rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
     with torch.no_grad():
         pooled = torch.cat([trainable.trunk(val.gather(part)).mean((2, 3)) for part in rows.split(64)])
-    return drift.reference(drift.series(probabilities[rows].numpy(), pooled.numpy()))
+    return Reference.of(drift.series(probabilities[rows].numpy(), pooled.numpy())).to_json()
 
 
 def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
