@@ -27,19 +27,22 @@ from listing import fill, save_model
 
 from tlearn import storage
 from tlearn.config import ScoreConfig
-from tlearn.distributed.chunks import Chunk, Pool
+from tlearn.distributed.chunks import Chunk, ChunkResult
+from tlearn.distributed.nodes import Nodes, Pool, Threads
 from tlearn.network import description
 from tlearn.scoring import table
+from tlearn.scoring.task import Task
 
 
 class Sleeper:
     """A scoring actor that reads its part of the plan, sleeps, and writes its rows."""
 
-    def __init__(self, rate: float, model_folder: str, run_folder: str, run: str, **_: Any):
-        self.rate, self.run_folder, self.run = rate, run_folder, run
-        self.model = description.describe(model_folder)
+    def __init__(self, rate_and_task: tuple[float, Task], threads: Threads):
+        self.rate, task = rate_and_task
+        self.run_folder, self.run = task.run_folder, task.run
+        self.model = description.describe(task.model_folder)
 
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         started = time.monotonic()
         number = int(chunk.id)
         with storage.open_input(f"{self.run_folder}/plan.parquet") as plan:
@@ -60,26 +63,26 @@ class Sleeper:
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
         table.write_part(f"{self.run_folder}/{table.part_name(number)}", rows, self.model.classes, None)
-        return {"chunk": chunk.id, "num_images": len(entries), "num_failed": 0}
+        return ChunkResult(chunk.id, len(entries), 0)
 
 
 def one_run(root: str, num_workers: int, rate: float) -> None:
     """In a process of its own."""
-    from tlearn.distributed import pool as chunks
+    from tlearn.distributed import pool
     from tlearn.scoring import job as scoring
 
     os.environ["RAY_ADDRESS"] = "local"
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     times: list[float] = []
-    run = chunks.run
+    run = pool.run
 
-    def watched(work: Any, kind: Any, arguments: dict[str, Any], pool: Pool, name: str) -> Any:
-        for result in run(work, kind, {**arguments, "rate": rate}, pool, name):
+    def watched(work: Any, kind: Any, task: Task, actors: Pool, name: str) -> Any:
+        for result in run(work, kind, (rate, task), actors, name):
             times.append(time.monotonic())
             yield result
 
-    chunks.run = watched
-    chunks.pool = lambda workers, num_chunks, decode: Pool(num_workers, 0, 0)
+    pool.run = watched
+    Nodes.pool = lambda nodes, workers, num_chunks, decode: Pool(num_workers, 0, 0)
     scoring._SCORER = "scale:Sleeper"
     config = ScoreConfig(
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True

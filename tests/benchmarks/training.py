@@ -81,7 +81,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             shutil.copytree(Path(default_cache()) / "weights", cache / "weights")
-            base = [sys.executable, "-m", "jobs.train", "notebook", "--data", arguments.data, "--cache", str(cache)]
+            base = [
+                sys.executable,
+                "-m",
+                "tlearn",
+                "train",
+                "notebook",
+                "--data",
+                arguments.data,
+                "--cache",
+                str(cache),
+            ]
             seconds["cold"].append(timed([*base, "--output", f"{folder}/one", *epochs]))
             seconds["second"].append(timed([*base, "--output", f"{folder}/two", *epochs, "--optim.lr", "2e-4"]))
             summaries = [json.loads((Path(folder) / name / "summary.json").read_text()) for name in ("one", "two")]

@@ -16,17 +16,18 @@ from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
-from tlearn.distributed import decoders
-from tlearn.distributed import pool as chunks
-from tlearn.distributed.chunks import Chunk
+from tlearn.distributed import decoders, launch, pool
+from tlearn.distributed.chunks import Chunk, ChunkResult
+from tlearn.distributed.nodes import ByTasks, Decode, Here, Threads
 from tlearn.features import cache as features
-from tlearn.features.cache import Compute, Cut
+from tlearn.features.cache import Compute, Cut, Task
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.scoring import plan
 from tlearn.scoring.actor import Score
+from tlearn.scoring.task import Task as ScoringTask
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -56,8 +57,8 @@ def assert_same(found: Fetched, expected: Fetched) -> None:
 
 
 def test_tasks_make_of_every_file_what_threads_make_of_it(pictures: Path) -> None:
-    by_tasks = decoders.decoder(str(pictures), PREPROCESS, None, 8)
-    expected = list(decoders.decoder(str(pictures), PREPROCESS, 2, 8)(PATHS))
+    by_tasks = decoders.decoder(str(pictures), PREPROCESS, ByTasks(), 8)
+    expected = list(decoders.decoder(str(pictures), PREPROCESS, Here(2), 8)(PATHS))
     assert [one.status for one in expected].count("ok") == len(PATHS) - 2
     for one, other in zip(by_tasks(PATHS), expected, strict=True):
         assert_same(one, other)
@@ -70,7 +71,7 @@ def confused(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
 
 def test_an_error_of_ours_is_no_crash(pictures: Path) -> None:
     with pytest.raises(KeyError):
-        list(decoders.decoder(str(pictures), PREPROCESS, None, 8, confused)(PATHS[:1]))
+        list(decoders.decoder(str(pictures), PREPROCESS, ByTasks(), 8, confused)(PATHS[:1]))
 
 
 def test_only_so_many_tasks_are_under_way(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_only_so_many_tasks_are_under_way(pictures: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(decoders, "_decode", Counted())
     for batch_size, num_ahead in ((8, 4), (64, 8)):
         submitted.clear()
-        fetched = decoders.decoder(str(pictures), PREPROCESS, None, batch_size)(PATHS[:1] * 16 * 12)
+        fetched = decoders.decoder(str(pictures), PREPROCESS, ByTasks(), batch_size)(PATHS[:1] * 16 * 12)
         for number in range(16 * 12):
             next(fetched)
             assert len(submitted) == min(number // 16 + 1 + num_ahead, 12)
@@ -94,56 +95,20 @@ def test_only_so_many_tasks_are_under_way(pictures: Path, monkeypatch: pytest.Mo
 class Decoding:
     """What an actor does with a chunk, without a network."""
 
-    def __init__(self, folder: str, decode_threads: int | None):
-        self.decode = decoders.decoder(folder, PREPROCESS, decode_threads, 8)
+    def __init__(self, folder: str, threads: Threads):
+        self.decode = decoders.decoder(folder, PREPROCESS, threads.decode, 8)
 
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
-        return {"chunk": chunk.id, "num_ok": sum(one.status == "ok" for one in self.decode(PATHS))}
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        statuses = [fetched.status for fetched in self.decode(PATHS)]
+        return ChunkResult(chunk.id, len(statuses), len(statuses) - statuses.count("ok"))
 
 
 def test_actors_leave_room_for_the_tasks_that_they_wait_for(pictures: Path) -> None:
     work = [Chunk(str(number), pa.table({})) for number in range(6)]
-    pool = chunks.pool(None, len(work), "pool")
-    arguments = {"folder": str(pictures), "decode_threads": pool.decode_threads}
-    results = list(chunks.run(work, f"{__name__}:Decoding", arguments, pool))
-    assert sorted(one["chunk"] for one in results) == [chunk.id for chunk in work]
-    assert {one["num_ok"] for one in results} == {len(PATHS) - 2}
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "workers", "expected"),
-    [
-        (2, 0, None, (1, 1, 0)),
-        (8, 0, None, (7, 1, 0)),
-        (8, 0, (2, 2), (2, 3, 0)),
-        (4, 0, (1, 9), (3, 1, 0)),
-        (8, 4, None, (4, 1, 1)),
-        (4, 4, None, (3, 1, 1)),
-        (96, 1, None, (1, 1, 1)),
-    ],
-)
-def test_a_pool_keeps_a_cpu_for_tasks(
-    cpus: int,
-    gpus: int,
-    workers: tuple[int, int] | None,
-    expected: tuple[int, int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
-    pool = chunks.pool(workers, 100, "pool")
-    assert (pool.num_actors, pool.cpus_per_actor, pool.gpus_per_actor) == expected
-    assert pool.num_actors * pool.cpus_per_actor < cpus and pool.decode_threads is None
-
-
-@pytest.mark.parametrize(
-    ("cpus", "workers", "message"), [(1, None, "expected 2 CPUs or more"), (2, (2, 2), "at most 1 ")]
-)
-def test_a_pool_without_a_cpu_for_tasks_is_refused(
-    cpus: int, workers: tuple[int, int] | None, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus)})
-    with pytest.raises(ValueError, match=message):
-        chunks.pool(workers, 100, "pool")
+    actors = launch.nodes().pool(None, len(work), "pool")
+    assert actors.threads.decode == ByTasks()
+    results = sorted(pool.run(work, f"{__name__}:Decoding", str(pictures), actors), key=lambda result: result.chunk)
+    assert results == [ChunkResult(chunk.id, len(PATHS), 2) for chunk in work]
 
 
 def test_features_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
@@ -151,11 +116,11 @@ def test_features_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     paths = [pictures / path for path in PATHS[:-1]]
     files = [File("train", path.name, "cat", path.stat().st_size, 0, storage.sha256_file(path)) for path in paths]
     written = []
-    for decode_threads in (1, None):
-        cut = Cut("none", str(tmp_path / str(decode_threads)), 0, PREPROCESS, Arithmetic(), digest)
+    for decode in (Here(1), ByTasks()):
+        cut = Cut("none", str(tmp_path / type(decode).__name__), 0, PREPROCESS, Arithmetic(), digest)
         todo = features.plan([(files, VIEWS)], cut)
         for chunk in todo:
-            Compute(str(pictures), cut, 1, decode_threads)(chunk)
+            Compute(Task(str(pictures), cut), Threads(1, decode))(chunk)
         written.append([path.read_bytes() for view in VIEWS for path in sorted(Path(cut.folder(view)).iterdir())])
     assert written[0] == written[1] and len(written[0]) == 2 * len(todo)
 
@@ -188,7 +153,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows_of(pictures: Path, saved: Path, run_folder: Path, decode_threads: int | None, fetch: decoders.Fetch) -> Any:
+def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch: decoders.Fetch) -> Any:
     entries = list(storage.walk(str(pictures)))
     columns: dict[str, list[Any]] = {
         name: [getattr(one, name) for one in entries] for name in ("path", "size", "modified")
@@ -196,7 +161,7 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode_threads: int |
     columns |= {name: [None] * len(entries) for name in ("same_as", "result")}
     run_folder.mkdir()
     pq.write_table(pa.table(columns, schema=plan.SCHEMA), run_folder / "plan.parquet")
-    score = Score(
+    task = ScoringTask(
         model_folder=str(saved),
         model_digest=model.load(str(saved)).description.digest,
         arithmetic=Arithmetic(),
@@ -204,19 +169,16 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode_threads: int |
         run_folder=str(run_folder),
         run="run",
         batch_size=8,
-        num_threads=1,
-        decode_threads=decode_threads,
-        fetch=fetch,
     )
-    score(Chunk("000000", pa.table({})))
+    Score(task, Threads(1, decode), fetch)(Chunk("000000", pa.table({})))
     return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist()
 
 
 def test_rows_are_the_same_but_for_a_picture_that_kills_its_process(
     pictures: Path, saved: Path, tmp_path: Path
 ) -> None:
-    expected = rows_of(pictures, saved, tmp_path / "here", 1, fetch)
-    found = rows_of(pictures, saved, tmp_path / "pool", None, poison)
+    expected = rows_of(pictures, saved, tmp_path / "here", Here(1), fetch)
+    found = rows_of(pictures, saved, tmp_path / "pool", ByTasks(), poison)
     assert [row["status"] for row in expected].count("scored") == len(PATHS) - 2
     for row, other in zip(found, expected, strict=True):
         if row["path"] == "03.png":

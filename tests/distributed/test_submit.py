@@ -298,7 +298,7 @@ def test_one_that_another_sends_at_the_same_moment_is_followed(
     waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server([("SUCCEEDED", 0)])
-    entrypoint = "python -m jobs.score --model /run/model --input /in --output /scores/"
+    entrypoint = "python -m tlearn score --model /run/model --input /in --output /scores/"
     listed: list[list[SimpleNamespace]] = [[]]
     server.jobs["night"] = server.job("night", entrypoint)
     monkeypatch.setattr(server, "list_jobs", lambda: listed.pop() if listed else list(server.jobs.values()))

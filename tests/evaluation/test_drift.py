@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from tlearn.evaluation import drift
+from tlearn.evaluation.drift import Reference
 
 
 def sample(seed: int, count: int, shift: float = 0.0) -> np.ndarray:
@@ -14,29 +15,30 @@ def sample(seed: int, count: int, shift: float = 0.0) -> np.ndarray:
 
 
 def test_images_like_the_validation_set_do_not_drift_whatever_their_number() -> None:
-    known = json.loads(json.dumps(drift.reference(sample(0, 500))))
+    known = Reference.from_json(json.loads(json.dumps(Reference.of(sample(0, 500)).to_json())))
+    assert known == Reference.of(sample(0, 500))
     for count in (30, 100, 1000, 10_000):
-        values = [drift.judge(known, drift.count(known["edges"], sample(s, count)))[0] for s in range(1, 20)]
+        values = [drift.judge(known, known.count(sample(s, count)))[0] for s in range(1, 20)]
         assert sum(value is not None and value < 0.1 for value in values) >= 17, count
 
 
 def test_images_unlike_it_do() -> None:
-    known = drift.reference(sample(0, 500))
-    value, sentence = drift.judge(known, drift.count(known["edges"], sample(1, 200, shift=1.0)))
+    known = Reference.of(sample(0, 500))
+    value, sentence = drift.judge(known, known.count(sample(1, 200, shift=1.0)))
     assert value is not None and value > 0.25 and "differ" in sentence
 
 
 def test_too_few_images_say_nothing() -> None:
-    known = drift.reference(sample(0, 500))
-    value, sentence = drift.judge(known, drift.count(known["edges"], sample(1, 29, shift=1.0)))
+    known = Reference.of(sample(0, 500))
+    value, sentence = drift.judge(known, known.count(sample(1, 29, shift=1.0)))
     assert value is None and "too few" in sentence
-    assert drift.judge({}, None)[0] is None
+    assert drift.judge(None, None)[0] is None and Reference.from_json({}) is None
 
 
 def test_histograms_of_chunks_add_up_to_that_of_all() -> None:
-    known, values = drift.reference(sample(0, 500)), sample(1, 100)
-    parts = drift.add(None, drift.count(known["edges"], values[:, :40]))
-    assert drift.add(parts, drift.count(known["edges"], values[:, 40:])) == drift.count(known["edges"], values)
+    known, values = Reference.of(sample(0, 500)), sample(1, 100)
+    parts = drift.add(None, known.count(values[:, :40]))
+    assert drift.add(parts, known.count(values[:, 40:])) == known.count(values)
 
 
 def test_the_index_is_zero_for_equal_histograms_and_grows_with_distance() -> None:

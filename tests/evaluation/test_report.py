@@ -1,6 +1,8 @@
 """The report of a run: what it shows, what it leaves out, what it refuses."""
 
+import hashlib
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
+from tlearn.errors import InputError
 from tlearn.evaluation.report import write_report
 
 VOID = {"meta", "img"}
@@ -145,7 +149,7 @@ def a_run(
 
 
 def read(run: Path) -> Page:
-    return Page(write_report(run).read_text(encoding="utf-8"))
+    return Page(Path(write_report(run)).read_text(encoding="utf-8"))
 
 
 CAT_DOG = [
@@ -172,7 +176,7 @@ def photographs(tmp_path: Path) -> Path:
 
 def test_the_page_is_one_file_that_refers_to_nothing_outside(run: Path, photographs: Path) -> None:
     before = set(run.iterdir())
-    report = write_report(run)
+    report = Path(write_report(run))
     assert set(run.iterdir()) - before == {report} == {run / "report.html"}
     text = report.read_text(encoding="utf-8")
     page = Page(text)
@@ -187,8 +191,30 @@ def test_the_page_is_one_file_that_refers_to_nothing_outside(run: Path, photogra
 
 
 def test_the_same_run_gives_the_same_page(run: Path) -> None:
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    first = Path(write_report(run)).read_bytes()
+    assert Path(write_report(f"file://{run}")).read_bytes() == first
+
+
+def test_the_page_is_the_same_to_the_byte_as_ever(tmp_path: Path) -> None:
+    skipped: list[tuple[str, str, str | None]] = [("train/1.jpg", "unreadable", "cut")]
+    run = a_run(tmp_path, CAT_DOG, ["cat", "dog"], skipped=skipped)
+    config = (run / "config.json").read_text().replace(str(tmp_path), "/photos")
+    (run / "config.json").write_text(config)
+    os.utime(run / "summary.json", (1_700_000_000, 1_700_000_000))
+    page = Path(write_report(run)).read_bytes()
+    assert hashlib.sha256(page).hexdigest() == "2bb841d971073ca596a2331073e23f2125cb25960a4336e44984a140052cbe8f"
+
+
+def test_a_run_on_an_object_store_has_the_page_of_the_same_run_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(write_report(run)).read_bytes()
+    (run / "report.html").unlink()
+    store = fs.SubTreeFileSystem(str(run.parent), fs.LocalFileSystem())
+    monkeypatch.setattr("tlearn.storage.files.filesystem", lambda uri: (store, uri.removeprefix("s3://bucket/")))
+    assert write_report("s3://bucket/run") == "s3://bucket/run/report.html"
+    assert (run / "report.html").read_bytes() == here
+    (run / "validation.parquet").unlink()
+    with pytest.raises(InputError, match=r"a finished run in s3://bucket/run, found no validation\.parquet"):
+        write_report("s3://bucket/run")
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:

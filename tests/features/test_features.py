@@ -20,10 +20,12 @@ from tlearn.classes import Classes
 from tlearn.config import Arch, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.data import images
 from tlearn.data.manifest import File
+from tlearn.distributed.chunks import ChunkResult
+from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.features import cache as features
 from tlearn.features import phases
-from tlearn.features.cache import Compute, Cut, Features, View
+from tlearn.features.cache import Compute, Cut, Features, Task, View
 from tlearn.network import layers as network
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
@@ -66,9 +68,9 @@ def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None =
     return dataclasses.replace(plain, **changes)
 
 
-def compute(files: list[File], data: Path, one: Cut, views: tuple[View, ...] = ("plain",)) -> list[dict[str, Any]]:
+def compute(files: list[File], data: Path, one: Cut, views: tuple[View, ...] = ("plain",)) -> list[ChunkResult]:
     """What features.compute does, in this process."""
-    work = Compute(str(data), one, 1, 1)
+    work = Compute(Task(str(data), one), Threads(1, Here(1)))
     return [work(chunk) for chunk in features.plan([(files, views)], one)]
 
 
@@ -109,13 +111,13 @@ def test_every_view_is_one_file_a_chunk_and_holds_what_the_frozen_layers_make(
     files = [add(data, f"{i}.png", picture(i)) for i in range(19)]
     one = cut(own_cache, 5, pretrained)
     results = compute(files, data, one, ("plain", "mirror"))
-    assert [result["num_images"] for result in results] == [8, 8, 3]
-    assert sum(result["num_failed"] for result in results) == 0
+    assert [result.num_images for result in results] == [8, 8, 3]
+    assert sum(result.num_failed for result in results) == 0
     frozen = one.load().prepare()
     for view in ("plain", "mirror"):
         folder = Path(one.folder(view))
         names = {path.name for path in folder.iterdir()}
-        assert names == {f"{result['chunk']}.arrow" for result in results}
+        assert names == {f"{result.chunk}.arrow" for result in results}
         assert features.index(str(folder)).keys() == {file.sha256 for file in files}
         places = features.collect(files, view, one)
         held = Features(places, one.shape)
@@ -234,7 +236,7 @@ def test_other_layers_precision_or_preprocessing_have_folders_of_their_own(
 def test_other_weights_on_a_node_are_refused(data: Path, own_cache: Path, pretrained: dict[str, Tensor]) -> None:
     other = dataclasses.replace(cut(own_cache, 1, pretrained), frozen_digest="0123456789abcdef-torch-fp32")
     with pytest.raises(IntegrityError, match="every node must see the same --weights"):
-        Compute(str(data), other, 1, 1)
+        Compute(Task(str(data), other), Threads(1, Here(1)))
 
 
 def test_bad_files_get_their_status_and_are_remembered_by_content(
@@ -243,7 +245,7 @@ def test_bad_files_get_their_status_and_are_remembered_by_content(
     one = cut(own_cache, 1, pretrained)
     files = [add(data, "first.png", picture(0)), *bad, add(data, "last.png", picture(1))]
     (result,) = compute(files, data, one)
-    assert (result["num_images"], result["num_failed"]) == (7, 5)
+    assert (result.num_images, result.num_failed) == (7, 5)
     places = features.collect(files, "plain", one)
     assert [file.status for file in files] == ["ok", "unreadable", "too_large", "too_large", "changed", "changed", "ok"]
     assert all((file.error is None) == (file.status == "ok") for file in files)
@@ -284,7 +286,7 @@ def test_a_file_that_grew_too_large_is_changed(data: Path, own_cache: Path) -> N
 def test_a_chunk_of_bad_files_only_is_written(data: Path, own_cache: Path, bad: list[File]) -> None:
     one = cut(own_cache)
     (result,) = compute(bad[:1], data, one)
-    assert result["num_failed"] == 1
+    assert result.num_failed == 1
     (place,) = features.index(one.folder("plain")).values()
     assert (place.row, place.status) == (0, "unreadable") and place.error is not None and "PNG" in place.error
 
@@ -397,6 +399,6 @@ def test_several_threads_write_what_one_writes(data: Path, own_cache: Path) -> N
     written = []
     for threads in (1, 4):
         for chunk in plan:
-            Compute(str(data), one, 1, threads)(chunk)
+            Compute(Task(str(data), one), Threads(1, Here(threads)))(chunk)
         written.append({path.name: path.read_bytes() for path in Path(one.folder("plain")).iterdir()})
     assert written[0] == written[1]

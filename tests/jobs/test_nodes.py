@@ -29,11 +29,11 @@ from tlearn.config import ScoreConfig
 from tlearn.console import Progress
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
-from tlearn.distributed import launch
-from tlearn.distributed import pool as chunks
-from tlearn.distributed.chunks import Chunk
+from tlearn.distributed import launch, pool
+from tlearn.distributed.chunks import Chunk, ChunkResult
+from tlearn.distributed.nodes import Threads
 from tlearn.features import cache as features
-from tlearn.features.cache import Compute, Cut
+from tlearn.features.cache import Compute, Cut, Task
 from tlearn.network import layers as network
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
@@ -82,18 +82,18 @@ def note(folder: str, chunk: str) -> None:
 
 
 class SlowScore(Score):
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         result = super().__call__(chunk)
         note(self.folder, chunk.id)
         return result
 
 
 class SlowCompute(Compute):
-    def __init__(self, data: str, *more: Any, **named: Any):
-        super().__init__(data, *more, **named)
-        self.data = data
+    def __init__(self, task: Task, threads: Threads):
+        super().__init__(task, threads)
+        self.data = task.data
 
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         result = super().__call__(chunk)
         note(self.data, chunk.id)
         return result
@@ -189,9 +189,9 @@ def test_features_are_the_same_bytes_when_a_node_is_lost(
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in tmp_path.rglob(f"{name}/**/*.arrow")}
 
     expected = compute("one")
-    run = chunks.run
+    run = pool.run
     slowly = f"{__name__}:SlowCompute"
-    monkeypatch.setattr(chunks, "run", lambda work, _, *more: run(work, slowly, *more))
+    monkeypatch.setattr(pool, "run", lambda work, _, *more: run(work, slowly, *more))
     lost = nodes.add_node(num_cpus=1)
     found = during(lambda: compute("two"), lambda: lose(nodes, lost, data))
     assert 0 < num_done(data)[lost.node_id] < 9

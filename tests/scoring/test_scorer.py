@@ -23,7 +23,9 @@ from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
-from tlearn.distributed.chunks import Chunk
+from tlearn.distributed.chunks import Chunk, ChunkResult
+from tlearn.distributed.decoders import Fetch
+from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import metrics
 from tlearn.features import cache as features
@@ -34,6 +36,7 @@ from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.scoring import plan, table
 from tlearn.scoring.actor import Score
+from tlearn.scoring.task import Task
 from tlearn.storage import Entry
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
@@ -97,17 +100,25 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: Any) -> Score:
-    digest = description.describe(str(saved)).digest
-    arguments = {"num_threads": 1, "decode_threads": 1, "run": "run-1", "model_digest": digest, **more}
-    return Score(
+def score(
+    folder: Path,
+    saved: Path,
+    parts: Path,
+    batch_size: int = 3,
+    decode_threads: int = 1,
+    fetch: Fetch = fetch,
+    **more: Any,
+) -> Score:
+    task = Task(
         model_folder=str(saved),
+        model_digest=description.describe(str(saved)).digest,
         arithmetic=Arithmetic(),
         folder=str(folder),
         run_folder=str(parts),
+        run="run-1",
         batch_size=batch_size,
-        **arguments,
     )
+    return Score(dataclasses.replace(task, **more), Threads(1, Here(decode_threads)), fetch)
 
 
 def rows_of(scoring: Score, entries: list[Entry], careful: bool = False) -> list[dict[str, Any]]:
@@ -217,7 +228,7 @@ def test_probabilities_are_those_of_the_cached_features(
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = features.plan([(files, ("plain",))], cut)
-    features.Compute(str(folder), cut, 1, 1)(todo)
+    features.Compute(features.Task(str(folder), cut), Threads(1, Here(1)))(todo)
     held = Features(features.collect(files, "plain", cut), cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
@@ -255,7 +266,7 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
     entries = list(storage.walk(str(folder)))
     chunk = planned(tmp_path / "parts", entries)
-    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9, "num_failed": 5}
+    assert score(folder, saved, tmp_path / "parts")(chunk) == ChunkResult(chunk.id, 9, 5)
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
     assert part.schema.equals(table.schema(CLASSES))
     assert part["path"].to_pylist() == [entry.path for entry in entries]

@@ -56,7 +56,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
         started = time.monotonic()
         launch.start_ray()
         seconds_ray = time.monotonic() - started
-        plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.has_gpus())
+        plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.nodes().has_gpus)
         frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         tensors = weights.load("imagenet", config.cache)
         network.load_pretrained(frozen, tensors)

@@ -206,33 +206,42 @@ def _whiskers(pen: _Pen, coat: _Coat, x: float, y: float, side: int) -> None:
 
 def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
     turn = rng.uniform(-0.16, 0.16)
-    if coat.kind != "dog":
-        _ears(pen, coat)
-        cheeks = ((0, -0.88), (0.7, -0.66), (1.02, 0.0), (0.86, 0.5), (0, 0.88))
+    (_front_of_dog if coat.kind == "dog" else _front_of_cat_or_rabbit)(pen, coat, turn)
+
+
+def _front_of_cat_or_rabbit(pen: _Pen, coat: _Coat, turn: float) -> None:
+    _ears(pen, coat)
+    cheeks = ((0, -0.88), (0.7, -0.66), (1.02, 0.0), (0.86, 0.5), (0, 0.88))
+    if coat.kind == "rabbit":
+        cheeks = ((0, -0.9), (0.5, -0.78), (0.78, -0.1), (0.86, 0.5), (0, 0.95))
+    pen.blob([*cheeks, *[(-x, y) for x, y in reversed(cheeks[1:-1])]], coat.fur)
+    _marks_on_face(pen, coat, turn)
+    for side in (-1, 1):
+        _eye(pen, coat, turn + side * 0.43, -0.08)
+        pen.ellipse(turn * 1.2 + side * 0.17, 0.43, 0.24, 0.19, coat.pale, inked=False)
+    x = turn * 1.3
+    pen.polygon([(x - 0.12, 0.22), (x + 0.12, 0.22), (x, 0.36)], _PINK)
+    mouth = _mix(coat.fur, _BLACK, 0.8)
+    for side in (-1, 1):
         if coat.kind == "rabbit":
-            cheeks = ((0, -0.9), (0.5, -0.78), (0.78, -0.1), (0.86, 0.5), (0, 0.95))
-        pen.blob([*cheeks, *[(-x, y) for x, y in reversed(cheeks[1:-1])]], coat.fur)
-        if coat.pattern == "stripes":
-            for x in (-0.26, 0, 0.26):
-                pen.stroke([(x * 1.2, -0.82), (x + turn, -0.42)], 0.1, coat.mark)
-            for side in (-1, 1):
-                for y in (0.1, 0.3):
-                    pen.stroke([(side * 0.95, y), (side * 0.66, y + 0.06)], 0.07, coat.mark)
-        elif coat.pattern == "spots":
-            pen.ellipse(0.45, -0.36, 0.36, 0.36, coat.mark, inked=False)
+            pen.ellipse(x + side * 0.08, 0.66, 0.08, 0.15, _WHITE)
+        pen.stroke([(x, 0.36), (x + side * 0.05, 0.52), (x + side * 0.24, 0.54)], 0.045, mouth)
+        if coat.whiskers:
+            _whiskers(pen, coat, x + side * 0.3, 0.42, side)
+
+
+def _marks_on_face(pen: _Pen, coat: _Coat, turn: float) -> None:
+    if coat.pattern == "stripes":
+        for x in (-0.26, 0, 0.26):
+            pen.stroke([(x * 1.2, -0.82), (x + turn, -0.42)], 0.1, coat.mark)
         for side in (-1, 1):
-            _eye(pen, coat, turn + side * 0.43, -0.08)
-            pen.ellipse(turn * 1.2 + side * 0.17, 0.43, 0.24, 0.19, coat.pale, inked=False)
-        x = turn * 1.3
-        pen.polygon([(x - 0.12, 0.22), (x + 0.12, 0.22), (x, 0.36)], _PINK)
-        mouth = _mix(coat.fur, _BLACK, 0.8)
-        for side in (-1, 1):
-            if coat.kind == "rabbit":
-                pen.ellipse(x + side * 0.08, 0.66, 0.08, 0.15, _WHITE)
-            pen.stroke([(x, 0.36), (x + side * 0.05, 0.52), (x + side * 0.24, 0.54)], 0.045, mouth)
-            if coat.whiskers:
-                _whiskers(pen, coat, x + side * 0.3, 0.42, side)
-        return
+            for y in (0.1, 0.3):
+                pen.stroke([(side * 0.95, y), (side * 0.66, y + 0.06)], 0.07, coat.mark)
+    elif coat.pattern == "spots":
+        pen.ellipse(0.45, -0.36, 0.36, 0.36, coat.mark, inked=False)
+
+
+def _front_of_dog(pen: _Pen, coat: _Coat, turn: float) -> None:
     if coat.ears == "upright":
         _ears(pen, coat)
     skull = ((0, -0.95), (0.6, -0.76), (0.86, -0.1), (0.66, 0.5), (0.4, 1.0), (0, 1.16))
@@ -255,28 +264,34 @@ def _front_head(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
 
 def _profile_head(pen: _Pen, coat: _Coat) -> None:
     """A head seen from the side, looking towards positive x."""
+    (_profile_of_dog if coat.kind == "dog" else _profile_of_cat_or_rabbit)(pen, coat)
+
+
+def _profile_of_cat_or_rabbit(pen: _Pen, coat: _Coat) -> None:
     mouth = _mix(coat.fur, _BLACK, 0.85)
-    if coat.kind != "dog":
-        for x, colour in ((0.1, coat.shade), (-0.42, coat.fur)):
-            if coat.ears == "long":
-                _long_ear(pen, coat, x, x / 2 - 0.2, colour)
-                continue
-            tip = (x + 0.08, -1.5) if coat.ears == "upright" else (x + 0.5, -0.62)
-            pen.polygon([(x - 0.3, -0.5), tip, (x + 0.42, -0.62)], colour)
-        pen.ellipse(0, 0, 0.9, 0.82, coat.fur)
-        pen.ellipse(0.68, 0.3, 0.34, 0.27, coat.pale, inked=False)
-        if coat.pattern == "stripes":
-            for x in (-0.3, -0.02, 0.26):
-                pen.stroke([(x, -0.76), (x + 0.06, -0.4)], 0.1, coat.mark)
-        _eye(pen, coat, 0.42, -0.1)
-        pen.polygon([(0.86, 0.1), (1.04, 0.14), (0.94, 0.28)], _PINK)
-        pen.stroke([(0.94, 0.3), (0.84, 0.44), (0.6, 0.44)], 0.045, mouth)
-        if coat.whiskers:
-            _whiskers(pen, coat, 0.68, 0.32, 1)
-            _whiskers(pen, coat, 0.56, 0.34, -1)
-        if coat.ears == "hanging":
-            pen.blob(_EAR_FROM_THE_SIDE, coat.shade)
-        return
+    for x, colour in ((0.1, coat.shade), (-0.42, coat.fur)):
+        if coat.ears == "long":
+            _long_ear(pen, coat, x, x / 2 - 0.2, colour)
+            continue
+        tip = (x + 0.08, -1.5) if coat.ears == "upright" else (x + 0.5, -0.62)
+        pen.polygon([(x - 0.3, -0.5), tip, (x + 0.42, -0.62)], colour)
+    pen.ellipse(0, 0, 0.9, 0.82, coat.fur)
+    pen.ellipse(0.68, 0.3, 0.34, 0.27, coat.pale, inked=False)
+    if coat.pattern == "stripes":
+        for x in (-0.3, -0.02, 0.26):
+            pen.stroke([(x, -0.76), (x + 0.06, -0.4)], 0.1, coat.mark)
+    _eye(pen, coat, 0.42, -0.1)
+    pen.polygon([(0.86, 0.1), (1.04, 0.14), (0.94, 0.28)], _PINK)
+    pen.stroke([(0.94, 0.3), (0.84, 0.44), (0.6, 0.44)], 0.045, mouth)
+    if coat.whiskers:
+        _whiskers(pen, coat, 0.68, 0.32, 1)
+        _whiskers(pen, coat, 0.56, 0.34, -1)
+    if coat.ears == "hanging":
+        pen.blob(_EAR_FROM_THE_SIDE, coat.shade)
+
+
+def _profile_of_dog(pen: _Pen, coat: _Coat) -> None:
+    mouth = _mix(coat.fur, _BLACK, 0.85)
     if coat.ears == "upright":
         pen.polygon([(-0.5, -0.4), (-0.28, -1.5), (0.22, -0.6)], coat.shade)
     if coat.tongue:
@@ -330,20 +345,25 @@ def _sitting(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
     _front_head(pen.placed(0, 0, tilt_rad=rng.uniform(-0.2, 0.2)), coat, rng)
 
 
-def _standing(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
-    is_cat, is_rabbit = coat.kind == "cat", coat.kind == "rabbit"
-    depth, leg = (0.68, 0.34) if is_cat else (0.82, 0.44)
-    ground = 1.2 if is_rabbit else 2.0
-    if is_rabbit:
-        pen = pen.placed(0, 2.0 - ground)
+def _tail_of_standing(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
+    if coat.kind == "rabbit":
         pen.ellipse(-1.8, -0.2, 0.44, 0.44, coat.pale)
-    elif is_cat:
+    elif coat.kind == "cat":
         curl = rng.uniform(-0.3, 0.3)
         tail = ((-1.4, -0.2), (-2.2, -0.3), (-2.45, -1.2), (-2.15 + curl, -1.8), (-2.4 + curl, -2.25))
         pen.stroke(tail, 0.2, coat.fur, inked=True)
     else:
         lift = rng.uniform(-0.6, 0.5)
         pen.stroke(((-1.4, -0.25), (-2.0, -0.5 + lift / 2), (-2.4, -0.9 + lift)), 0.36, coat.fur, inked=True)
+
+
+def _standing(pen: _Pen, coat: _Coat, rng: np.random.Generator) -> None:
+    is_cat, is_rabbit = coat.kind == "cat", coat.kind == "rabbit"
+    depth, leg = (0.68, 0.34) if is_cat else (0.82, 0.44)
+    ground = 1.2 if is_rabbit else 2.0
+    if is_rabbit:
+        pen = pen.placed(0, 2.0 - ground)
+    _tail_of_standing(pen, coat, rng)
     stride = rng.uniform(-0.25, 0.25)
     for x, far in ((-1.0, True), (1.2, True), (-1.35, False), (0.9, False)):
         foot = x + (stride if far else -stride)
@@ -434,6 +454,20 @@ def _photo(picture: Image.Image, rng: np.random.Generator, *, gain: float, noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
+def _placement(
+    size: tuple[int, int], extent: tuple[float, float, float, float], fill: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], tuple[float, float, float, float]]:
+    """The pen's matrix for an animal that fills this share of the picture, and its bounding box in pixels."""
+    (wide, high), (left, top, right, bottom) = size, extent
+    scale = fill * min(wide / (right - left), high / (bottom - top))
+    spare_x, spare_y = wide - scale * (right - left), high - scale * (bottom - top)
+    x0, y0 = spare_x * rng.uniform(0.05, 0.95), spare_y * rng.uniform(0.3, 1.0)
+    box = (x0, y0, x0 + scale * (right - left), y0 + scale * (bottom - top))
+    mirror = -1 if _chance(rng, 0.5) else 1
+    origin_x = x0 - scale * left if mirror == 1 else x0 + scale * right
+    return np.array([[mirror * scale, 0, origin_x], [0, scale, y0 - scale * top], [0, 0, 1]]), box
+
+
 def draw(kind: Kind, rng: np.random.Generator) -> Image.Image:
     """Draw one picture of an animal, in colour (RGB) or now and then in greyscale (L)."""
     size = int(rng.integers(200, 401)), int(rng.integers(200, 401))
@@ -447,13 +481,7 @@ def draw(kind: Kind, rng: np.random.Generator) -> Image.Image:
     if kind == "rabbit" and pose != "standing":
         top -= 0.9  # Room for its ears.
     fill = rng.uniform(0.16, 0.24) if hard == "tiny" else rng.uniform(0.62, 1.02)
-    scale = fill * min(wide / (right - left), high / (bottom - top))
-    spare_x, spare_y = wide - scale * (right - left), high - scale * (bottom - top)
-    x0, y0 = spare_x * rng.uniform(0.05, 0.95), spare_y * rng.uniform(0.3, 1.0)
-    box = (x0, y0, x0 + scale * (right - left), y0 + scale * (bottom - top))
-    mirror = -1 if _chance(rng, 0.5) else 1
-    origin_x = x0 - scale * left if mirror == 1 else x0 + scale * right
-    matrix = np.array([[mirror * scale, 0, origin_x], [0, scale, y0 - scale * top], [0, 0, 1]])
+    matrix, box = _placement((wide, high), (left, top, right, bottom), fill, rng)
     ink = _mix(coat.fur, _BLACK, 0.75) if _chance(rng, 0.6) else None
     pen = _Pen(canvas, matrix, ink)
     if pose == "head":

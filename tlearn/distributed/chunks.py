@@ -1,4 +1,4 @@
-"""What is cut into chunks, known without Ray."""
+"""What is cut into chunks, and what is said of a chunk that is done; known without Ray."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,15 @@ class Chunk:
 
     id: str
     rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What an actor says of a chunk whose file it has written."""
+
+    chunk: str
+    num_images: int
+    num_failed: int
 
 
 def chunk_size(num_images: int) -> int:

@@ -17,6 +17,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Wor
 
 from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
+from tlearn.distributed.nodes import ByTasks, Decode
 
 Fetch = Callable[[str, str, PreprocessConfig], Fetched]
 Decoder = Callable[[Sequence[str]], Iterator[Fetched]]
@@ -27,13 +28,13 @@ _LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 
 def decoder(
-    folder: str, preprocess: PreprocessConfig, num_threads: int | None, batch_size: int, fetch: Fetch = fetch
+    folder: str, preprocess: PreprocessConfig, decode: Decode, batch_size: int, fetch: Fetch = fetch
 ) -> Decoder:
-    """By so many threads in this process, or, with None, by tasks on the cluster."""
-    if num_threads is None:
+    """What decodes the files of a folder for a network that takes `batch_size` of them together."""
+    if isinstance(decode, ByTasks):
         num_ahead = max(2 * batch_size // _PATHS_PER_TASK, _LEAST_AHEAD)
         return lambda paths: _on_cluster(folder, paths, preprocess, num_ahead, fetch)
-    threads = ThreadPoolExecutor(num_threads)
+    threads = ThreadPoolExecutor(decode.num_threads)
     return lambda paths: threads.map(lambda path: fetch(folder, path, preprocess), paths)
 
 
@@ -42,13 +43,13 @@ def _on_cluster(
 ) -> Iterator[Fetched]:
     """With never more than `num_ahead` tasks beyond the one whose pictures are looked at."""
 
-    def submit(some: Sequence[str]) -> Any:
-        return _decode.remote(folder, some, preprocess, fetch)
+    def submit(batch: Sequence[str]) -> Any:
+        return _decode.remote(folder, batch, preprocess, fetch)
 
     waiting: deque[tuple[Sequence[str], Any]] = deque()
     for start in range(0, len(paths), _PATHS_PER_TASK):
-        some = paths[start : start + _PATHS_PER_TASK]
-        waiting.append((some, submit(some)))
+        batch = paths[start : start + _PATHS_PER_TASK]
+        waiting.append((batch, submit(batch)))
         if len(waiting) > num_ahead:
             yield from _results(*waiting.popleft(), submit)
     while waiting:
@@ -63,22 +64,22 @@ def _decode(
     """What the files hold, their pixels apart, (number, 3, size, size): as an array they are not pickled but mapped."""
     fetched = [fetch(folder, path, preprocess) for path in paths]
     blank = np.zeros((0, 3, preprocess.image_size, preprocess.image_size), np.uint8)
-    pixels = [one.pixels.numpy()[None] for one in fetched if one.pixels is not None]
-    return [dataclasses.replace(one, pixels=None) for one in fetched], np.concatenate([blank, *pixels])
+    pixels = [file.pixels.numpy()[None] for file in fetched if file.pixels is not None]
+    return [dataclasses.replace(file, pixels=None) for file in fetched], np.concatenate([blank, *pixels])
 
 
 def _results(paths: Sequence[str], task: Any, submit: Callable[[Sequence[str]], Any]) -> Iterator[Fetched]:
-    """Of a task; if it was lost, of one new task for each of its paths."""
+    """What a task has fetched; if it was lost, what one new task for each of its paths has."""
     try:
         done = ray.get(task)
     except _LOST:
-        for alone in [submit([path]) for path in paths]:
-            yield _result_alone(alone)
+        for retry in [submit([path]) for path in paths]:
+            yield _result_of_retry(retry)
     else:
         yield from _together(*done)
 
 
-def _result_alone(task: Any) -> Fetched:
+def _result_of_retry(task: Any) -> Fetched:
     try:
         return next(_together(*ray.get(task)))
     except WorkerCrashedError:
@@ -90,5 +91,5 @@ def _result_alone(task: Any) -> Fetched:
 def _together(fetched: list[Fetched], pixels: np.ndarray[Any, Any]) -> Iterator[Fetched]:
     # A copy, so that the object store can be used again, and because torch wants to write.
     rows = iter(torch.from_numpy(pixels.copy()))
-    for one in fetched:
-        yield dataclasses.replace(one, pixels=next(rows)) if one.status == "ok" else one
+    for file in fetched:
+        yield dataclasses.replace(file, pixels=next(rows)) if file.status == "ok" else file

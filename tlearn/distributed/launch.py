@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import storage
+from tlearn.distributed.nodes import Node, Nodes
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
 
 _starting = threading.Lock()
@@ -49,9 +50,20 @@ def _start_ray() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
 
 
-def has_gpus() -> bool:
-    """Whether the cluster has GPUs: then these compute."""
-    return bool(ray.cluster_resources().get("GPU"))
+def nodes() -> Nodes:
+    """What the cluster has at this moment; needs a Ray that is started."""
+    return Nodes(
+        tuple(
+            Node(
+                node["Resources"].get("CPU", 0),
+                node["Resources"].get("GPU", 0),
+                id=node["NodeID"],
+                host=node["NodeManagerHostname"],
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+    )
 
 
 def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
@@ -60,46 +72,59 @@ def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
     Copies of a file are as good as the file. What is on object stores is seen by all; one node alone is not asked.
     """
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    others = [node for node in others if node["Resources"].keys() & {"CPU", "GPU"}]
+    others = [node for node in nodes().nodes if node.id != here and (node.num_cpus or node.num_gpus)]
     if not others or all(map(storage.is_remote, [*files, *folders])):
         return
-    looked_at = {path: storage.absolute(path) for path in files if not storage.is_remote(path)}
-    with contextlib.ExitStack() as written:
-        for folder in folders:
-            if not storage.is_remote(folder):
-                token = storage.join(storage.absolute(folder), f".{uuid.uuid4().hex}.tmp")
-                storage.write_bytes(token, token.encode())
-                written.callback(storage.remove, token)
-                looked_at[folder] = token
-        asked = {}
-        for node in others:
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            look = ray.remote(_beginnings).options(num_cpus=0, scheduling_strategy=strategy)
-            asked[look.remote([*looked_at.values()])] = node["NodeManagerHostname"]
-        answers, _ = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_SECONDS)
-        for answer in answers:
-            with contextlib.suppress(RayError):  # the node is gone
-                theirs = ray.get(answer)
-                ours = _beginnings([*looked_at.values()])  # after them: what was changed meanwhile is no difference
-                for path, there, own in zip(looked_at, theirs, ours, strict=True):
-                    if own is not None and there != own:
-                        raise UsageError(
-                            f"expected paths that every node sees, node {asked[answer]} does not see {path}: put it on "
-                            "storage that all nodes mount, or give a URI (s3://, gs://)"
-                        )
+    local_files = {path: storage.absolute(path) for path in files if not storage.is_remote(path)}
+    with _tokens([folder for folder in folders if not storage.is_remote(folder)]) as tokens:
+        looked_at = {**local_files, **tokens}
+        locations = [*looked_at.values()]
+        for node, theirs in _seen_by(others, locations):
+            ours = _beginnings(locations)  # after them: what was changed meanwhile is no difference
+            for path, there, own in zip(looked_at, theirs, ours, strict=True):
+                if own is not None and there != own:
+                    raise UsageError(
+                        f"expected paths that every node sees, node {node.host} does not see {path}: put it on "
+                        "storage that all nodes mount, or give a URI (s3://, gs://)"
+                    )
 
 
-def _beginnings(paths: list[str]) -> list[str | None]:
+@contextlib.contextmanager
+def _tokens(folders: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The location of a new file in each folder, gone afterwards."""
+    tokens = {folder: storage.join(storage.absolute(folder), f".{uuid.uuid4().hex}.tmp") for folder in folders}
+    try:
+        for token in tokens.values():
+            storage.write_bytes(token, token.encode())
+        yield tokens
+    finally:
+        for token in tokens.values():
+            storage.remove(token)
+
+
+def _seen_by(others: Sequence[Node], locations: list[str]) -> Iterator[tuple[Node, list[str | None]]]:
+    """What each node sees at these locations; nodes that are gone or slow say nothing."""
+    asked = {}
+    for node in others:
+        strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        look = ray.remote(_beginnings).options(num_cpus=0, scheduling_strategy=strategy)
+        asked[look.remote(locations)] = node
+    answers, _ = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_SECONDS)
+    for answer in answers:
+        with contextlib.suppress(RayError):  # the node is gone
+            yield asked[answer], ray.get(answer)
+
+
+def _beginnings(locations: list[str]) -> list[str | None]:
     """What tells files apart: the SHA-256 of their first MiB; None for one that cannot be read."""
-    found: list[str | None] = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
+    digests: list[str | None] = []
+    for location in locations:
+        folder, _, name = location.rpartition("/")
         try:
-            found.append(hashlib.sha256(storage.read_listed(folder, name, max_bytes=2**20).data).hexdigest())
+            digests.append(hashlib.sha256(storage.read_listed(folder, name, max_bytes=2**20).data).hexdigest())
         except OSError:
-            found.append(None)
-    return found
+            digests.append(None)
+    return digests
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,16 @@ def run(config: SubmitConfig, job: TrainConfig | ScoreConfig, words: Sequence[st
 
     Raises UsageError for what no cluster can run, StorageError where the job server refuses or cannot be reached.
     """
-    for name in ("data", "model", "input", "output", "cache"):
-        place = getattr(job, name, "/")
-        if "://" not in place and not os.path.isabs(place):
-            raise UsageError(
-                f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
-            )
-    entrypoint = shlex.join(["python", "-m", f"jobs.{words[0]}", *words[1:]])
+    _require_absolute(job)
+    entrypoint = shlex.join(["python", "-m", "tlearn", *words])
     name = config.submission_id or f"{words[0]}-{digest(entrypoint)}"
-    environment = _runtime_env(config.runtime_env)
+    command = _Command(name, entrypoint, _runtime_env(config.runtime_env))
     with _one_line():
         client = _connect(config.address)
     seconds = config.retry_seconds
     for attempt in range(1, config.max_attempts + 1):
         with _one_line():
-            submission_id = _start(client, config, name, environment, entrypoint)
+            submission_id = _start(client, config, command)
         details = follow(client, submission_id)
         code, can_pass = outcome(details)
         if code == DONE:
@@ -74,6 +70,24 @@ def run(config: SubmitConfig, job: TrainConfig | ScoreConfig, words: Sequence[st
         seconds = min(2 * seconds, _MAX_WAIT_SECONDS)
     _say(f"{what}; its output again: ray job logs {submission_id}")
     return code
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What is sent, and the name of its first attempt."""
+
+    name: str
+    entrypoint: str
+    environment: dict[str, Any]
+
+
+def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
+    for name in ("data", "model", "input", "output", "cache"):
+        place = getattr(job, name, "/")
+        if "://" not in place and not os.path.isabs(place):
+            raise UsageError(
+                f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
+            )
 
 
 def outcome(details: JobDetails) -> tuple[int, bool]:
@@ -154,55 +168,72 @@ def _runtime_env(path: str | None) -> dict[str, Any]:
     return {**environment, "env_vars": variables}
 
 
-def _start(
-    client: JobSubmissionClient, config: SubmitConfig, name: str, environment: dict[str, Any], entrypoint: str
-) -> str:
+def _start(client: JobSubmissionClient, config: SubmitConfig, command: _Command) -> str:
     """The submission id of the attempt that is there to be followed, or of a new one."""
     for _ in range(5):  # another may send the same at the same moment
-        attempts = _attempts(client, name)
-        if attempts:
-            number, newest = max(attempts.items())
-            if newest.entrypoint != entrypoint:
-                raise UsageError(
-                    f"expected the command that {name} was submitted with ({newest.entrypoint}), got {entrypoint}: "
-                    "choose another --submission-id"
-                )
-            submission_id = _name(name, number)
-            is_done = newest.status == JobStatus.SUCCEEDED and config.submission_id is not None
-            if is_done or not newest.status.is_terminal():
-                _say(f"job {submission_id} {'has succeeded already' if is_done else 'is there: following it'}")
-                return submission_id
-        submission_id = _name(name, max(attempts, default=0) + 1)
-        try:
-            client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=submission_id,
-                runtime_env=environment,
-                entrypoint_num_cpus=config.entrypoint_num_cpus or None,
-                entrypoint_resources=config.entrypoint_resources or None,
-            )
-        except ValueError as error:
-            raise UsageError(f"expected a working directory that can be sent, got {error}") from error
-        except RuntimeError as error:
-            if "already exists" not in str(error):
-                raise
-            continue
-        _say(f"submitted job {submission_id}")
+        attempts = _attempts(client, command.name)
+        submission_id = _to_follow(attempts, command, is_once=config.submission_id is not None)
+        if submission_id is not None:
+            return submission_id
+        submission_id = _attempt_name(command.name, max(attempts, default=0) + 1)
+        if _is_sent(client, config, command, submission_id):
+            _say(f"submitted job {submission_id}")
+            return submission_id
+    raise LockedError(
+        f"expected {command.name} to be free, others submit it again and again: choose another --submission-id"
+    )
+
+
+def _to_follow(attempts: dict[int, JobDetails], command: _Command, *, is_once: bool) -> str | None:
+    """The newest attempt if it still runs, or if it has succeeded at what is to be done once."""
+    if not attempts:
+        return None
+    number, newest = max(attempts.items())
+    if newest.entrypoint != command.entrypoint:
+        raise UsageError(
+            f"expected the command that {command.name} was submitted with ({newest.entrypoint}), got "
+            f"{command.entrypoint}: choose another --submission-id"
+        )
+    submission_id = _attempt_name(command.name, number)
+    if newest.status == JobStatus.SUCCEEDED and is_once:
+        _say(f"job {submission_id} has succeeded already")
         return submission_id
-    raise LockedError(f"expected {name} to be free, others submit it again and again: choose another --submission-id")
+    if not newest.status.is_terminal():
+        _say(f"job {submission_id} is there: following it")
+        return submission_id
+    return None
 
 
-def _name(name: str, number: int) -> str:
+def _is_sent(client: JobSubmissionClient, config: SubmitConfig, command: _Command, submission_id: str) -> bool:
+    """Send it; False where another has just sent one of this name."""
+    try:
+        client.submit_job(
+            entrypoint=command.entrypoint,
+            submission_id=submission_id,
+            runtime_env=command.environment,
+            entrypoint_num_cpus=config.entrypoint_num_cpus or None,
+            entrypoint_resources=config.entrypoint_resources or None,
+        )
+    except ValueError as error:
+        raise UsageError(f"expected a working directory that can be sent, got {error}") from error
+    except RuntimeError as error:
+        if "already exists" in str(error):
+            return False
+        raise
+    return True
+
+
+def _attempt_name(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-attempt-{number}"
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, JobDetails]:
     jobs = {details.submission_id: details for details in client.list_jobs()}
-    found, number = {}, 1
-    while (details := jobs.get(_name(name, number))) is not None:
-        found[number] = details
+    attempts, number = {}, 1
+    while (details := jobs.get(_attempt_name(name, number))) is not None:
+        attempts[number] = details
         number += 1
-    return found
+    return attempts
 
 
 class _Log:

@@ -6,8 +6,10 @@ chance alone gives, (bins - 1) (1/n + 1/m), taken off (Yurdakul, Statistical pro
 index, 2018).
 """
 
+import dataclasses
 import hashlib
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,42 +42,63 @@ def series(probabilities: np.ndarray[Any, Any], pooled: np.ndarray[Any, Any]) ->
     )
 
 
-def reference(values: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """What the model folder carries of its validation set: edges and counts of each series; JSON."""
-    quantiles = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
-    edges = [np.unique(np.quantile(one, quantiles)).tolist() for one in values]
-    return {"edges": edges, "counts": count(edges, values), "num_images": values.shape[1]}
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the model folder carries of its validation set."""
+
+    edges: list[list[float]]
+    """Of the bins of each series, without the outermost."""
+    counts: Histograms
+    num_images: int
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any]) -> "Reference":
+        """Of series (series, images): edges at their deciles."""
+        quantiles = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
+        edges = [np.unique(np.quantile(row, quantiles)).tolist() for row in values]
+        return cls(edges, _histograms(edges, values), values.shape[1])
+
+    def count(self, values: np.ndarray[Any, Any]) -> Histograms:
+        """Images of series (series, images) in each bin of each series."""
+        return _histograms(self.edges, values)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Reference | None":
+        """None for a model without a reference: there was nothing to compute it from."""
+        return cls(**values) if values else None
 
 
-def count(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histograms:
-    """Images in each bin of each series."""
+def _histograms(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histograms:
     return [
-        np.bincount(np.searchsorted(edge, one, side="right"), minlength=len(edge) + 1).tolist()
-        for edge, one in zip(edges, values, strict=True)
+        np.bincount(np.searchsorted(inner, row, side="right"), minlength=len(inner) + 1).tolist()
+        for inner, row in zip(edges, values, strict=True)
     ]
 
 
 def add(left: Histograms | None, right: Histograms) -> Histograms:
     if left is None:
         return right
-    return [[a + b for a, b in zip(one, other, strict=True)] for one, other in zip(left, right, strict=True)]
+    return [[a + b for a, b in zip(*histograms, strict=True)] for histograms in zip(left, right, strict=True)]
 
 
 def psi(expected: list[int], actual: list[int]) -> float:
     """The index of one histogram against another, without what chance gives; 0.0 or more."""
     m, n, num_bins = sum(expected), sum(actual), len(expected)
-    q = [(one + 0.5) / (m + 0.5 * num_bins) for one in expected]
-    p = [(one + 0.5) / (n + 0.5 * num_bins) for one in actual]
+    q = [(count + 0.5) / (m + 0.5 * num_bins) for count in expected]
+    p = [(count + 0.5) / (n + 0.5 * num_bins) for count in actual]
     index = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
     return max(index - (num_bins - 1) * (1 / n + 1 / m), 0.0)
 
 
-def judge(known: dict[str, Any], counts: Histograms | None) -> tuple[float | None, str]:
+def judge(reference: Reference | None, counts: Histograms | None) -> tuple[float | None, str]:
     """One number and one sentence. Below 0.1 is usual, above 0.25 calls for a look (the index's usual limits)."""
     num_images = sum(counts[0]) if counts else 0
-    if counts is None or num_images < MIN_IMAGES:
+    if reference is None or counts is None or num_images < MIN_IMAGES:
         return None, f"{num_images} new images are too few to tell drift"
-    indices = [psi(expected, actual) for expected, actual in zip(known["counts"], counts, strict=True)]
+    indices = [psi(expected, actual) for expected, actual in zip(reference.counts, counts, strict=True)]
     of_probabilities, of_features = indices[0], sum(indices[1:]) / len(indices[1:])
     value = max(of_probabilities, of_features)
     where = "probabilities" if of_probabilities > of_features else "features"

@@ -1,6 +1,8 @@
 """How far probabilities can be trusted: the temperature that calibrates them, and figures of their quality."""
 
+import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,38 +41,63 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(best)
 
 
-def quality(logits: Tensor, labels: Tensor, classes: Classes) -> dict[str, Any]:
-    """Figures of logits (images, num_logits) against labels (images,), as JSON; None where one is not defined.
+@dataclass(frozen=True, slots=True)
+class ClassQuality:
+    """Figures of one class; None where one is not defined."""
 
-    brier: squared distance to the truth, over all classes. calibration_error: of the probability of the prediction, in
-    15 bins. roc_auc: the mean of each class against the rest.
-    """
+    precision: float | None
+    recall: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Figures of a model on its validation set; None where one is not defined."""
+
+    accuracy: float
+    log_loss: float | None
+    brier: float | None
+    """Squared distance to the truth, over all classes."""
+    calibration_error: float | None
+    """Of the probability of the prediction, in 15 bins."""
+    roc_auc: float | None
+    """The mean of each class against the rest."""
+    per_class: dict[str, ClassQuality]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Quality":
+        per_class = {name: ClassQuality(**figures) for name, figures in values["per_class"].items()}
+        return cls(**{**values, "per_class": per_class})
+
+
+def measure(logits: Tensor, labels: Tensor, classes: Classes) -> Quality:
+    """Figures of logits (images, num_logits) against labels (images,), one image at least."""
     logits = logits.double()
     num_classes = len(classes.names)
     probabilities, predictions = metrics.probabilities(logits), metrics.predictions(logits)
     is_right = predictions == labels
     counts, predicted, right = (
-        of.bincount(minlength=num_classes).double() for of in (labels, predictions, labels[is_right])
+        group.bincount(minlength=num_classes).double() for group in (labels, predictions, labels[is_right])
     )
     truth = torch.nn.functional.one_hot(labels, num_classes)
     calibration_error = area = torch.tensor(math.nan)
     if probabilities.isfinite().all():  # else comparing would make figures that look like any other
         calibration_error = _calibration_error(probabilities.amax(1), is_right)
-        of_each = [_area(probabilities[:, label], labels == label) for label in range(num_classes)]
-        area = torch.stack(of_each).mean()  # of two classes both have the same
-    return {
-        "accuracy": _number(right.sum() / counts.sum()),
-        "log_loss": _number(metrics.sample_losses(logits, labels).mean()),
-        "brier": _number((probabilities - truth).square().sum(1).mean()),
-        "calibration_error": _number(calibration_error),
-        "roc_auc": _number(area),
-        "per_class": {
-            name: {"precision": _number(precision), "recall": _number(recall), "count": int(count)}
-            for name, precision, recall, count in zip(
-                classes.names, right / predicted, right / counts, counts, strict=True
-            )
-        },
-    }
+        areas = [_area(probabilities[:, label], labels == label) for label in range(num_classes)]
+        area = torch.stack(areas).mean()  # of two classes both have the same
+    figures = zip(right / predicted, right / counts, counts, strict=True)
+    per_class = [ClassQuality(_number(precision), _number(recall), int(count)) for precision, recall, count in figures]
+    return Quality(
+        accuracy=(right.sum() / counts.sum()).item(),
+        log_loss=_number(metrics.sample_losses(logits, labels).mean()),
+        brier=_number((probabilities - truth).square().sum(1).mean()),
+        calibration_error=_number(calibration_error),
+        roc_auc=_number(area),
+        per_class=dict(zip(classes.names, per_class, strict=True)),
+    )
 
 
 def _calibration_error(confidences: Tensor, is_right: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ from tlearn.console import Progress
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.data.status import SETTLED, Status
-from tlearn.distributed import decoders
-from tlearn.distributed import pool as chunks
-from tlearn.distributed.chunks import Chunk, chunk_size
+from tlearn.distributed import decoders, launch, pool
+from tlearn.distributed.chunks import Chunk, ChunkResult, chunk_size
+from tlearn.distributed.nodes import Threads
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import engine, weights
 from tlearn.network import layers as network
@@ -243,27 +243,30 @@ def pooled(features: Features) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, features.shape[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every actor is built from."""
+
+    data: str
+    cut: Cut
+    num_views: int = 0
+    """That each actor has to compute, about: whether it pays to compile."""
+
+
 class Compute:
     """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
 
-    def __init__(
-        self,
-        data: str,
-        cut: Cut,
-        num_threads: int,
-        decode_threads: int | None,
-        num_views: int = 0,
-    ):
-        self.num_threads = num_threads
-        torch.set_num_threads(num_threads)
-        self.cut = cut
+    def __init__(self, task: Task, threads: Threads):
+        self.num_threads = threads.compute
+        torch.set_num_threads(self.num_threads)
+        self.cut = cut = task.cut
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch_size = network.BATCH_SIZES[self.device]
-        compile_for = self.batch_size if network.pays_to_compile(self.device, num_views) else None
+        compile_for = self.batch_size if network.pays_to_compile(self.device, task.num_views) else None
         self.frozen = cut.load().prepare(self.device, compile_for)
-        self.decode = decoders.decoder(data, cut.preprocess, decode_threads, self.batch_size)
+        self.decode = decoders.decoder(task.data, cut.preprocess, threads.decode, self.batch_size)
 
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
         torch.set_num_threads(self.num_threads)
         rows = chunk.rows.to_pylist()
@@ -283,12 +286,7 @@ class Compute:
             features = torch.cat(tensors).cpu().numpy()
             self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, features)
         num_failed = sum(status != "ok" for status, _ in statuses)
-        return {
-            "chunk": chunk.id,
-            "num_images": len(rows),
-            "num_failed": num_failed,
-            "views_per_image": len(views),
-        }
+        return ChunkResult(chunk.id, len(rows), num_failed)
 
     def _write(
         self,
@@ -392,22 +390,16 @@ def compute(
     decode: DecodeChoice = "here",
 ) -> tuple[int, int]:
     """Run a plan on the cluster; returns the numbers of views computed and of images that failed."""
-    pool = chunks.pool(workers, len(plan), decode)
-    progress.num_parallel = pool.num_actors
-    arguments = {
-        "data": storage.absolute(data),
-        "cut": cut,
-        "num_threads": pool.num_threads,
-        "decode_threads": pool.decode_threads,
-        "num_views": num_views(plan) // pool.num_actors,
-    }
+    actors = launch.nodes().pool(workers, len(plan), decode)
+    progress.num_parallel = actors.num_actors
+    task = Task(storage.absolute(data), cut, num_views(plan) // actors.num_actors)
+    views_per_image = {chunk.id: len(chunk.rows["views"][0]) for chunk in plan}
     num_computed = num_failed = 0
-    for result in chunks.run(
-        plan, "tlearn.features.cache:Compute", arguments, pool, f"features-{cut.frozen_digest[:8]}"
-    ):
-        num_computed += (result["num_images"] - result["num_failed"]) * result["views_per_image"]
-        num_failed += result["num_failed"]
-        progress.advance(result["num_images"] * result["views_per_image"])
+    for result in pool.run(plan, "tlearn.features.cache:Compute", task, actors, f"features-{cut.frozen_digest[:8]}"):
+        views = views_per_image[result.chunk]
+        num_computed += (result.num_images - result.num_failed) * views
+        num_failed += result.num_failed
+        progress.advance(result.num_images * views)
     return num_computed, num_failed
 
 

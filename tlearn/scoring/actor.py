@@ -18,14 +18,15 @@ from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.status import SCORED
 from tlearn.distributed import decoders
-from tlearn.distributed.chunks import Chunk
+from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.decoders import Decoder, Fetch
+from tlearn.distributed.nodes import Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import drift, metrics
 from tlearn.network import layers as network
 from tlearn.network import model
-from tlearn.network.arithmetic import Arithmetic
 from tlearn.scoring import table
+from tlearn.scoring.task import Task
 
 _DECODE_TIMEOUT_SECONDS = 120
 
@@ -38,37 +39,26 @@ class Score:
     child process decode, so that a picture that kills its decoder costs one row.
     """
 
-    def __init__(
-        self,
-        model_folder: str,
-        model_digest: str,
-        arithmetic: Arithmetic,
-        folder: str,
-        run_folder: str,
-        run: str,
-        batch_size: int | None,
-        num_threads: int,
-        decode_threads: int | None,
-        num_images: int = 0,
-        abstain_below: float | None = None,
-        fetch: Fetch = fetch,
-    ):
-        self.num_threads = num_threads
-        torch.set_num_threads(num_threads)
-        self.model = model.load(model_folder, arithmetic)
-        if self.model.description.digest != model_digest:
-            raise IntegrityError(f"expected model {model_digest} in {model_folder}, got another: it was replaced")
+    def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
+        self.num_threads = threads.compute
+        torch.set_num_threads(self.num_threads)
+        self.model = model.load(task.model_folder, task.arithmetic)
+        if self.model.description.digest != task.model_digest:
+            raise IntegrityError(
+                f"expected model {task.model_digest} in {task.model_folder}, got another: it was replaced"
+            )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.folder, self.run_folder, self.run = folder, run_folder, run
-        self.batch_size = batch_size or network.BATCH_SIZES[self.device]
-        self.abstain_below = abstain_below or 0.0
-        compile_for = self.batch_size if network.pays_to_compile(self.device, num_images) else None
+        self.folder, self.run_folder, self.run = task.folder, task.run_folder, task.run
+        self.batch_size = task.batch_size or network.BATCH_SIZES[self.device]
+        self.abstain_below = task.abstain_below or 0.0
+        compile_for = self.batch_size if network.pays_to_compile(self.device, task.num_images) else None
         self.model.prepare(self.device, compile_for)
+        self.reference = drift.Reference.from_json(self.model.description.reference)
         self.fetch = fetch
         preprocess = self.model.description.preprocess
-        self.decode = decoders.decoder(folder, preprocess, decode_threads, self.batch_size, fetch)
+        self.decode = decoders.decoder(task.folder, preprocess, threads.decode, self.batch_size, fetch)
 
-    def __call__(self, chunk: Chunk) -> dict[str, Any]:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
         torch.set_num_threads(self.num_threads)
         number = int(chunk.id)
@@ -87,7 +77,7 @@ class Score:
             table.write_part(part, rows, self.model.description.classes, histograms)
             statuses = [row["status"] for row in rows]
         num_failed = sum(status not in SCORED for status in statuses)
-        return {"chunk": chunk.id, "num_images": len(entries), "num_failed": num_failed}
+        return ChunkResult(chunk.id, len(entries), num_failed)
 
     @contextlib.contextmanager
     def _decoder(self, is_second: bool) -> Iterator[Decoder]:
@@ -145,7 +135,7 @@ class Score:
 
     def _finish(self, batch: "_Launched", histograms: drift.Histograms | None) -> drift.Histograms | None:
         """Fill in the rows of a batch."""
-        names, reference = self.model.description.classes.names, self.model.description.reference
+        names = self.model.description.classes.names
         probabilities: np.ndarray[Any, Any] = batch.probabilities.cpu().numpy()
         for row, values in zip(batch.rows, probabilities, strict=True):
             best = int(values.argmax())
@@ -155,10 +145,10 @@ class Score:
                 "probability": float(values[best]),
                 "probabilities": dict(zip(names, values.tolist(), strict=True)),
             }
-        if not reference:
+        if self.reference is None:
             return None
         series = drift.series(probabilities, batch.pooled.cpu().numpy())
-        return drift.add(histograms, drift.count(reference["edges"], series))
+        return drift.add(histograms, self.reference.count(series))
 
 
 @dataclass(frozen=True, slots=True)

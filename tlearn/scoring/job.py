@@ -34,6 +34,7 @@ from tlearn.network.description import Description
 from tlearn.scoring import plan, table
 from tlearn.scoring.ledger import FOLDER, Ledger
 from tlearn.scoring.plan import Index
+from tlearn.scoring.task import Task
 from tlearn.storage.lease import Lease
 
 _SCORER = "tlearn.scoring.actor:Score"
@@ -245,37 +246,35 @@ def _compute(
     config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
 ) -> float:
     """Let actors write the missing chunks; returns images per second after the start, 0.0 if there are too few."""
-    from tlearn.distributed import launch, meters
-    from tlearn.distributed import pool as chunks
+    from tlearn.distributed import launch, meters, pool
     from tlearn.distributed.chunks import Chunk
 
     launch.start_ray()
     with storage.open_input(storage.join(folder, "plan.parquet")) as file:
         first = pq.ParquetFile(file).read_row_group(missing[0], ["path"])["path"][0].as_py()
     launch.require_shared([storage.join(config.model, "model.json"), storage.join(config.input, first)], [folder])
-    pool = chunks.pool(config.num_workers, len(missing), config.decode)
-    arguments = {
-        "model_folder": storage.absolute(config.model),
-        "model_digest": model.digest,
-        "arithmetic": arithmetic.of_model(model.arithmetic, config.engine, config.precision, on_gpu=launch.has_gpus()),
-        "folder": storage.absolute(config.input),
-        "run_folder": folder,
-        "run": run,
-        "batch_size": config.batch_size,
-        "num_threads": pool.num_threads,
-        "decode_threads": pool.decode_threads,
-        "abstain_below": config.abstain_below,
-        "num_images": num_images // pool.num_actors,
-    }
+    nodes = launch.nodes()
+    actors = nodes.pool(config.num_workers, len(missing), config.decode)
+    task = Task(
+        model_folder=storage.absolute(config.model),
+        model_digest=model.digest,
+        arithmetic=arithmetic.of_model(model.arithmetic, config.engine, config.precision, on_gpu=nodes.has_gpus),
+        folder=storage.absolute(config.input),
+        run_folder=folder,
+        run=run,
+        batch_size=config.batch_size,
+        num_images=num_images // actors.num_actors,
+        abstain_below=config.abstain_below,
+    )
     nothing = pa.table({})  # an actor reads its rows from the plan
     work = [Chunk(f"{number:06}", nothing) for number in missing]
     started = time.monotonic()
     with launch.causes(), Progress("scored", num_images, quiet=config.quiet) as progress:
-        progress.num_parallel = pool.num_actors
-        for result in chunks.run(work, _SCORER, arguments, pool, f"score-{run}"):
-            progress.advance(result["num_images"])
-            meters.count("images_scored", result["num_images"] - result["num_failed"], model=model.digest)
-            meters.count("images_failed", result["num_failed"], model=model.digest)
+        progress.num_parallel = actors.num_actors
+        for result in pool.run(work, _SCORER, task, actors, f"score-{run}"):
+            progress.advance(result.num_images)
+            meters.count("images_scored", result.num_images - result.num_failed, model=model.digest)
+            meters.count("images_failed", result.num_failed, model=model.digest)
         meters.count("stage_seconds", time.monotonic() - started, stage="score")
         return progress.rate()
 
@@ -301,7 +300,7 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     num_scored = sum(outcome.statuses[status] for status in SCORED)
-    value, sentence = drift.judge(model.reference, outcome.histograms)
+    value, sentence = drift.judge(drift.Reference.from_json(model.reference), outcome.histograms)
     return {
         "listed": counts.listed,
         "unchanged": counts.unchanged,

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from types import ModuleType
 
-import ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from tlearn import storage
 from tlearn.config import TrainConfig
 from tlearn.console import event, say
-from tlearn.distributed import pool as chunks
+from tlearn.distributed import launch
 from tlearn.distributed.launch import causes
 from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.storage import Workplace
@@ -127,8 +126,8 @@ def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
 
 def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool, float]:
     """(workers, whether on GPUs, CPUs of each): the GPUs of the cluster, or one worker with all CPUs."""
-    resources = ray.cluster_resources()
-    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    nodes = launch.nodes()
+    num_gpus, num_cpus = nodes.num_gpus, nodes.num_cpus
     use_gpu = config.device == "gpu" or (config.device == "auto" and num_gpus > 0)
     available = num_gpus if use_gpu else num_cpus
     lowest, highest = config.num_workers or (max(num_gpus, 1) if use_gpu else 1,) * 2
@@ -137,7 +136,7 @@ def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool,
             f"expected at most {available} workers on {'GPUs' if use_gpu else 'CPUs'} ({num_cpus} CPUs, {num_gpus} "
             f"GPUs in the cluster), got {config.workers or lowest}: lower --workers, or add nodes"
         )
-    cpus_of_each = chunks.cpus_of_each(min(highest, available), on_gpus=use_gpu)
+    cpus_of_each = nodes.cpus_of_each(min(highest, available), on_gpus=use_gpu)
     return lowest if lowest == highest else (lowest, highest), use_gpu, cpus_of_each
 
 

@@ -26,9 +26,10 @@ from tlearn.console import event, say
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import meters
-from tlearn.distributed.launch import has_gpus, require_shared, start_ray
+from tlearn.distributed.launch import nodes, require_shared, start_ray
 from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
 from tlearn.evaluation import drift, metrics, quality, report
+from tlearn.evaluation.drift import Reference
 from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
@@ -118,7 +119,7 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         "val_loss": best["val_loss"],
         "train_accuracy": best["train_accuracy"],
         "temperature": temperature,
-        "quality": quality.quality(logits, labels, classes),
+        "quality": quality.measure(logits, labels, classes).to_json(),
         "arithmetic": learned.frozen.arithmetic.name,
         **gate,
         "skipped": sum(file.status != "ok" for file in listing.files),
@@ -155,7 +156,7 @@ def _arithmetics(
     config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, previous: dict[str, Any]
 ) -> tuple[Arithmetic, list[Arithmetic]]:
     """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
-    plain = arithmetic.plain(config.engine, config.precision, on_gpu=has_gpus())
+    plain = arithmetic.plain(config.engine, config.precision, on_gpu=nodes().has_gpus)
     if previous:  # a run that goes on keeps its arithmetic, wherever it goes on
         first = description.arithmetic_of(previous["arithmetic"])
     elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
@@ -273,7 +274,7 @@ def _reference(trainable: network.Trainable, val: Features, probabilities: torch
     rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
     with torch.no_grad():
         pooled = torch.cat([trainable.trunk(val.gather(part)).mean((2, 3)) for part in rows.split(64)])
-    return drift.reference(drift.series(probabilities[rows].numpy(), pooled.numpy()))
+    return Reference.of(drift.series(probabilities[rows].numpy(), pooled.numpy())).to_json()
 
 
 def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:

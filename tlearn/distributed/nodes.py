@@ -1,0 +1,128 @@
+"""What the cluster has, and how many actors of which size fit on it: arithmetic, without Ray."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from tlearn.config import DecodeChoice
+from tlearn.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Pictures are decoded by threads of the process that computes."""
+
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByTasks:
+    """Pictures are decoded by tasks on any free CPUs of the cluster."""
+
+
+Decode = Here | ByTasks
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What an actor may run at the same time."""
+
+    compute: int
+    decode: Decode
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many actors, and what each holds of the cluster."""
+
+    num_actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+    decode: DecodeChoice = "here"
+    workers: tuple[int, int] | None = None
+    """The fewest and the most that were asked for."""
+
+    @property
+    def threads(self) -> Threads:
+        """Of each actor: one decodes beside a processor's, several before a GPU."""
+        compute = max(int(self.cpus_per_actor), 1)
+        if self.decode == "pool":
+            return Threads(compute, ByTasks())
+        return Threads(compute, Here(compute if self.gpus_per_actor else 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one node has for tasks and actors."""
+
+    num_cpus: float
+    num_gpus: float = 0
+    id: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes that live, as they were when the cluster was asked."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def num_cpus(self) -> int:
+        return int(sum(node.num_cpus for node in self.nodes)) or 1
+
+    @property
+    def num_gpus(self) -> int:
+        return int(sum(node.num_gpus for node in self.nodes))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether GPUs compute: they do wherever there are any."""
+        return self.num_gpus > 0
+
+    def cpus_of_each(self, num_workers: int, *, on_gpus: bool) -> int:
+        """The most CPUs, 1 or more, that so many workers (each with a GPU or none) can have."""
+
+        def has_room(num_cpus: int) -> bool:
+            rooms = [int(node.num_cpus) // num_cpus for node in self.nodes]
+            if on_gpus:
+                rooms = [min(room, int(node.num_gpus)) for room, node in zip(rooms, self.nodes, strict=True)]
+            return sum(rooms) >= num_workers
+
+        most = max((int(node.num_cpus) for node in self.nodes), default=1)
+        return next((count for count in range(most, 1, -1) if has_room(count)), 1)
+
+    def pool(self, workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice = "here") -> Pool:
+        """One actor for each GPU, or one with one thread for each CPU, unless `workers` says otherwise.
+
+        The most may be more than have room: those that wait are what an autoscaler sees, and start on nodes that come.
+        On CPUs two actors of one thread are faster than one of two. Where tasks decode, at least one CPU is left to
+        them: actors that wait for tasks would hold the CPUs that these wait for. Raises InputError if the fewest have
+        no room.
+        """
+        available = self.num_gpus or self.num_cpus
+        if decode == "pool":
+            if self.num_cpus < 2:
+                raise InputError(
+                    f"expected 2 CPUs or more in the cluster, got {self.num_cpus}: leave out --decode pool"
+                )
+            available = min(available, self.num_cpus - 1)
+        lowest, highest = workers or (1, available)
+        if lowest > available:
+            raise InputError(
+                f"expected at most {available} workers ({self.num_cpus} CPUs, {self.num_gpus} GPUs in the cluster), "
+                f"got {lowest}"
+            )
+        num_actors = max(min(highest, num_chunks), 1)
+        gpus_per_actor = int(self.has_gpus)
+        if decode == "here":
+            cpus_per_actor = self.cpus_of_each(min(num_actors, available), on_gpus=self.has_gpus)
+        else:
+            num_actors = min(num_actors, available)
+            cpus_per_actor = 1 if self.has_gpus else (self.num_cpus - 1) // num_actors
+        return Pool(num_actors, cpus_per_actor, gpus_per_actor, decode, workers)
+
+    def refitted(self, old: Pool, num_chunks: int) -> Pool:
+        """The pool for these nodes, where some are lost or new; no actor has more CPUs than it has threads for."""
+        now = self.pool(old.workers and (1, old.workers[1]), num_chunks, old.decode)
+        cpus_per_actor = min(now.cpus_per_actor, old.cpus_per_actor)
+        return dataclasses.replace(old, num_actors=now.num_actors, cpus_per_actor=cpus_per_actor)
