@@ -5,7 +5,7 @@ storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name, in_order
 from tlearn.storage.files import (
     absolute,
     copy_folder,
@@ -24,7 +24,6 @@ from tlearn.storage.files import (
     require_writable,
     sha256_file,
     stream,
-    walk,
     write,
     write_bytes,
 )
@@ -45,6 +44,7 @@ __all__ = [
     "exists",
     "filesystem",
     "folders",
+    "in_order",
     "is_remote",
     "join",
     "local",
@@ -60,7 +60,6 @@ __all__ = [
     "sha256_file",
     "stream",
     "sync_folder",
-    "walk",
     "workplace",
     "write",
     "write_bytes",

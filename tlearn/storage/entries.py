@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
@@ -30,6 +31,11 @@ class Content:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Sort by the bytes of the path as it is stored, whatever stands for them in its text."""
+    return sorted(entries, key=lambda entry: decode_name(entry.path))
 
 
 def encode_name(name: bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, Entry, encode_name
 from tlearn.storage.local import Local, local
 from tlearn.storage.remote import Remote
 
@@ -26,11 +26,6 @@ def absolute(location: str) -> str:
 
 def join(location: str, *names: str) -> str:
     return "/".join([location.rstrip("/"), *names])
-
-
-def walk(location: str) -> Iterator[Entry]:
-    """List what `stream` lists in the order of the bytes of its path."""
-    yield from sorted(stream(location), key=lambda entry: decode_name(entry.path))
 
 
 def stream(location: str) -> Iterator[Entry]:
