@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, default_cache
 from tlearn.data import manifest
@@ -317,7 +318,7 @@ def prepare(root: Path, source: str | None, count: int) -> None:
     """Pictures of 240x240, a model folder with int8 ranges, and what torch says in fp32."""
     folder = root / "pictures" / "all"
     folder.mkdir(parents=True)
-    entries = list(manifest.pictures(source)) if source else []
+    entries = storage.in_order(manifest.pictures(source)) if source else []
     for number in range(count):
         if source:
             entry = entries[number * len(entries) // count]

@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from tlearn.config import PreprocessConfig
-from tlearn.data import images
+from tlearn.data import images, jpeg
 from tlearn.data.images import ImageError, Picture
 
 WIDTH, HEIGHT = 48, 32
@@ -113,11 +115,30 @@ def test_lossy_kinds_decode_to_nearly_the_colours_that_were_drawn(name: str) -> 
     assert_shows(decode(encode(rgb(), kind, **options)), COLOURS, 8)
 
 
+def test_pillow_is_left_alone_until_a_picture_is_decoded() -> None:
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+limit = Image.MAX_IMAGE_PIXELS
+from tlearn.data import images
+assert Image.MAX_IMAGE_PIXELS == limit > 0 and "WEBP" not in Image.OPEN
+data = sys.stdin.buffer.read()
+with ThreadPoolExecutor(8) as threads:
+    pictures = list(threads.map(lambda _: images.decode(data, max_pixels=10**8), range(8)))
+assert all((picture.pixels == pictures[0].pixels).all() for picture in pictures)
+assert Image.MAX_IMAGE_PIXELS is None
+"""
+    subprocess.run([sys.executable, "-c", code], input=encode(rgb(), "JPEG"), check=True)
+
+
 def test_jpeg_through_torchvision_and_through_pillow_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
     data = encode(Image.fromarray(noise), "JPEG")
     fast = decode(data)
-    monkeypatch.setattr(images, "_decode_jpeg", lambda image, data: None)
+    assert jpeg.decoder() == "torchvision"
+    monkeypatch.setattr(jpeg, "_operator", lambda: None)
+    assert jpeg.decoder() == "pillow"
     assert (fast.pixels.int() - decode(data).pixels.int()).abs().max() <= 2
 
 

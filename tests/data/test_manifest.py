@@ -44,6 +44,39 @@ def test_a_new_file_moves_at_most_one_other_between_the_splits(data: Path) -> No
     assert len(before - after) <= 1
 
 
+def test_the_order_is_that_of_the_bytes_of_the_path(tmp_path: Path) -> None:
+    in_order = [
+        b"train/%FF/1.jpg",
+        b"train/a b/1.jpg",
+        b"train/a-b/1.jpg",
+        b"train/a.d/1.jpg",
+        b"train/a/1 .jpg",
+        b"train/a/1-.jpg",
+        b"train/a/1.d/2.jpg",
+        b"train/a/1.jpg",
+        b"train/a/1/2.jpg",
+        b"train/a/10.jpg",
+        b"train/a/B.jpg",
+        b"train/a/a.jpg",
+        "train/a/\N{LATIN SMALL LETTER E WITH ACUTE}.jpg".encode(),
+        "train/a/\N{CAT FACE}.jpg".encode(),
+        b"train/a/\xff.jpg",
+        b"train/a0/1.jpg",
+        b"train/b\xff\xfe/1.jpg",
+        b"train/\xff/1.jpg",
+    ]
+    assert in_order == sorted(in_order)
+    for path in reversed(in_order):
+        file = os.path.join(os.fsencode(tmp_path), path)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb"):
+            pass
+    for label in ("a", "a0"):
+        put(tmp_path, f"val/{label}/1.jpg")
+    files = manifest.read(str(tmp_path), val_fraction=0.2, seed=0).of("train")
+    assert [storage.decode_name(file.path) for file in files] == in_order
+
+
 def test_names_decide_what_is_a_picture_and_folders_what_it_shows(data: Path) -> None:
     for name in ("a/b/deep.PNG", "no-suffix", ".hidden", "notes.txt", "Thumbs.db", "photo.HEIC"):
         put(data, f"train/cat/{name}")

@@ -154,7 +154,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch: decoders.Fetch) -> Any:
-    entries = list(storage.walk(str(pictures)))
+    entries = storage.in_order(storage.stream(str(pictures)))
     columns: dict[str, list[Any]] = {
         name: [getattr(one, name) for one in entries] for name in ("path", "size", "modified")
     }

@@ -140,7 +140,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     (folder / "dog" / "gone.png").write_bytes(picture(7))
     (folder / "dog" / "longer.png").write_bytes(picture(8))
     (folder / "dog" / "newer.png").write_bytes(picture(9))
-    entries = list(storage.walk(str(folder)))
+    entries = storage.in_order(storage.stream(str(folder)))
     (folder / "dog" / "gone.png").unlink()
     (folder / "dog" / "longer.png").write_bytes(picture(8) + b" ")
     os.utime(folder / "dog" / "newer.png", (1, 1))
@@ -181,7 +181,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
 
 
 def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = list(storage.walk(str(folder)))
+    entries = storage.in_order(storage.stream(str(folder)))
     plain = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     limit = sorted(row["probability"] for row in plain if row["status"] == "scored")[2]
     rows = rows_of(score(folder, saved, tmp_path / "parts", abstain_below=limit), entries)
@@ -194,7 +194,8 @@ def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Pat
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = [entry for entry in storage.walk(str(folder)) if entry.path in ("cat/heavy.png", "dog/wide.png")]
+    listed = {entry.path: entry for entry in storage.stream(str(folder))}
+    entries = [listed[path] for path in ("cat/heavy.png", "dog/wide.png")]
     heavy, wide = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     assert heavy["bytes"] > PREPROCESS.max_bytes and heavy["sha256"] is None
     assert wide["sha256"] == hashlib.sha256((folder / "dog" / "wide.png").read_bytes()).hexdigest()
@@ -204,7 +205,7 @@ def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved
 def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: Path, tmp_path: Path) -> None:
     for seed in range(20, 34):
         (folder / f"more-{seed}.png").write_bytes(picture(seed))
-    entries = list(storage.walk(str(folder)))
+    entries = storage.in_order(storage.stream(str(folder)))
     scored = [
         {
             row["path"]: row["probabilities"]["dog"]
@@ -222,7 +223,7 @@ def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: P
 def test_probabilities_are_those_of_the_cached_features(
     folder: Path, saved: Path, own_cache: Path, tmp_path: Path
 ) -> None:
-    rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
+    rows = rows_of(score(folder, saved, tmp_path / "parts"), storage.in_order(storage.stream(str(folder))))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
@@ -240,7 +241,7 @@ def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pr
     classes = Classes(("a b", "cat", "dog"))
     save_model(tmp_path / "model", pretrained, classes)
     scoring = score(folder, tmp_path / "model", tmp_path / "parts")
-    scoring(planned(tmp_path / "parts", list(storage.walk(str(folder)))))
+    scoring(planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder)))))
     row = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()[0]
     assert list(row["probabilities"]) == ["a b", "cat", "dog"]
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
@@ -264,7 +265,7 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 
 
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = list(storage.walk(str(folder)))
+    entries = storage.in_order(storage.stream(str(folder)))
     chunk = planned(tmp_path / "parts", entries)
     assert score(folder, saved, tmp_path / "parts")(chunk) == ChunkResult(chunk.id, 9, 5)
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
@@ -279,7 +280,7 @@ def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path
 def test_a_chunk_whose_part_exists_is_not_computed_again(
     folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
+    chunk = planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder))))
     scoring = score(folder, saved, tmp_path / "parts")
     first = scoring(chunk)
     path = tmp_path / "parts" / "000000.parquet"
@@ -304,7 +305,7 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
 
 
 def test_a_picture_that_kills_its_decoder_costs_one_row(folder: Path, saved: Path, tmp_path: Path) -> None:
-    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
+    chunk = planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder))))
     score(folder, saved, tmp_path / "parts")(chunk)
     undisturbed = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()
     (tmp_path / "parts" / "000000.parquet").unlink()  # the file that says "started" is there: an actor died here

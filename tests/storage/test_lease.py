@@ -1,16 +1,19 @@
 """One run at a time; a dead run's lease is taken over, a living one's never."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tlearn.errors import LockedError
+from tlearn import storage
+from tlearn.errors import LockedError, StorageError
 from tlearn.storage.lease import Lease
 
 HOLD = """
@@ -54,6 +57,89 @@ def test_a_lease_of_another_machine_is_respected_while_it_is_young(tmp_path: Pat
         with pytest.raises(LockedError, match="took it over"):
             lease.check()
     assert json.loads(path.read_text()) == {"owner": "third"}
+
+
+class Broken:
+    """A disk that cannot be read: what `storage.read` becomes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.is_broken, self._read = False, storage.read
+        monkeypatch.setattr(storage, "read", self)
+
+    def __call__(self, location: str) -> storage.Content:
+        if self.is_broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return self._read(location)
+
+
+def test_a_renewal_that_failed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, path = Broken(monkeypatch), tmp_path / "lease.json"
+    with Lease(str(tmp_path)) as lease:
+        os.utime(path, (0, 0))
+        disk.is_broken = True
+        lease.check()  # still young: nobody can have taken it
+        assert path.stat().st_mtime == 0
+        disk.is_broken = False
+        lease.check()
+        assert path.stat().st_mtime > 0
+    assert not path.exists()
+
+
+def test_the_thread_that_renews_survives_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, path = Broken(monkeypatch), tmp_path / "lease.json"
+    failed, renewed = threading.Event(), threading.Event()
+    renew = Lease._renew
+
+    def watched(lease: Lease) -> None:
+        renew(lease)
+        (failed if disk.is_broken else renewed).set()
+
+    monkeypatch.setattr(Lease, "_renew", watched)
+    with Lease(str(tmp_path), seconds=0.4):
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: 0.0)  # the lease does not age
+            disk.is_broken = True
+            assert failed.wait(20)
+            disk.is_broken = False
+        os.utime(path, (0, 0))
+        for _ in range(2):  # the first may have been under way
+            renewed.clear()
+            assert renewed.wait(20)
+        assert path.stat().st_mtime > 0
+
+
+def test_a_lease_that_could_not_be_renewed_for_its_seconds_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Broken(monkeypatch)
+    with Lease(str(tmp_path), seconds=60) as lease:
+        now = time.monotonic()
+        disk.is_broken = True
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: now + 59)
+            lease.check()
+            patch.setattr(time, "monotonic", lambda: now + 61)
+            with pytest.raises(LockedError, match="could not be renewed for 61 seconds"):
+                lease.check()
+        disk.is_broken = False
+        with pytest.raises(LockedError, match="could not be renewed"):
+            lease.check()  # another run may have come and gone
+
+
+def test_a_run_that_stood_still_goes_on_if_nobody_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(str(tmp_path), seconds=60) as lease:
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 1000)
+        lease.check()
+
+
+def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(str(tmp_path)) as lease:
+        with monkeypatch.context() as patch:
+            Broken(patch).is_broken = True
+            with pytest.raises(StorageError, match="Input/output error"), Lease(str(tmp_path)):
+                pass
+        lease.check()
 
 
 def test_a_lease_is_given_back_after_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ _MAX_LISTED = 20
 def check(config: CheckConfig) -> dict[str, Any]:
     """Counts, remarks and bad files of train/, val/ and test/. Raises ValueError as training would."""
     listing = manifest.read(config.data, val_fraction=0.2, seed=0)
-    test = [] if "test" not in storage.folders(config.data) else list(manifest.pictures(f"{config.data}/test"))
+    has_test = "test" in storage.folders(config.data)
+    test = storage.in_order(manifest.pictures(f"{config.data}/test")) if has_test else []
     paths = [file.path for file in listing.files] + [f"test/{entry.path}" for entry in test]
 
     def one(path: str) -> Fetched:

@@ -1,16 +1,15 @@
 """Encoded bytes to uint8 pixels to network input; training and scoring share every step.
 
-Pillow reads every header and decodes every kind; ordinary JPEG goes through torchvision, which is faster.
+Pillow reads every header and decodes every kind; ordinary JPEG goes through `jpeg`, which is faster.
 """
 
-import contextlib
-import importlib.util
+import functools
 import io
 import re
 import textwrap
+import threading
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tlearn.config import PreprocessConfig
+from tlearn.data import jpeg
 
 # Only names what could not be read; what can be read is for Pillow to find out.
 _KINDS = (
@@ -46,18 +46,7 @@ _LONGEST = 16
 # torchvision's VGG16_Weights.IMAGENET1K_FEATURES, times 255.
 IMAGENET_MEAN = (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)
 
-# Pillow's own limit on pixels; max_pixels is checked before anything is allocated.
-Image.MAX_IMAGE_PIXELS = None
-# Here, so that not several decoding threads load the plugins at once.
-Image.init()
-# AVIF is not in every Pillow; MPO is opened as JPEG.
-_FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"] + ["AVIF"] * ("AVIF" in Image.OPEN)
-# The decoders of torchvision without torchvision itself, whose import takes every process as long as torch's.
-_torchvision = importlib.util.find_spec("torchvision")
-for _folder in (_torchvision and _torchvision.submodule_search_locations) or []:
-    for _library in Path(_folder).glob("image*.so"):
-        with contextlib.suppress(OSError):  # made for another torch; Pillow decodes then
-            torch.ops.load_library(_library)
+_setting_up = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -97,7 +86,7 @@ def decode(data: bytes, *, max_pixels: int, least: int | None = None) -> Picture
     _silence_pillow()
     width = height = None
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):
                 # The tags, because Pillow has turned the size already.
@@ -105,7 +94,7 @@ def decode(data: bytes, *, max_pixels: int, least: int | None = None) -> Picture
             if width * height > max_pixels:
                 message = f"expected {max_pixels} pixels or less, got {width} x {height}: raise max_pixels"
                 raise ImageError(message, status="too_large", width=width, height=height)
-            pixels = None if least and _scale_down(image, least) else _decode_jpeg(image, data)
+            pixels = None if least and jpeg.scale_down(image, least) else jpeg.decode(image, data)
             if pixels is None:
                 pixels = _decode_with_pillow(image, data)
             return Picture(_upright(pixels, image), width, height)
@@ -163,28 +152,6 @@ def normalize(batch: Tensor, config: PreprocessConfig, dtype: torch.dtype = torc
     return batch.to(torch.float32).sub_(mean).to(dtype)
 
 
-def _scale_down(image: Image.Image, least: int) -> bool:
-    """Tell the decoder of a JPEG to scale, if there is something to be gained."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or min(image.size) < 2 * least:
-        return False
-    scale = min(image.size) / least
-    return image.draft(image.mode, (int(image.width / scale), int(image.height / scale))) is not None
-
-
-def _decode_jpeg(image: Image.Image, data: bytes) -> Tensor | None:
-    """(3, height, width) uint8, not yet upright; None where Pillow has to decide."""
-    # torchvision converts CMYK by rules of its own.
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
-        return None
-    try:
-        # torchvision.io.decode_jpeg warns at every call that it will go. Should the operator below it go as
-        # well, Pillow gives the same pixels. 3: ImageReadMode.RGB.
-        pixels: Tensor = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), 3)
-    except (AttributeError, RuntimeError):
-        return None
-    return pixels
-
-
 def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
     """(3, height, width) uint8, upright only if TIFF."""
     if image.format == "PNG":
@@ -239,8 +206,8 @@ def _reason(data: bytes, error: Exception) -> str:
     said = re.sub(r"<[^>]*>|[^ -~]+", " ", str(error))
     if not data:
         reason = "the file is empty"
-    elif kind.upper() not in _FORMATS:
-        reason = f"expected {', '.join(_FORMATS)}, got {kind or 'unknown bytes'}: convert or remove it"
+    elif kind.upper() not in _formats():
+        reason = f"expected {', '.join(_formats())}, got {kind or 'unknown bytes'}: convert or remove it"
     elif isinstance(error, MemoryError):
         reason = f"{kind} that does not fit into memory"
     elif "truncated" in said.lower():
@@ -250,6 +217,21 @@ def _reason(data: bytes, error: Exception) -> str:
     else:
         reason = f"damaged {kind} ({said})"
     return textwrap.shorten(f"not an image that can be read: {reason}", 200, placeholder=" ...")
+
+
+def _formats() -> tuple[str, ...]:
+    """The kinds that are read, by Pillow's names."""
+    with _setting_up:  # or several decoding threads load the plugins at once
+        return _set_up_pillow()
+
+
+@functools.cache
+def _set_up_pillow() -> tuple[str, ...]:
+    # Pillow's own limit on pixels; max_pixels is checked before anything is allocated.
+    Image.MAX_IMAGE_PIXELS = None
+    Image.init()
+    # AVIF is not in every Pillow; MPO is opened as JPEG.
+    return ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *["AVIF"] * ("AVIF" in Image.OPEN))
 
 
 def _silence_pillow() -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -92,11 +92,9 @@ def is_picture(path: str) -> bool:
     return suffix in SUFFIXES if suffix else not name.startswith(".")
 
 
-def pictures(
-    location: str, ignored: Counter[str] | None = None, *, walk: Callable[[str], Iterator[Entry]] = storage.walk
-) -> Iterator[Entry]:
-    """Every picture under a folder, as `walk` lists it; other files are counted in `ignored` by suffix."""
-    for entry in walk(location):
+def pictures(location: str, ignored: Counter[str] | None = None) -> Iterator[Entry]:
+    """Every picture under a folder, in any order; other files are counted in `ignored` by suffix."""
+    for entry in storage.stream(location):
         if is_picture(entry.path):
             yield entry
         elif ignored is not None:
@@ -152,7 +150,7 @@ def _read_split(data: str, split: str) -> tuple[list[File], int]:
     ignored: Counter[str] = Counter()
     files = []
     num_outside = 0
-    for entry in pictures(location, ignored):
+    for entry in storage.in_order(pictures(location, ignored)):
         label, _, rest = entry.path.partition("/")
         if rest:
             files.append(File(split, f"{split}/{entry.path}", label, entry.size, entry.modified))

@@ -106,7 +106,7 @@ def _fill(pictures: Path, config: BenchConfig) -> None:
             picture = drawings.draw("cat" if number % 2 else "dog", rng)
             picture.convert("RGB").save(pictures / f"{number:05}.jpg", quality=90)
         return
-    entries = list(manifest.pictures(config.input))
+    entries = storage.in_order(manifest.pictures(config.input))
     if not entries:
         raise InputError(f"expected images in {config.input}, found none")
     for number in range(config.num_images):

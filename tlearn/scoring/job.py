@@ -85,7 +85,7 @@ def score(config: ScoreConfig) -> tuple[dict[str, Any], int]:
         # What went on above was this very rescore; there is nothing more to do again.
         rescore = config.rescore and not outcome.runs
         ignored: Counter[str] = Counter()
-        entries = manifest.pictures(config.input, ignored, walk=storage.stream)
+        entries = manifest.pictures(config.input, ignored)
         max_bytes = model.preprocess.max_bytes
         counts = plan.fill(
             index, entries, config.input, model.digest, max_bytes, rescore=rescore, on_new_path=_once(_start_ray)

@@ -4,96 +4,63 @@ from tlearn import storage
 storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
+from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name, in_order
 from tlearn.storage.files import (
-    Content as Content,
+    absolute,
+    copy_folder,
+    exists,
+    folders,
+    is_remote,
+    join,
+    names,
+    open_input,
+    publish,
+    read,
+    read_json,
+    read_listed,
+    remove,
+    remove_folder,
+    require_writable,
+    sha256_file,
+    stream,
+    write,
+    write_bytes,
 )
-from tlearn.storage.files import (
-    Entry as Entry,
-)
-from tlearn.storage.files import (
-    Workplace as Workplace,
-)
-from tlearn.storage.files import (
-    absolute as absolute,
-)
-from tlearn.storage.files import (
-    at_hand as at_hand,
-)
-from tlearn.storage.files import (
-    copy_folder as copy_folder,
-)
-from tlearn.storage.files import (
-    decode_name as decode_name,
-)
-from tlearn.storage.files import (
-    disk as disk,
-)
-from tlearn.storage.files import (
-    encode_name as encode_name,
-)
-from tlearn.storage.files import (
-    exists as exists,
-)
-from tlearn.storage.files import (
-    filesystem as filesystem,
-)
-from tlearn.storage.files import (
-    folders as folders,
-)
-from tlearn.storage.files import (
-    is_remote as is_remote,
-)
-from tlearn.storage.files import (
-    join as join,
-)
-from tlearn.storage.files import (
-    local as local,
-)
-from tlearn.storage.files import (
-    names as names,
-)
-from tlearn.storage.files import (
-    open_input as open_input,
-)
-from tlearn.storage.files import (
-    publish as publish,
-)
-from tlearn.storage.files import (
-    read as read,
-)
-from tlearn.storage.files import (
-    read_json as read_json,
-)
-from tlearn.storage.files import (
-    read_listed as read_listed,
-)
-from tlearn.storage.files import (
-    remove as remove,
-)
-from tlearn.storage.files import (
-    remove_folder as remove_folder,
-)
-from tlearn.storage.files import (
-    require_writable as require_writable,
-)
-from tlearn.storage.files import (
-    sha256_file as sha256_file,
-)
-from tlearn.storage.files import (
-    stream as stream,
-)
-from tlearn.storage.files import (
-    sync_folder as sync_folder,
-)
-from tlearn.storage.files import (
-    walk as walk,
-)
-from tlearn.storage.files import (
-    workplace as workplace,
-)
-from tlearn.storage.files import (
-    write as write,
-)
-from tlearn.storage.files import (
-    write_bytes as write_bytes,
-)
+from tlearn.storage.local import local, sync_folder
+from tlearn.storage.remote import filesystem
+
+__all__ = [
+    "Content",
+    "Entry",
+    "Workplace",
+    "absolute",
+    "at_hand",
+    "copy_folder",
+    "decode_name",
+    "default_cache",
+    "disk",
+    "encode_name",
+    "exists",
+    "filesystem",
+    "folders",
+    "in_order",
+    "is_remote",
+    "join",
+    "local",
+    "names",
+    "open_input",
+    "publish",
+    "read",
+    "read_json",
+    "read_listed",
+    "remove",
+    "remove_folder",
+    "require_writable",
+    "sha256_file",
+    "stream",
+    "sync_folder",
+    "workplace",
+    "write",
+    "write_bytes",
+]

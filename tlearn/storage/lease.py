@@ -1,14 +1,16 @@
 """Who may write an output: a lease, held by one run at a time, that outlives no dead run for long."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tlearn import storage
 from tlearn.errors import LockedError, StorageError
@@ -16,9 +18,47 @@ from tlearn.errors import LockedError, StorageError
 LEASE_SECONDS = 60.0
 """A lease that was not renewed for so long is taken over; it is renewed four times as often."""
 
-
 SETTLE_SECONDS = 2.0
 """How long a run on an object store waits before it looks whether the lease is still its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds a lease: the content of lease.json."""
+
+    owner: str = ""
+    """A name of this one lease."""
+    host: str = ""
+    boot: str = ""
+    pid: int = 0
+    started: str | None = None
+
+    @classmethod
+    def of_this_process(cls, owner: str) -> "Holder":
+        pid = os.getpid()
+        return cls(owner, socket.gethostname(), _boot_id(), pid, _process_start(pid))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Holder | None":
+        """None where the file is damaged; what it lacks stays empty."""
+        try:
+            facts = json.loads(data)
+        except ValueError:
+            return None
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: facts[name] for name in names & facts.keys()}) if isinstance(facts, dict) else None
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        return (self.host, self.boot) == (socket.gethostname(), _boot_id())
+
+    @property
+    def is_running(self) -> bool:
+        """Asked on the holder's machine: the start time tells it from another process that was given its id."""
+        return _process_start(self.pid) == str(self.started)
 
 
 class Lease:
@@ -39,8 +79,9 @@ class Lease:
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._is_lost = False
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._renewed = 0.0  # by the monotonic clock
+        self._loss: str | None = None
 
     def __enter__(self) -> "Lease":
         try:
@@ -55,21 +96,18 @@ class Lease:
         self._thread.start()
         return self
 
-    def _facts(self) -> bytes:
-        process = os.getpid()
-        facts = {"owner": self.owner, "host": socket.gethostname(), "boot": _boot_id(), "pid": process}
-        return json.dumps({**facts, "started": _process_start(process)}).encode()
-
     def _create(self) -> bool:
+        self._renewed = time.monotonic()
+        facts = Holder.of_this_process(self.owner).to_json()
         if storage.is_remote(self.folder):
             if storage.exists(self.location):
                 return False
-            storage.write_bytes(self.location, self._facts())
+            storage.write_bytes(self.location, facts)
             time.sleep(SETTLE_SECONDS)
             return self._is_ours()
         path = storage.local(self.location)
         temporary = path.with_name(f".{self.owner}.tmp")
-        temporary.write_bytes(self._facts())
+        temporary.write_bytes(facts)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -82,8 +120,8 @@ class Lease:
         holder = self._read()
         if holder is not None and self._is_alive(holder):
             raise LockedError(
-                f"expected {self.folder} to be free, run {str(holder.get('owner'))[:8]} (process {holder.get('pid')} "
-                f"on {holder.get('host')}) holds it: wait for it or end it"
+                f"expected {self.folder} to be free, run {holder.owner[:8]} (process {holder.pid} "
+                f"on {holder.host}) holds it: wait for it or end it"
             )
         if storage.is_remote(self.folder):
             storage.remove(self.location)
@@ -92,7 +130,7 @@ class Lease:
         if not self._create():
             raise LockedError(f"expected {self.folder} to be free, another run just took it: wait for it")
 
-    def _move_aside(self, holder: dict[str, Any] | None) -> None:
+    def _move_aside(self, holder: Holder | None) -> None:
         """Take a dead lease away; one that another run has put in its place meanwhile is put back."""
         path = storage.local(self.location)
         aside = path.with_name(f".{self.owner}.stale")
@@ -100,25 +138,25 @@ class Lease:
             path.rename(aside)
         except FileNotFoundError:
             return
-        taken = _parse(aside.read_bytes())
-        if taken is not None and (holder is None or taken.get("owner") != holder.get("owner")):
+        taken = Holder.from_json(aside.read_bytes())
+        if taken is not None and (holder is None or taken.owner != holder.owner):
             os.link(aside, path)
         aside.unlink()
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> Holder | None:
+        """None where there is no lease, or a damaged one. Raises OSError: a lease that cannot be read may be held."""
         try:
-            return _parse(storage.read(self.location).data)
-        except OSError:
+            return Holder.from_json(storage.read(self.location).data)
+        except FileNotFoundError:
             return None
 
     def _is_ours(self) -> bool:
         holder = self._read()
-        return holder is not None and holder.get("owner") == self.owner
+        return holder is not None and holder.owner == self.owner
 
-    def _is_alive(self, holder: dict[str, Any]) -> bool:
-        if holder.get("host") == socket.gethostname() and holder.get("boot") == _boot_id():
-            # The start time tells a living holder from another process that was given its id.
-            return _process_start(int(holder["pid"])) == str(holder["started"])
+    def _is_alive(self, holder: Holder) -> bool:
+        if holder.is_of_this_machine:
+            return holder.is_running
         clock = storage.join(self.folder, f".{self.owner}.clock")
         storage.write_bytes(clock, b"")
         try:
@@ -129,38 +167,41 @@ class Lease:
         finally:
             storage.remove(clock)
 
+    def _keep(self) -> None:
+        while self._loss is None and not self._stop.wait(self.seconds / 4):
+            self._renew()
+
     def _renew(self) -> None:
-        while not self._stop.wait(self.seconds / 4):
+        """Renew once. A renewal that fails is tried again by the next call, until the lease is too old to be ours."""
+        now = time.monotonic()
+        try:
             if not self._is_ours():
-                self._is_lost = True
+                self._loss = "another run took it over: this one stood still for too long"
                 return
             if storage.is_remote(self.folder):
-                storage.write_bytes(self.location, self._facts())
+                storage.write_bytes(self.location, Holder.of_this_process(self.owner).to_json())
             else:
-                storage.local(self.location).touch()
+                os.utime(storage.local(self.location))
+            self._renewed = now
+        except OSError as error:
+            if now - self._renewed > self.seconds:
+                self._loss = f"its lease could not be renewed for {now - self._renewed:.0f} seconds: {error}"
 
     def check(self) -> None:
-        """Raise LockedError if another run has taken this lease over; call it before anything becomes visible."""
-        if self._is_lost or not self._is_ours():
-            raise LockedError(
-                f"expected to hold {self.folder}, another run took it over: this one stood still for too long"
-            )
+        """Raise LockedError if another run may hold the folder by now; call it before anything becomes visible."""
+        if self._loss is None:
+            self._renew()
+        if self._loss is not None:
+            raise LockedError(f"expected to hold {self.folder}, {self._loss}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._is_ours():
-            storage.remove(self.location)
-
-
-def _parse(data: bytes) -> dict[str, Any] | None:
-    try:
-        facts = json.loads(data)
-    except ValueError:
-        return None
-    return facts if isinstance(facts, dict) else None
+        with contextlib.suppress(OSError):  # a lease that stays grows old, and the run ends as it did
+            if self._is_ours():
+                storage.remove(self.location)
 
 
 def _boot_id() -> str:

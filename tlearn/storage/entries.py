@@ -1,0 +1,53 @@
+"""What a listing and a reading give, and names of any bytes as text."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
+# where (and only where) it would otherwise be read as such a byte.
+_LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
+_ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One listed file: path relative to the listed folder, size in bytes, time of change in microseconds."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file held when it was read, with the facts that were true at that moment."""
+
+    data: bytes
+    size: int
+    modified: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Sort by the bytes of the path as it is stored, whatever stands for them in its text."""
+    return sorted(entries, key=lambda entry: decode_name(entry.path))
+
+
+def encode_name(name: bytes) -> str:
+    """Make a name text, without loss: `decode_name` gives the same bytes back."""
+    text = name.decode("utf-8", "surrogateescape")
+    text = _LOOKS_ENCODED.sub("%25", text)
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+
+
+def decode_name(path: str) -> bytes:
+    def decoded(match: re.Match[str]) -> str:
+        escaped, digits = match.groups()
+        return f"%{escaped[2:]}{digits}" if escaped else chr(0xDC00 + int(digits, 16))
+
+    return _ENCODED.sub(decoded, path).encode("utf-8", "surrogateescape")

@@ -1,0 +1,154 @@
+"""A file or a folder on the disks of this machine; what `files` does with it.
+
+Names are bytes here, because a name need not be UTF-8.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from tlearn.errors import InputError, StorageError
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    path: Path
+    """Absolute."""
+
+    def stream(self) -> Iterator[Entry]:
+        if not self.path.is_dir():
+            came = "found a file" if self.path.exists() else "found nothing"
+            raise InputError(f"expected a folder at {self.path}, {came}: check the path")
+        root, waiting = os.fsencode(self.path), [b""]
+        while waiting:
+            prefix = waiting.pop()
+            with _scan(root, prefix) as scan:
+                for entry in scan:
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield from _listed(entry, prefix)
+                    elif not entry.name.startswith(b"."):
+                        waiting.append(prefix + entry.name + b"/")
+
+    def folders(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        with os.scandir(os.fsencode(self.path)) as scan:
+            return [encode_name(entry.name) for entry in scan if entry.is_dir(follow_symlinks=False)]
+
+    def names(self) -> list[str]:
+        try:
+            with os.scandir(self.path) as scan:
+                return [entry.name for entry in scan if entry.is_file()]
+        except FileNotFoundError:
+            return []
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def read(self, path: str, limit: int | None) -> Content:
+        name = os.path.join(os.fsencode(self.path), decode_name(path))
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"expected a regular file, found another kind: {path}")
+            return Content(file.read(limit), status.st_size, status.st_mtime_ns // 1000)
+
+    def open_input(self) -> BinaryIO:
+        return self.path.open("rb")
+
+    def write(self, write_to: Callable[[BinaryIO], object]) -> None:
+        # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
+        temporary = self.path.parent / f".{self.path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                write_to(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(
+                f"could not write {self.path}: {error.strerror or error}; free some space or choose another place"
+            ) from error
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def publish(self, file: Path, *, replace: bool) -> None:
+        try:
+            if replace:
+                file.replace(self.path)
+            else:
+                os.link(file, self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise StorageError(
+                f"could not write {self.path}: {error.strerror or error}; choose another place"
+            ) from error
+
+    def require_writable(self) -> None:
+        probe = self.path / f".{uuid.uuid4().hex[:12]}.tmp"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"expected a folder that can be written at {self.path}: {error.strerror}; choose another place"
+            ) from error
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def remove_folder(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def copy_folder(self, target: str) -> None:
+        shutil.copytree(self.path, local(target))
+
+
+def local(location: str) -> Path:
+    """The local path of a path or of a file:// URI, made absolute because Ray's workers change directory."""
+    path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
+    return Path(path).expanduser().absolute()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
+    try:
+        scan = os.scandir(os.path.join(root, prefix) if prefix else root)
+    except OSError as error:
+        raise InputError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
+    with scan:
+        yield scan
+
+
+def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
+    path = encode_name(prefix + entry.name)
+    try:
+        status = entry.stat()
+    except OSError:
+        yield Entry(path, -1, 0)
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield Entry(path, status.st_size, status.st_mtime_ns // 1000)

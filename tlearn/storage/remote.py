@@ -1,0 +1,166 @@
+"""A file or a folder of a URI that pyarrow's filesystems know; what `files` does with it."""
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tlearn.errors import InputError, StorageError
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+
+Result = TypeVar("Result")
+
+_COPY_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    location: str
+
+    def stream(self) -> Iterator[Entry]:
+        from pyarrow import fs
+
+        system, root = filesystem(self.location)
+        if system.get_file_info(root).type != fs.FileType.Directory:
+            raise InputError(f"expected a folder at {self.location}, found none: check the URI")
+        for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
+            path = info.path[len(root.rstrip("/")) + 1 :]
+            hidden = any(part.startswith(".") for part in path.split("/")[:-1])
+            if info.type == fs.FileType.File and not hidden:
+                yield Entry(encode_name(path.encode()), info.size, _modified(info))
+
+    def folders(self) -> list[str]:
+        from pyarrow import fs
+
+        return self._names(fs.FileType.Directory)
+
+    def names(self) -> list[str]:
+        from pyarrow import fs
+
+        return self._names(fs.FileType.File)
+
+    def _names(self, kind: Any) -> list[str]:
+        from pyarrow import fs
+
+        system, root = filesystem(self.location)
+        infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        return [info.base_name for info in infos if info.type == kind]
+
+    def exists(self) -> bool:
+        from pyarrow import fs
+
+        system, path = filesystem(self.location)
+        return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
+    def read(self, path: str, limit: int | None) -> Content:
+        def request() -> Content:
+            system, root = filesystem(self.location)
+            name = f"{root}/{decode_name(path).decode()}"
+            info = system.get_file_info(name)
+            with system.open_input_file(name) as file:
+                data = file.read(limit)
+            return Content(data, info.size, _modified(info))
+
+        return tried(request)
+
+    def open_input(self) -> Any:
+        system, path = filesystem(self.location)
+        return system.open_input_file(path)
+
+    def write(self, write_to: Callable[[Any], object]) -> None:
+        def request() -> None:
+            system, path = filesystem(self.location)
+            with system.open_output_stream(path) as file:
+                write_to(file)
+
+        try:
+            tried(request)
+        except OSError as error:
+            raise StorageError(f"could not write {self.location}: {error}") from error
+
+    def publish(self, file: Path, *, replace: bool) -> None:
+        def copy(sink: Any) -> None:
+            with file.open("rb") as source:
+                shutil.copyfileobj(source, sink, _COPY_BYTES)
+
+        self.write(copy)
+
+    def require_writable(self) -> None:
+        """Nothing: a store tells at the first write."""
+
+    def remove(self) -> None:
+        system, path = filesystem(self.location)
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_file(path)
+
+    def remove_folder(self) -> None:
+        system, path = filesystem(self.location)
+        with contextlib.suppress(FileNotFoundError):
+            system.delete_dir(path)
+
+    def copy_folder(self, target: str) -> None:
+        from pyarrow import fs
+
+        (source_system, source), (system, path) = filesystem(self.location), filesystem(target)
+        fs.copy_files(source, path, source_filesystem=source_system, destination_filesystem=system)
+
+    def version(self) -> tuple[int, int | None]:
+        """Size in bytes and time of change in nanoseconds of a file. Raises OSError."""
+        system, path = filesystem(self.location)
+        info = tried(lambda: system.get_file_info(path))
+        if not info.is_file:
+            raise FileNotFoundError(f"found no file at {self.location}")
+        return info.size, info.mtime_ns
+
+    def download(self, sink: Any) -> None:
+        system, path = filesystem(self.location)
+        with system.open_input_stream(path) as source:
+            shutil.copyfileobj(source, sink, _COPY_BYTES)
+
+
+def filesystem(location: str) -> tuple[Any, str]:
+    """pyarrow's filesystem of a URI, and the path in it."""
+    bucket = re.match(r"(s3|gs)://([^/?]+)/?", location)
+    if bucket is None:
+        return _filesystem(location)
+    # One client a bucket; and what follows may hold characters that a URI gives a meaning.
+    system, root = _filesystem(bucket[0].rstrip("/"))
+    return system, f"{root}/{location[bucket.end() :]}".rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(uri: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    # pyarrow does not know the variables by which other clients of S3 are sent to another store.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if uri.startswith("s3://") and endpoint and "?" not in uri:
+        scheme, _, host = endpoint.partition("://")
+        uri = f"{uri}?scheme={scheme}&endpoint_override={host}"
+    try:
+        return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise InputError(f"expected a path or a URI that pyarrow can open, got {uri}: {error}") from None
+
+
+def tried(request: Callable[[], Result]) -> Result:
+    """The result of a request to a store; a few more tries for what pyarrow does not try again itself."""
+    for seconds in (0.2, 1.0):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(seconds)
+    return request()
+
+
+def _modified(info: Any) -> int:
+    """Microseconds; 0 where the store does not say."""
+    return info.mtime_ns // 1000 if info.mtime_ns is not None else 0
