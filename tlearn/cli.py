@@ -130,7 +130,9 @@ def _score(words: list[str]) -> int:
     config = _parse(ScoreConfig, "score", words)
     from tlearn.scoring import job as scoring
 
-    summary, code = scoring.score(config)
+    scored = scoring.score(config)
+    summary = scored.to_json()
+    code = errors.TOO_MANY_BAD_FILES if scored.exceeds(config.max_error_rate) else errors.DONE
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items()))
     if code == errors.TOO_MANY_BAD_FILES:
         _say(
@@ -166,10 +168,9 @@ def _scores(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         return _say("expected a table: tlearn scores DIR", UsageError.code)
     config = _parse(ScoresConfig, "scores DIR", words[1:])
-    from tlearn import storage
     from tlearn.scoring import table
 
-    latest = table.latest(storage.local(words[0]))
+    latest = table.latest(words[0])
     if config.output is not None:
         table.write(latest, config.output)
     for line in table.lines(latest.slice(0, config.num_rows)):

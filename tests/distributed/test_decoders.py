@@ -27,6 +27,7 @@ from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.scoring import plan
 from tlearn.scoring.actor import Score
+from tlearn.scoring.task import Task
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -196,18 +197,16 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode_threads: int |
     columns |= {name: [None] * len(entries) for name in ("same_as", "result")}
     run_folder.mkdir()
     pq.write_table(pa.table(columns, schema=plan.SCHEMA), run_folder / "plan.parquet")
-    score = Score(
-        model_folder=str(saved),
+    task = Task(
+        model=str(saved),
         model_digest=model.load(str(saved)).description.digest,
         arithmetic=Arithmetic(),
-        folder=str(pictures),
-        run_folder=str(run_folder),
+        input=str(pictures),
         run="run",
+        run_folder=str(run_folder),
         batch_size=8,
-        num_threads=1,
-        decode_threads=decode_threads,
-        fetch=fetch,
     )
+    score = Score(task, 1, decode_threads, fetch)
     score(Chunk("000000", pa.table({})))
     return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist()
 

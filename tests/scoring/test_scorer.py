@@ -34,6 +34,7 @@ from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.scoring import plan, table
 from tlearn.scoring.actor import Score
+from tlearn.scoring.task import Task
 from tlearn.storage import Entry
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
@@ -98,22 +99,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: Any) -> Score:
-    digest = description.describe(str(saved)).digest
-    arguments = {"num_threads": 1, "decode_threads": 1, "run": "run-1", "model_digest": digest, **more}
-    return Score(
-        model_folder=str(saved),
+    task = Task(
+        model=str(saved),
+        model_digest=description.describe(str(saved)).digest,
         arithmetic=Arithmetic(),
-        folder=str(folder),
+        input=str(folder),
+        run="run-1",
         run_folder=str(parts),
         batch_size=batch_size,
-        **arguments,
     )
+    threads = {name: more.pop(name, 1) for name in ("num_threads", "decode_threads")}
+    fetcher = {"fetch": more.pop("fetch")} if "fetch" in more else {}
+    return Score(dataclasses.replace(task, **more), **threads, **fetcher)
 
 
-def rows_of(scoring: Score, entries: list[Entry], careful: bool = False) -> list[dict[str, Any]]:
-    listed = [dataclasses.asdict(entry) for entry in entries]
-    with scoring._decoder(careful) as decode:
-        return scoring.rows(listed, decode)[0]
+def rows_of(scoring: Score, entries: list[Entry]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(row) for row in scoring.rows(entries, scoring.decode)[0]]
 
 
 def planned(parts: Path, entries: list[Entry]) -> Chunk:
@@ -152,7 +153,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     }
     sizes = {entry.path: entry.size for entry in entries}
     for row in rows:
-        assert row["model"] == scoring.model.description.digest and row["run"] == "run-1"
+        assert row["model"] == scoring.task.model_digest and row["run"] == "run-1"
         assert row["scored_at"].tzinfo is datetime.UTC
         if row["status"] == "scored":
             assert row["error"] is None and (row["width"], row["height"]) == (80, 90)
@@ -163,7 +164,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
             assert row["sha256"] == hashlib.sha256(data).hexdigest()
             assert row["bytes"] == sizes[row["path"]]
         else:
-            assert row.keys().isdisjoint({"prediction", "probability", "probabilities"})
+            assert row["prediction"] is row["probability"] is row["probabilities"] is None
             assert row["error"] and len(row["error"].splitlines()) == 1
     longer = next(row for row in rows if row["path"] == "dog/longer.png")
     assert longer["bytes"] == len(picture(8)) + 1 and str(len(picture(8))) in longer["error"]
@@ -179,7 +180,7 @@ def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Pat
         is_uncertain = other["status"] == "scored" and other["probability"] < limit
         assert row["status"] == ("uncertain" if is_uncertain else other["status"])
         for name in ("prediction", "probability", "probabilities", "error"):
-            assert row.get(name) == other.get(name)
+            assert row[name] == other[name]
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
