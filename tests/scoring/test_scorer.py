@@ -6,6 +6,9 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from tlearn.network import description, model
 from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.scoring import plan, table
+from tlearn.scoring import plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
@@ -108,9 +111,8 @@ def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: A
         run_folder=str(parts),
         batch_size=batch_size,
     )
-    threads = {name: more.pop(name, 1) for name in ("num_threads", "decode_threads")}
-    fetcher = {"fetch": more.pop("fetch")} if "fetch" in more else {}
-    return Score(dataclasses.replace(task, **more), **threads, **fetcher)
+    decode_threads, how = more.pop("decode_threads", 1), more.pop("fetch", fetch)
+    return Score(dataclasses.replace(task, **more), 1, decode_threads, how)
 
 
 def rows_of(scoring: Score, entries: list[Entry]) -> list[dict[str, Any]]:
@@ -224,6 +226,46 @@ def test_probabilities_are_those_of_the_cached_features(
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
     for row, values in zip(scored, expected.tolist(), strict=True):
         assert list(row["probabilities"].values()) == pytest.approx(values, abs=1e-4)
+
+
+def test_files_anywhere_have_without_ray_the_rows_that_an_actor_makes(
+    folder: Path, saved: Path, tmp_path: Path
+) -> None:
+    paths = [entry.path for entry in storage.walk(str(folder))]
+    expected = rows_of(score(folder, saved, tmp_path / "parts", batch_size=8), list(storage.walk(str(folder))))
+    assert [row["status"] for row in expected].count("scored") == 4
+    there = [f"{folder}/{os.fsdecode(storage.decode_name(path))}" for path in paths]
+    there[0] = Path(there[0]).as_uri()
+    model = predict.load(str(saved), "torch", "fp32")
+    rows = list(model.predict(there))
+    assert [row.path for row in rows] == there
+    for row, other in zip(rows, expected, strict=True):
+        for name in ("status", "prediction", "error", "width", "height", "bytes", "modified", "sha256", "model"):
+            assert getattr(row, name) == other[name]
+        if row.status == "scored":
+            assert row.probabilities == pytest.approx(other["probabilities"], abs=1e-6)
+    assert list(model.predict([])) == []
+
+
+def test_the_rows_of_a_batch_come_before_later_files_are_read(folder: Path, saved: Path) -> None:
+    """Two batches are under way; nothing else waits for the end of the files."""
+    predictor = dataclasses.replace(predict.load(str(saved), "torch", "fp32"), batch_size=2)
+    read: list[str] = []
+
+    def files() -> Iterator[tuple[str, Fetched]]:
+        for number in range(20):
+            read.append(str(number))
+            bad = Fetched(status="missing", error="gone")
+            yield str(number), fetch(str(folder), "a.png", PREPROCESS) if number % 2 else bad
+
+    first = next(predictor.scores(files()))
+    assert [row.path for row in first.rows] == read[:4] and len(read) == 8
+
+
+def test_plan_table_ledger_and_prediction_do_not_load_ray() -> None:
+    names = "index, output, parts, plan, predict, summary, table, task, ledger"
+    code = f"import sys; from tlearn.scoring import {names}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
