@@ -57,14 +57,16 @@ def merge(run: Run, plan: Plan, index: Index, target: Path) -> Merged:
 
     A file that fails as its latest row in the index says gets no row. Raises StorageError where rows are missing.
     """
-    merge = _Merge(run, plan, index)
-    storage.write(str(target), merge.write_to)
-    num_rows = merge.num_rows + merge.num_repeated
+    merging = _Merge(run, plan, index)
+    storage.write(str(target), merging.write_to)
+    num_rows = merging.num_rows + merging.num_repeated
     if num_rows != plan.num_rows:
         raise StorageError(
             f"expected {plan.num_rows} rows in run {run.id}, merged {num_rows}: remove {run.folder} and score again"
         )
-    return Merged(storage.sha256_file(target), merge.num_rows, merge.statuses, merge.num_repeated, merge.histograms)
+    return Merged(
+        storage.sha256_file(target), merging.num_rows, merging.statuses, merging.num_repeated, merging.histograms
+    )
 
 
 class _Merge:
