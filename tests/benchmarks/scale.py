@@ -23,7 +23,8 @@ from typing import Any
 from listing import constant_row, fill, save_model
 
 from tlearn.config import ScoreConfig
-from tlearn.distributed.chunks import Chunk, Pool
+from tlearn.distributed.chunks import Chunk
+from tlearn.distributed.pool import Pool
 from tlearn.network import description
 from tlearn.scoring import parts, plan
 from tlearn.scoring.task import Answer, Task

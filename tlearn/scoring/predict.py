@@ -168,7 +168,7 @@ def _decoded(paths: Sequence[str], preprocess: PreprocessConfig) -> Iterator[Fet
     with ThreadPoolExecutor(num_threads) as threads:
         for path in paths:
             folder, _, name = storage.absolute(path).rpartition("/")
-            ahead.append(threads.submit(fetch, folder, storage.encode_name(os.fsencode(name)), preprocess))
+            ahead.append(threads.submit(fetch, folder or "/", storage.encode_name(os.fsencode(name)), preprocess))
             if len(ahead) > 4 * num_threads:
                 yield ahead.popleft().result()
         while ahead:
