@@ -15,16 +15,16 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json
 from tlearn.scoring import job as scoring
-from tlearn.scoring import table
+from tlearn.scoring import parts, plan
+from tlearn.scoring.plan import Run
+from tlearn.scoring.table import Row
+from tlearn.storage import Entry
 
 
 def save_model(folder: Path) -> None:
@@ -52,25 +52,29 @@ def fill(folder: Path, first: int, count: int) -> None:
         (folder / f"{number:09}.jpg").write_bytes(b"%09d" % number)
 
 
-def compute(config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num: int) -> float:
-    """Rows that say the same of every file, in the time that it takes to write them."""
-    plan = pq.ParquetFile(f"{folder}/plan.parquet")
-    constant = {"status": "scored", "prediction": "cat", "probability": 1.0, "probabilities": {"cat": 1.0, "dog": 0.0}}
-    for number in missing:
-        rows: list[dict[str, Any]] = [
-            {
-                **constant,
-                "path": entry["path"],
-                "bytes": entry["size"],
-                "modified": entry["modified"],
-                "sha256": hashlib.sha256(entry["path"].encode()).hexdigest(),
-                "model": model.digest,
-                "run": run,
-                "scored_at": datetime.now(UTC),
-            }
-            for entry in plan.read_row_group(number).to_pylist()
-        ]
-        table.write_part(f"{folder}/{table.part_name(number)}", rows, model.classes, None)
+def constant_row(entry: Entry, model: str, run: str) -> Row:
+    """It says the same of every file."""
+    return Row(
+        path=entry.path,
+        status="scored",
+        prediction="cat",
+        probability=1.0,
+        probabilities={"cat": 1.0, "dog": 0.0},
+        bytes=entry.size,
+        modified=entry.modified,
+        sha256=hashlib.sha256(entry.path.encode()).hexdigest(),
+        model=model,
+        run=run,
+        scored_at=datetime.now(UTC),
+    )
+
+
+def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
+    """In the time that it takes to write the rows."""
+    with plan.opened(run.folder) as planned:
+        for number in missing:
+            rows = [constant_row(entry, run.model.digest, run.id) for entry in planned.entries(number)]
+            parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
     return 0.0
 
 
@@ -82,10 +86,10 @@ def one_run(root: str) -> None:
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
     )
     started = time.monotonic()
-    summary, _ = scoring.score(config)
+    scored = scoring.score(config)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = time.monotonic() - started
-    print(json.dumps({"seconds": seconds, "megabytes": megabytes, "added": summary["added"]}))
+    print(json.dumps({"seconds": seconds, "megabytes": megabytes, "added": scored.added}))
 
 
 def main(sizes: list[int]) -> None:

@@ -293,10 +293,10 @@ def ours(folder: str, root: str, arithmetic: str) -> tuple[Array, float]:
         quiet=True,
     )
     os.environ["RAY_ADDRESS"] = "local"
-    summary, _ = scoring.score(config)
+    scored = scoring.score(config)
     table = pq.read_table(config.output).sort_by("path")
     probabilities = table["probabilities"].to_pylist()
-    return np.array([list(one.values()) for one in probabilities], np.float32), summary["images_per_second"]
+    return np.array([list(one.values()) for one in probabilities], np.float32), scored.images_per_second
 
 
 PEERS: dict[str, Callable[[str, str], tuple[Array, float]]] = {

@@ -9,7 +9,6 @@ whole         the same, divided by the seconds of the whole command: listing, st
 """
 
 import argparse
-import hashlib
 import json
 import os
 import resource
@@ -18,19 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from listing import fill, save_model
+from listing import constant_row, fill, save_model
 
-from tlearn import storage
 from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Nodes, Pool, Threads
 from tlearn.network import description
-from tlearn.scoring import table
+from tlearn.scoring import parts, plan
 from tlearn.scoring.task import Task
 
 
@@ -38,31 +34,18 @@ class Sleeper:
     """A scoring actor that reads its part of the plan, sleeps, and writes its rows."""
 
     def __init__(self, rate_and_task: tuple[float, Task], threads: Threads):
-        self.rate, task = rate_and_task
-        self.run_folder, self.run = task.run_folder, task.run
-        self.model = description.describe(task.model_folder)
+        self.rate, self.task = rate_and_task
+        self.model = description.describe(self.task.model)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         started = time.monotonic()
         number = int(chunk.id)
-        with storage.open_input(f"{self.run_folder}/plan.parquet") as plan:
-            entries = pq.ParquetFile(plan).read_row_group(number, ["path", "size", "modified"]).to_pylist()
-        constant = {"status": "scored", "prediction": "cat", "probability": 1.0}
-        constant |= {"probabilities": {"cat": 1.0, "dog": 0.0}, "model": self.model.digest, "run": self.run}
-        rows: list[dict[str, Any]] = [
-            {
-                **constant,
-                "path": entry["path"],
-                "bytes": entry["size"],
-                "modified": entry["modified"],
-                "sha256": hashlib.sha256(entry["path"].encode()).hexdigest(),
-                "scored_at": datetime.now(UTC),
-            }
-            for entry in entries
-        ]
+        with plan.opened(self.task.run_folder) as planned:
+            entries = planned.entries(number)
+        rows = [constant_row(entry, self.model.digest, self.task.run) for entry in entries]
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
-        table.write_part(f"{self.run_folder}/{table.part_name(number)}", rows, self.model.classes, None)
+        parts.write(f"{self.task.run_folder}/{parts.name(number)}", rows, self.model.classes, None)
         return ChunkResult(chunk.id, len(entries), 0)
 
 
@@ -88,18 +71,18 @@ def one_run(root: str, num_workers: int, rate: float) -> None:
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
     )
     started = time.monotonic()
-    summary, _ = scoring.score(config)
+    scored = scoring.score(config)
     seconds = time.monotonic() - started
     usage = resource.getrusage(resource.RUSAGE_SELF)
     # The first result of every worker is its start; what comes after is steady.
     steady = times[num_workers - 1 :]
-    num_steady = summary["added"] * (len(steady) - 1) / len(times)
+    num_steady = scored.added * (len(steady) - 1) / len(times)
     print(
         json.dumps(
             {
-                "added": summary["added"],
+                "added": scored.added,
                 "efficiency": num_steady / rate / num_workers / (steady[-1] - steady[0]),
-                "whole": summary["added"] / rate / num_workers / seconds,
+                "whole": scored.added / rate / num_workers / seconds,
                 "seconds": seconds,
                 "cpu": usage.ru_utime + usage.ru_stime,
                 "megabytes": usage.ru_maxrss / 1024,

@@ -162,12 +162,12 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch
     run_folder.mkdir()
     pq.write_table(pa.table(columns, schema=plan.SCHEMA), run_folder / "plan.parquet")
     task = ScoringTask(
-        model_folder=str(saved),
+        model=str(saved),
         model_digest=model.load(str(saved)).description.digest,
         arithmetic=Arithmetic(),
-        folder=str(pictures),
-        run_folder=str(run_folder),
+        input=str(pictures),
         run="run",
+        run_folder=str(run_folder),
         batch_size=8,
     )
     Score(task, Threads(1, decode), fetch)(Chunk("000000", pa.table({})))

@@ -50,7 +50,7 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
         max_error_rate=1.0,
         quiet=True,
     )
-    summary, _ = scoring.score(config)
+    scored = scoring.score(config)
     statuses = Counter(pq.read_table(config.output)["status"].to_pylist())
 
     (node,) = ray.nodes()
@@ -68,8 +68,8 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
     found = figures()
     assert found[f'images_scored_total model="{digest}"'] == statuses["scored"] == 10
     assert found[f'images_failed_total model="{digest}"'] == statuses["unreadable"] == 1
-    assert 0 < found['stage_seconds_total stage="score"'] < summary["seconds_total"]
-    wait_for(lambda: f'dataset="score-{summary["run"]}' in exported())
+    assert 0 < found['stage_seconds_total stage="score"'] < scored.seconds_total
+    wait_for(lambda: f'dataset="score-{scored.run}' in exported())
     assert "MapWorker(MapBatches(Score))" in {actor["ActorClassName"] for actor in state.actors().values()}
 
 

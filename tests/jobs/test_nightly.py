@@ -175,8 +175,8 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
 
 
 class Poisoned(Score):
-    def __init__(self, **arguments: Any):
-        super().__init__(**arguments, fetch=poison)
+    def __init__(self, *arguments: Any, **more: Any):
+        super().__init__(*arguments, **more, fetch=poison)
 
 
 def test_awkward_files_have_the_rows_that_are_expected_of_them(

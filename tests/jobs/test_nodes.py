@@ -84,7 +84,7 @@ def note(folder: str, chunk: str) -> None:
 class SlowScore(Score):
     def __call__(self, chunk: Chunk) -> ChunkResult:
         result = super().__call__(chunk)
-        note(self.folder, chunk.id)
+        note(self.task.input, chunk.id)
         return result
 
 
@@ -115,7 +115,7 @@ def score(tmp_path: Path, **settings: Any) -> list[dict[str, Any]]:
         quiet=True,
         **settings,
     )
-    assert scoring.score(config)[0]["listed"] == 65
+    assert scoring.score(config).listed == 65
     return rows(tmp_path / "scores.parquet")
 
 

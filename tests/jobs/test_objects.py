@@ -21,13 +21,14 @@ from support import ray_here
 
 from tlearn import storage
 from tlearn.cli import main
+from tlearn.config import ScoreConfig
 from tlearn.demo import drawings
 from tlearn.errors import LockedError, StorageError
 from tlearn.scoring import job as scoring
-from tlearn.scoring import table
+from tlearn.scoring import parts, plan, table
 from tlearn.scoring.ledger import Ledger
-from tlearn.storage import lease, remote
-from tlearn.storage.remote import Remote
+from tlearn.scoring.plan import Run
+from tlearn.storage import files, lease
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
 
@@ -72,7 +73,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
         application.address = f"127.0.0.1:{server.server_port}"
-        remote._filesystem.cache_clear()
+        files._filesystem.cache_clear()
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -114,14 +115,11 @@ def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     for number in range(20):
         storage.write_bytes(f"s3://{name}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
 
-    def compute(config: Any, run: str, folder: str, model: Any, missing: list[int], num_images: int) -> float:
-        with storage.open_input(f"{folder}/plan.parquet") as file:
-            plan = pq.ParquetFile(file)
+    def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
+        with plan.opened(run.folder) as planned:
             for number in missing:
-                rows = [
-                    test_scoring.row_of(config.input, e, model, run) for e in plan.read_row_group(number).to_pylist()
-                ]
-                table.write_part(f"{folder}/{table.part_name(number)}", rows, model.classes, None)
+                rows = [test_scoring.row_of(config, entry, run) for entry in planned.entries(number)]
+                parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
@@ -132,14 +130,14 @@ def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def score(bucket: str, tmp_path: Path, output: str = "table/") -> dict[str, Any]:
-    config = scoring.ScoreConfig(
+    config = ScoreConfig(
         model=f"{bucket}/model",
         input=f"{bucket}/in",
         output=f"{bucket}/{output}",
         cache=str(tmp_path / "cache"),
         max_error_rate=1.0,
     )
-    return scoring.score(config)[0]
+    return scoring.score(config).to_json()
 
 
 def rows(bucket: str) -> list[dict[str, Any]]:
@@ -156,6 +154,7 @@ def test_a_table_on_an_object_store_grows_as_one_on_a_disk_does(bucket: str, tmp
     assert score(bucket, tmp_path)["added"] == 0
     storage.write_bytes(f"{bucket}/in/new.jpg", b"new one")
     assert score(bucket, tmp_path)["added"] == 1
+    assert table.latest(f"{bucket}/table/")["path"].to_pylist() == sorted(row["path"] for row in rows(bucket))
     assert sorted(row["path"] for row in rows(bucket)) == sorted(
         [f"cat/{number:02} #1%20.jpg" for number in range(20)] + ["new.jpg"]
     )
@@ -236,20 +235,18 @@ def test_actors_read_and_write_the_object_store(
     upload(tmp_path / "real", f"{bucket}/real")
     drawings.draw_folder(tmp_path / "drawn", num_train=2, num_val=2, num_test=10, seed=5)
     upload(tmp_path / "drawn" / "test", f"{bucket}/drawn")
-    config = scoring.ScoreConfig(
+    config = ScoreConfig(
         model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
     )
-    summary, code = scoring.score(config)
-    assert (code, summary["statuses"]) == (4, {"scored": 10, "unreadable": 1})
+    scored = scoring.score(config)
+    assert scored.exceeds(config.max_error_rate) and scored.statuses == {"scored": 10, "unreadable": 1}
     assert len({row["path"] for row in rows(bucket)}) == len(rows(bucket)) == 11
     assert Ledger(f"{bucket}/table").verify() == []
 
 
 def test_a_bucket_that_is_not_there_ends_with_an_error_that_names_it(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="s3://nowhere/in"):
-        scoring.score(
-            scoring.ScoreConfig(model=f"{bucket}/model", input="s3://nowhere/in", output=str(tmp_path / "t.parquet"))
-        )
+        scoring.score(ScoreConfig(model=f"{bucket}/model", input="s3://nowhere/in", output=str(tmp_path / "t.parquet")))
     with pytest.raises(StorageError, match="s3://nowhere"):
         storage.write_bytes("s3://nowhere/x", b"1")
 
@@ -273,7 +270,7 @@ def read_json(folder: str, name: str) -> dict[str, Any]:
 
 
 def left_by(run: str) -> set[str]:
-    paths = {entry.path for entry in storage.stream(run) if not entry.path.startswith("checkpoints/")}
+    paths = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
     return {"events" if path.startswith("events.out.tfevents.") else path for path in paths}
 
 
@@ -329,13 +326,13 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
 def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
 
-    def download(source: Remote, sink: Any) -> None:
-        fetched.append(source.location)
+    def download(system: Any, path: str, sink: Any) -> None:
+        fetched.append(path)
         time.sleep(0.2)
-        with source.open_input() as file:
-            sink.write(file.read())
+        with system.open_input_stream(path) as source:
+            sink.write(source.read())
 
-    monkeypatch.setattr(Remote, "download", download)
+    monkeypatch.setattr(files, "_download", download)
     for content in (b"one", b"other one"):
         storage.write_bytes(f"{bucket}/file", content)
         with ThreadPoolExecutor(4) as threads:

@@ -6,6 +6,9 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,7 @@ from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
-from tlearn.distributed.chunks import Chunk, ChunkResult
-from tlearn.distributed.decoders import Fetch
+from tlearn.distributed.chunks import Chunk
 from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import metrics
@@ -34,7 +36,7 @@ from tlearn.network import description, model
 from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.scoring import plan, table
+from tlearn.scoring import plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
@@ -100,31 +102,22 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def score(
-    folder: Path,
-    saved: Path,
-    parts: Path,
-    batch_size: int = 3,
-    decode_threads: int = 1,
-    fetch: Fetch = fetch,
-    **more: Any,
-) -> Score:
+def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: Any) -> Score:
     task = Task(
-        model_folder=str(saved),
+        model=str(saved),
         model_digest=description.describe(str(saved)).digest,
         arithmetic=Arithmetic(),
-        folder=str(folder),
-        run_folder=str(parts),
+        input=str(folder),
         run="run-1",
+        run_folder=str(parts),
         batch_size=batch_size,
     )
-    return Score(dataclasses.replace(task, **more), Threads(1, Here(decode_threads)), fetch)
+    decode_threads, how = more.pop("decode_threads", 1), more.pop("fetch", fetch)
+    return Score(dataclasses.replace(task, **more), Threads(1, Here(decode_threads)), how)
 
 
-def rows_of(scoring: Score, entries: list[Entry], careful: bool = False) -> list[dict[str, Any]]:
-    listed = [dataclasses.asdict(entry) for entry in entries]
-    with scoring._decoder(careful) as decode:
-        return scoring.rows(listed, decode)[0]
+def rows_of(scoring: Score, entries: list[Entry]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(row) for row in scoring.rows(entries, scoring.decode)[0]]
 
 
 def planned(parts: Path, entries: list[Entry]) -> Chunk:
@@ -140,7 +133,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     (folder / "dog" / "gone.png").write_bytes(picture(7))
     (folder / "dog" / "longer.png").write_bytes(picture(8))
     (folder / "dog" / "newer.png").write_bytes(picture(9))
-    entries = storage.in_order(storage.stream(str(folder)))
+    entries = list(storage.walk(str(folder)))
     (folder / "dog" / "gone.png").unlink()
     (folder / "dog" / "longer.png").write_bytes(picture(8) + b" ")
     os.utime(folder / "dog" / "newer.png", (1, 1))
@@ -163,7 +156,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     }
     sizes = {entry.path: entry.size for entry in entries}
     for row in rows:
-        assert row["model"] == scoring.model.description.digest and row["run"] == "run-1"
+        assert row["model"] == scoring.task.model_digest and row["run"] == "run-1"
         assert row["scored_at"].tzinfo is datetime.UTC
         if row["status"] == "scored":
             assert row["error"] is None and (row["width"], row["height"]) == (80, 90)
@@ -174,14 +167,14 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
             assert row["sha256"] == hashlib.sha256(data).hexdigest()
             assert row["bytes"] == sizes[row["path"]]
         else:
-            assert row.keys().isdisjoint({"prediction", "probability", "probabilities"})
+            assert row["prediction"] is row["probability"] is row["probabilities"] is None
             assert row["error"] and len(row["error"].splitlines()) == 1
     longer = next(row for row in rows if row["path"] == "dog/longer.png")
     assert longer["bytes"] == len(picture(8)) + 1 and str(len(picture(8))) in longer["error"]
 
 
 def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = storage.in_order(storage.stream(str(folder)))
+    entries = list(storage.walk(str(folder)))
     plain = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     limit = sorted(row["probability"] for row in plain if row["status"] == "scored")[2]
     rows = rows_of(score(folder, saved, tmp_path / "parts", abstain_below=limit), entries)
@@ -190,12 +183,11 @@ def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Pat
         is_uncertain = other["status"] == "scored" and other["probability"] < limit
         assert row["status"] == ("uncertain" if is_uncertain else other["status"])
         for name in ("prediction", "probability", "probabilities", "error"):
-            assert row.get(name) == other.get(name)
+            assert row[name] == other[name]
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
-    listed = {entry.path: entry for entry in storage.stream(str(folder))}
-    entries = [listed[path] for path in ("cat/heavy.png", "dog/wide.png")]
+    entries = [entry for entry in storage.walk(str(folder)) if entry.path in ("cat/heavy.png", "dog/wide.png")]
     heavy, wide = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     assert heavy["bytes"] > PREPROCESS.max_bytes and heavy["sha256"] is None
     assert wide["sha256"] == hashlib.sha256((folder / "dog" / "wide.png").read_bytes()).hexdigest()
@@ -205,7 +197,7 @@ def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved
 def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: Path, tmp_path: Path) -> None:
     for seed in range(20, 34):
         (folder / f"more-{seed}.png").write_bytes(picture(seed))
-    entries = storage.in_order(storage.stream(str(folder)))
+    entries = list(storage.walk(str(folder)))
     scored = [
         {
             row["path"]: row["probabilities"]["dog"]
@@ -223,13 +215,13 @@ def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: P
 def test_probabilities_are_those_of_the_cached_features(
     folder: Path, saved: Path, own_cache: Path, tmp_path: Path
 ) -> None:
-    rows = rows_of(score(folder, saved, tmp_path / "parts"), storage.in_order(storage.stream(str(folder))))
+    rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = features.plan([(files, ("plain",))], cut)
-    features.Compute(features.Task(str(folder), cut), Threads(1, Here(1)))(todo)
+    features.Compute(str(folder), cut, 1, 1)(todo)
     held = Features(features.collect(files, "plain", cut), cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
@@ -237,11 +229,51 @@ def test_probabilities_are_those_of_the_cached_features(
         assert list(row["probabilities"].values()) == pytest.approx(values, abs=1e-4)
 
 
+def test_files_anywhere_have_without_ray_the_rows_that_an_actor_makes(
+    folder: Path, saved: Path, tmp_path: Path
+) -> None:
+    paths = [entry.path for entry in storage.walk(str(folder))]
+    expected = rows_of(score(folder, saved, tmp_path / "parts", batch_size=8), list(storage.walk(str(folder))))
+    assert [row["status"] for row in expected].count("scored") == 4
+    there = [f"{folder}/{os.fsdecode(storage.decode_name(path))}" for path in paths]
+    there[0] = Path(there[0]).as_uri()
+    model = predict.load(str(saved), "torch", "fp32")
+    rows = list(model.predict(there))
+    assert [row.path for row in rows] == there
+    for row, other in zip(rows, expected, strict=True):
+        for name in ("status", "prediction", "error", "width", "height", "bytes", "modified", "sha256", "model"):
+            assert getattr(row, name) == other[name]
+        if row.status == "scored":
+            assert row.probabilities == pytest.approx(other["probabilities"], abs=1e-6)
+    assert list(model.predict([])) == []
+
+
+def test_the_rows_of_a_batch_come_before_later_files_are_read(folder: Path, saved: Path) -> None:
+    """Two batches are under way; nothing else waits for the end of the files."""
+    predictor = dataclasses.replace(predict.load(str(saved), "torch", "fp32"), batch_size=2)
+    read: list[str] = []
+
+    def files() -> Iterator[tuple[str, Fetched]]:
+        for number in range(20):
+            read.append(str(number))
+            bad = Fetched(status="missing", error="gone")
+            yield str(number), fetch(str(folder), "a.png", PREPROCESS) if number % 2 else bad
+
+    first = next(predictor.scores(files()))
+    assert [row.path for row in first.rows] == read[:4] and len(read) == 8
+
+
+def test_plan_table_ledger_and_prediction_do_not_load_ray() -> None:
+    names = "index, output, parts, plan, predict, summary, table, task, ledger"
+    code = f"import sys; from tlearn.scoring import {names}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
     classes = Classes(("a b", "cat", "dog"))
     save_model(tmp_path / "model", pretrained, classes)
     scoring = score(folder, tmp_path / "model", tmp_path / "parts")
-    scoring(planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder)))))
+    scoring(planned(tmp_path / "parts", list(storage.walk(str(folder)))))
     row = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()[0]
     assert list(row["probabilities"]) == ["a b", "cat", "dog"]
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
@@ -265,9 +297,9 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 
 
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = storage.in_order(storage.stream(str(folder)))
+    entries = list(storage.walk(str(folder)))
     chunk = planned(tmp_path / "parts", entries)
-    assert score(folder, saved, tmp_path / "parts")(chunk) == ChunkResult(chunk.id, 9, 5)
+    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9, "num_failed": 5}
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
     assert part.schema.equals(table.schema(CLASSES))
     assert part["path"].to_pylist() == [entry.path for entry in entries]
@@ -280,7 +312,7 @@ def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path
 def test_a_chunk_whose_part_exists_is_not_computed_again(
     folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk = planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder))))
+    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
     scoring = score(folder, saved, tmp_path / "parts")
     first = scoring(chunk)
     path = tmp_path / "parts" / "000000.parquet"
@@ -305,7 +337,7 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
 
 
 def test_a_picture_that_kills_its_decoder_costs_one_row(folder: Path, saved: Path, tmp_path: Path) -> None:
-    chunk = planned(tmp_path / "parts", storage.in_order(storage.stream(str(folder))))
+    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
     score(folder, saved, tmp_path / "parts")(chunk)
     undisturbed = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()
     (tmp_path / "parts" / "000000.parquet").unlink()  # the file that says "started" is there: an actor died here

@@ -26,10 +26,13 @@ from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json
+from tlearn.scoring import index as indices
 from tlearn.scoring import job as scoring
-from tlearn.scoring import plan, table
+from tlearn.scoring import parts, plan, table
+from tlearn.scoring.index import Index, Scope
 from tlearn.scoring.ledger import Ledger
-from tlearn.scoring.plan import Index
+from tlearn.scoring.plan import Run
+from tlearn.scoring.table import Row
 from tlearn.storage import files
 
 CLASSES = Classes(("cat", "dog"))
@@ -77,7 +80,7 @@ class Place:
     def score(self, **settings: Any) -> dict[str, Any]:
         settings = {"output": f"{self.table}/", "model": self.model, "max_error_rate": 1.0, **settings}
         config = ScoreConfig(input=str(self.root / "input"), cache=str(self.root / "cache"), **settings)
-        return scoring.score(config)[0]
+        return scoring.score(config).to_json()
 
     def rows(self) -> list[dict[str, Any]]:
         return [row for file in sorted(self.table.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
@@ -88,25 +91,26 @@ class Place:
         return sorted(tuple(str(row[name]) for name in names) for row in self.rows())
 
 
-def row_of(folder: str, entry: dict[str, Any], model: Description, run: str) -> dict[str, Any]:
+def row_of(config: ScoreConfig, entry: storage.Entry, run: Run) -> Row:
     try:
-        content = storage.read_listed(folder, entry["path"], model.preprocess.max_bytes)
+        content = storage.read_listed(config.input, entry.path, run.model.preprocess.max_bytes)
     except OSError:
-        fetched = fetch(folder, entry["path"], model.preprocess)
+        fetched = fetch(config.input, entry.path, run.model.preprocess)
     else:
         status, error = ("unreadable", "bad") if content.data.startswith(b"bad") else ("ok", None)
         fetched = Fetched(status, error, None, 1, 1, content.size, content.modified, content.sha256)  # type: ignore[arg-type]
-    if fetched.size is not None and (fetched.size, fetched.modified) != (entry["size"], entry["modified"]):
+    if fetched.size is not None and (fetched.size, fetched.modified) != (entry.size, entry.modified):
         fetched = Fetched(status="changed", error="changed", size=fetched.size, modified=fetched.modified)
-    row = {name: getattr(fetched, name) for name in ("error", "width", "height", "modified", "sha256")}
-    row |= {"path": entry["path"], "bytes": fetched.size, "status": fetched.status, "model": model.digest, "run": run}
-    row |= {"label": table.label_of(entry["path"], CLASSES), "scored_at": datetime.now(UTC)}
+    row: dict[str, Any] = {name: getattr(fetched, name) for name in ("error", "width", "height", "modified", "sha256")}
+    row |= {"path": entry.path, "bytes": fetched.size, "status": fetched.status}
+    row |= {"label": table.label_of(entry.path, CLASSES), "scored_at": datetime.now(UTC)}
     if fetched.status == "ok":
         second = int(str(fetched.sha256)[:4], 16) / 65535
-        best = "dog" if second > 0.5 else "cat"
-        row |= {"status": "scored", "prediction": best, "probability": max(second, 1 - second)}
+        probability, best = max((1 - second, "cat"), (second, "dog"))
+        status = "uncertain" if probability < (config.abstain_below or 0.0) else "scored"
+        row |= {"status": status, "prediction": best, "probability": probability}
         row["probabilities"] = {"cat": 1 - second, "dog": second}
-    return row
+    return Row(**row, model=run.model.digest, run=run.id)
 
 
 def fill(place: Place) -> None:
@@ -125,18 +129,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the actors by a loop that notes what it computes, and note what is opened."""
 
-    def compute(
-        config: ScoreConfig, run: str, folder: str, model: Description, missing: list[int], num_images: int
-    ) -> float:
-        plan = pq.ParquetFile(f"{folder}/plan.parquet")
+    def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
+        with plan.opened(run.folder) as planned:
+            entries = {number: planned.entries(number) for number in missing}
         for number in missing:
-            entries = plan.read_row_group(number).to_pylist()
-            rows = [row_of(config.input, entry, model, run) for entry in entries]
-            for row in rows:
-                if row.get("probability", 1.0) < (config.abstain_below or 0.0):
-                    row["status"] = "uncertain"
-            place.computed += [entry["path"] for entry in entries]
-            table.write_part(f"{folder}/{table.part_name(number)}", rows, model.classes, None)
+            rows = [row_of(config, entry, run) for entry in entries[number]]
+            place.computed += [entry.path for entry in entries[number]]
+            parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
@@ -180,7 +179,7 @@ def test_changed_bytes_and_a_new_model_are_scored_again(place: Place, tmp_path: 
     place.put("cat/01.jpg", "other")
     assert place.score()["added"] == 1
     assert [row["path"] for row in place.rows()].count("cat/01.jpg") == 2
-    newest = {row["path"]: row for row in table.latest(place.table).to_pylist()}
+    newest = {row["path"]: row for row in table.latest(str(place.table)).to_pylist()}
     assert newest["cat/01.jpg"]["sha256"] == hashlib.sha256(b"other").hexdigest() and len(newest) == 30
     assert place.score(model=save_model(tmp_path / "second", 1))["added"] == 30
     assert place.score()["added"] == 0
@@ -216,7 +215,7 @@ def test_rescore_adds_everything_beside_the_old_rows(place: Place) -> None:
     place.score()
     assert place.score(rescore=True)["added"] == 30
     assert len(place.rows()) == 60
-    assert table.latest(place.table).num_rows == 30
+    assert table.latest(str(place.table)).num_rows == 30
     assert place.score()["added"] == 0
 
 
@@ -255,7 +254,7 @@ def test_a_stopped_run_does_not_go_on_with_another_limit(place: Place, monkeypat
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(scoring.table, "merge", stop)
+        patch.setattr(scoring.parts, "merge", stop)
         place.score(abstain_below=1.0)
     assert place.score()["statuses"] == {"scored": 30}
 
@@ -266,9 +265,14 @@ def test_the_exit_code_follows_the_rows_of_this_run(place: Place) -> None:
     config = ScoreConfig(
         model=place.model, input=f"{place.root}/input", output=f"{place.table}/", cache=f"{place.root}/cache"
     )
-    assert scoring.score(config)[1] == 4
+    assert scoring.score(config).exceeds(config.max_error_rate)
     assert len(place.rows()) == 31
-    assert scoring.score(config)[1] == 0
+    assert not scoring.score(config).exceeds(config.max_error_rate)
+
+
+def test_the_summary_has_these_keys_in_this_order(place: Place) -> None:
+    keys = "listed unchanged scored uncertain failed added copied computed statuses ignored model run output"
+    assert list(place.score()) == [*keys.split(), "drift", "drift_sentence", "images_per_second", "seconds_total"]
 
 
 def test_a_lost_index_changes_nothing(place: Place) -> None:
@@ -533,7 +537,7 @@ def test_a_file_that_changes_while_it_is_scored_says_so_and_is_scored_next_time(
         patch.setattr(scoring, "_compute", meanwhile)
         assert place.score()["statuses"] == {"scored": 28, "changed": 1, "missing": 1}
     assert place.score()["statuses"] == {"scored": 2}
-    newest = {row["path"]: row["status"] for row in table.latest(place.table).to_pylist()}
+    newest = {row["path"]: row["status"] for row in table.latest(str(place.table)).to_pylist()}
     assert newest["cat/01.jpg"] == newest["cat/later.jpg"] == "scored" and newest["cat/03.jpg"] == "missing"
 
 
@@ -544,7 +548,7 @@ def test_the_view_in_sql_is_the_view_in_python(place: Place) -> None:
     place.put("cat/01.jpg", "other")
     place.score()
     rows = duckdb.sql(f"select path from ({table.LATEST.format(folder=place.table)})").fetchall()
-    assert sorted(str(row[0]) for row in rows) == sorted(table.latest(place.table)["path"].to_pylist())
+    assert sorted(str(row[0]) for row in rows) == sorted(table.latest(str(place.table))["path"].to_pylist())
     assert len(rows) == 30
 
 
@@ -552,7 +556,7 @@ def test_the_index_is_looked_up_without_a_limit_on_paths(tmp_path: Path) -> None
     index = Index(tmp_path / "index.sqlite")
     entries = (storage.Entry(f"{number:06}.jpg", 0, number) for number in range(5000))
 
-    counts = plan.fill(index, entries, str(tmp_path), "m", 10, rescore=False)
+    counts = indices.fill(index, entries, Scope(str(tmp_path), "m", 10, rescore=False))
     assert (counts.listed, counts.compute, counts.opened) == (5000, 5000, 0)
     index.close()
 

@@ -40,6 +40,7 @@ from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
+from tlearn.scoring.summary import Scored
 from tlearn.training import loop
 
 GFLOP_PER_IMAGE = 35.3
@@ -75,8 +76,8 @@ def run(config: BenchConfig) -> dict[str, Any]:
         scored = _scoring(pictures, ours, tensors, config, Path(folder))
         after = _plain_loop(pictures, frozen)
         figures["plain loop"] = 2 / (1 / before + 1 / after)
-        figures["scoring"] = scored["images_per_second"]
-        figures["scoring with start-up"] = scored["listed"] / scored["seconds_total"]
+        figures["scoring"] = scored.images_per_second
+        figures["scoring with start-up"] = scored.listed / scored.seconds_total
     return {
         "images_per_second": {name: round(value, 2) for name, value in figures.items()},
         "num_images": config.num_images,
@@ -204,7 +205,7 @@ def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic
 
 def _scoring(
     pictures: Path, arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
-) -> dict[str, Any]:
+) -> Scored:
     recipe = RECIPES["frozen"]
     trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
     trainable.head.initialize(loop.generator(0))
@@ -227,4 +228,4 @@ def _scoring(
         engine=config.engine,
         precision=config.precision,
     )
-    return scoring.score(score)[0]
+    return scoring.score(score)

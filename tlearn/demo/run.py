@@ -11,7 +11,7 @@ from tlearn import storage
 from tlearn.config import DemoConfig, ScoreConfig
 from tlearn.data.status import SCORED
 from tlearn.demo import drawings
-from tlearn.errors import UsageError
+from tlearn.errors import DONE, TOO_MANY_BAD_FILES, UsageError
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
@@ -39,9 +39,8 @@ def run(config: DemoConfig) -> int:
     )
     summary = training.train(train)
     scores = folder / "scores.parquet"
-    scored, code = scoring.score(
-        ScoreConfig(model=f"{train.output}/model", input=str(pictures / "test"), output=str(scores))
-    )
+    score = ScoreConfig(model=f"{train.output}/model", input=str(pictures / "test"), output=str(scores))
+    scored = scoring.score(score)
 
     rows = pq.read_table(scores).to_pylist()
     shown = sorted(rows, key=lambda row: row["status"] in SCORED)[:_NUM_SHOWN]
@@ -54,7 +53,7 @@ def run(config: DemoConfig) -> int:
     num_right = sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in rows)
 
     print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")
-    print(f"test accuracy       {num_right / len(rows):.3f} of {len(rows)} pictures, {scored['failed']} unreadable")
+    print(f"test accuracy       {num_right / len(rows):.3f} of {len(rows)} pictures, {scored.failed} unreadable")
     print(f"\n  report  {train.output}/report.html\n  model   {train.output}/model\n  scores  {scores}")
     print(f"\n{time.monotonic() - started:.0f} seconds in all", flush=True)
-    return code
+    return TOO_MANY_BAD_FILES if scored.exceeds(score.max_error_rate) else DONE

@@ -5,11 +5,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -22,11 +18,14 @@ from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.decoders import Decoder, Fetch
 from tlearn.distributed.nodes import Threads
 from tlearn.errors import IntegrityError
-from tlearn.evaluation import drift, metrics
-from tlearn.network import layers as network
+from tlearn.evaluation import drift
+from tlearn.evaluation.drift import Histograms
 from tlearn.network import model
-from tlearn.scoring import table
+from tlearn.scoring import parts, plan, predict
+from tlearn.scoring.predict import Predictor
+from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
+from tlearn.storage import Entry
 
 _DECODE_TIMEOUT_SECONDS = 120
 
@@ -40,133 +39,75 @@ class Score:
     """
 
     def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
-        self.num_threads = threads.compute
-        torch.set_num_threads(self.num_threads)
-        self.model = model.load(task.model_folder, task.arithmetic)
-        if self.model.description.digest != task.model_digest:
-            raise IntegrityError(
-                f"expected model {task.model_digest} in {task.model_folder}, got another: it was replaced"
-            )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.folder, self.run_folder, self.run = task.folder, task.run_folder, task.run
-        self.batch_size = task.batch_size or network.BATCH_SIZES[self.device]
-        self.abstain_below = task.abstain_below or 0.0
-        compile_for = self.batch_size if network.pays_to_compile(self.device, task.num_images) else None
-        self.model.prepare(self.device, compile_for)
-        self.reference = drift.Reference.from_json(self.model.description.reference)
-        self.fetch = fetch
-        preprocess = self.model.description.preprocess
-        self.decode = decoders.decoder(task.folder, preprocess, threads.decode, self.batch_size, fetch)
+        self.task, self.threads, self.fetch = task, threads, fetch
+        torch.set_num_threads(threads.compute)
+        self.predictor = _predictor(task)
+        self.preprocess = self.predictor.model.description.preprocess
+        self.decode = decoders.decoder(task.input, self.preprocess, threads.decode, self.predictor.batch_size, fetch)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
-        torch.set_num_threads(self.num_threads)
+        torch.set_num_threads(self.threads.compute)
         number = int(chunk.id)
-        part = storage.join(self.run_folder, table.part_name(number))
-        with storage.open_input(storage.join(self.run_folder, "plan.parquet")) as plan:
-            entries = pq.ParquetFile(plan).read_row_group(number, ["path", "size", "modified"]).to_pylist()
+        part = storage.join(self.task.run_folder, parts.name(number))
         if storage.exists(part):
             with storage.open_input(part) as file:
                 statuses = pq.read_table(file, columns=["status"])["status"].to_pylist()
         else:
-            started = storage.join(self.run_folder, f"{chunk.id}.started")
-            is_second = storage.exists(started)
-            storage.write_bytes(started, b"")
-            with self._decoder(is_second) as decode:
+            with plan.opened(self.task.run_folder) as opened:
+                entries = opened.entries(number)
+            with self._decoder(chunk) as decode:
                 rows, histograms = self.rows(entries, decode)
-            table.write_part(part, rows, self.model.description.classes, histograms)
-            statuses = [row["status"] for row in rows]
+            parts.write(part, rows, self.predictor.model.description.classes, histograms)
+            statuses = [row.status for row in rows]
         num_failed = sum(status not in SCORED for status in statuses)
-        return ChunkResult(chunk.id, len(entries), num_failed)
+        return ChunkResult(chunk.id, len(statuses), num_failed)
 
     @contextlib.contextmanager
-    def _decoder(self, is_second: bool) -> Iterator[Decoder]:
+    def _decoder(self, chunk: Chunk) -> Iterator[Decoder]:
         """Paths to what they hold: as it was asked for, or, the second time, by a process of its own."""
+        started = storage.join(self.task.run_folder, f"{chunk.id}.started")
+        is_second = storage.exists(started)
+        storage.write_bytes(started, b"")
         if is_second:
-            with _Careful(self.fetch, self.folder, self.model.description.preprocess) as careful:
+            with _Careful(self.fetch, self.task.input, self.preprocess) as careful:
                 yield lambda paths: map(careful, paths)
         else:
             yield self.decode
 
-    def rows(
-        self, entries: list[dict[str, Any]], decode: Decoder
-    ) -> tuple[list[dict[str, Any]], drift.Histograms | None]:
-        """One row for every entry (path, size, modified) in its order, and the histograms of those that were scored."""
-        description = self.model.description
-        rows: list[dict[str, Any]] = []
-        waiting: list[tuple[dict[str, Any], torch.Tensor]] = []
-        launched: list[_Launched] = []
-        histograms: drift.Histograms | None = None
-        for entry, fetched in zip(entries, decode([entry["path"] for entry in entries]), strict=True):
-            fetched = _unchanged(entry, fetched)
-            rows.append(
-                {
-                    "path": entry["path"],
-                    "status": fetched.status,
-                    "label": table.label_of(entry["path"], description.classes),
-                    "error": fetched.error,
-                    "width": fetched.width,
-                    "height": fetched.height,
-                    "bytes": fetched.size,
-                    "modified": fetched.modified,
-                    "sha256": fetched.sha256,
-                    "model": description.digest,
-                    "run": self.run,
-                    "scored_at": datetime.now(UTC),
-                }
-            )
-            if fetched.pixels is not None:
-                waiting.append((rows[-1], fetched.pixels))
-            if len(waiting) == self.batch_size:
-                launched.append(self._launch(waiting))
-                waiting = []
-                if len(launched) == 2:  # a GPU works on the second while the first is looked at
-                    histograms = self._finish(launched.pop(0), histograms)
-        if waiting:
-            launched.append(self._launch(waiting))
-        for batch in launched:
-            histograms = self._finish(batch, histograms)
-        self.model.convolutions.require_finite()
+    def rows(self, entries: list[Entry], decode: Decoder) -> tuple[list[Row], Histograms | None]:
+        """One row for every entry in its order, and the histograms of those that were scored."""
+        paths = [entry.path for entry in entries]
+        files = zip(paths, map(_as_listed, entries, decode(paths)), strict=True)
+        rows: list[Row] = []
+        histograms: Histograms | None = None
+        for scores in self.predictor.scores(files):
+            rows += scores.rows
+            if scores.histograms is not None:
+                histograms = drift.add(histograms, scores.histograms)
         return rows, histograms
 
-    def _launch(self, waiting: list[tuple[dict[str, Any], torch.Tensor]]) -> "_Launched":
-        logits, pooled = self.model.outputs(network.to_device([pixels for _, pixels in waiting], self.device))
-        return _Launched([row for row, _ in waiting], metrics.probabilities(logits), pooled)
 
-    def _finish(self, batch: "_Launched", histograms: drift.Histograms | None) -> drift.Histograms | None:
-        """Fill in the rows of a batch."""
-        names = self.model.description.classes.names
-        probabilities: np.ndarray[Any, Any] = batch.probabilities.cpu().numpy()
-        for row, values in zip(batch.rows, probabilities, strict=True):
-            best = int(values.argmax())
-            row |= {
-                "status": "uncertain" if values[best] < self.abstain_below else "scored",
-                "prediction": names[best],
-                "probability": float(values[best]),
-                "probabilities": dict(zip(names, values.tolist(), strict=True)),
-            }
-        if self.reference is None:
-            return None
-        series = drift.series(probabilities, batch.pooled.cpu().numpy())
-        return drift.add(histograms, self.reference.count(series))
+def _predictor(task: Task) -> Predictor:
+    loaded = model.load(task.model, task.arithmetic)
+    if loaded.description.digest != task.model_digest:
+        raise IntegrityError(f"expected model {task.model_digest} in {task.model}, got another: it was replaced")
+    return predict.prepared(
+        loaded,
+        batch_size=task.batch_size,
+        num_images=task.num_images,
+        abstain_below=task.abstain_below,
+        run=task.run,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Launched:
-    """A batch that a GPU may still be working on."""
-
-    rows: list[dict[str, Any]]
-    probabilities: torch.Tensor
-    pooled: torch.Tensor
-
-
-def _unchanged(entry: dict[str, Any], fetched: Fetched) -> Fetched:
+def _as_listed(entry: Entry, fetched: Fetched) -> Fetched:
     """What was fetched if the file is as it was listed; otherwise a row that says so."""
-    if fetched.size is None or (fetched.size, fetched.modified) == (entry["size"], entry["modified"]):
+    if fetched.size is None or (fetched.size, fetched.modified) == (entry.size, entry.modified):
         return fetched
     error = "written to after it was listed"
-    if fetched.size != entry["size"]:
-        error = f"listed with {entry['size']} bytes, found with {fetched.size}"
+    if fetched.size != entry.size:
+        error = f"listed with {entry.size} bytes, found with {fetched.size}"
     return Fetched(status="changed", error=error, size=fetched.size, modified=fetched.modified)
 
 

@@ -1,4 +1,4 @@
-"""What every scoring actor is built from; known without loading torch."""
+"""What every scoring actor is built from; known without torch and Ray."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ from tlearn.network.arithmetic import Arithmetic
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run of one model over one folder."""
+    """The same for every actor and chunk of a run."""
 
-    model_folder: str
+    model: str
+    """Folder."""
     model_digest: str
+    """What is expected there."""
     arithmetic: Arithmetic
-    folder: str
-    """Of the images."""
-    run_folder: str
-    """Of the plan and the parts."""
+    input: str
+    """Folder of the listed files."""
     run: str
-    batch_size: int | None = None
-    """Of the network; what suits the device unless told."""
-    num_images: int = 0
-    """That each actor has to score, about: whether it pays to compile."""
+    run_folder: str
+    """The plan is there, and the parts go there."""
+    batch_size: int | None
+    """None: what the device is fastest with."""
     abstain_below: float | None = None
+    num_images: int = 0
+    """About how many each actor will see."""

@@ -1,0 +1,131 @@
+"""Where rows go: into a single file that is replaced, or into a table that grows.
+
+Both have the same methods, so that the job asks no questions.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tlearn import storage
+from tlearn.scoring import plan
+from tlearn.scoring.index import INGESTED, Counts, Index
+from tlearn.scoring.ledger import FOLDER, Ledger, Record
+from tlearn.scoring.parts import Merged
+from tlearn.scoring.plan import Facts, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """NAME.parquet: every run plans all files anew and replaces the file."""
+
+    location: str
+
+    @property
+    def work(self) -> str:
+        """The folder of leases, plans and parts."""
+        folder, _, name = self.location.rpartition("/")
+        return storage.join(folder, f".{name}.work")
+
+    def require_writable(self) -> None:
+        storage.require_writable(self.location.rpartition("/")[0])
+
+    def index(self, cache: str) -> Path:
+        """Where the index is: only its work table is used, and it goes with the work folder."""
+        if storage.is_remote(self.work):
+            return _cached_index(cache, self.location)
+        return storage.local(self.work) / "plan.sqlite"
+
+    def catch_up(self, index: Index) -> int:
+        """Nothing is known already; the file has no commits."""
+        return 0
+
+    def stopped(self, facts: Facts) -> Iterator[str]:
+        """None goes on before the folder is listed; its parts are used if the listing makes the same plan again."""
+        return iter(())
+
+    def needs_run(self, counts: Counts) -> bool:
+        return True
+
+    def publish(self, merged: Merged, file: Path, run: Run) -> None:
+        storage.publish(file, self.location, replace=True)
+
+    def clean_up(self) -> None:
+        if storage.is_remote(self.work) or not (storage.local(self.work) / "lease.json").exists():
+            storage.remove_folder(self.work)
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingTable:
+    """DIR/: the plan leaves out what has a row, and a run adds one file with the others."""
+
+    location: str
+
+    @property
+    def work(self) -> str:
+        """The folder of leases, ledger, plans and parts."""
+        return storage.join(self.location, FOLDER)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.location)
+
+    def require_writable(self) -> None:
+        storage.require_writable(self.location)
+
+    def index(self, cache: str) -> Path:
+        """Where the index is: in the cache, one for each table."""
+        return _cached_index(cache, self.location)
+
+    def catch_up(self, index: Index) -> int:
+        """Take into the index what was committed since; returns the number of the next commit."""
+        self.ledger.recover()
+        records = self.ledger.records()
+        known = index.commits()
+        if known.keys() - {record.name for record in records}:
+            index.clear()  # files were taken out of the table
+            known = {}
+        for record in records:
+            if known.get(record.name) != record.sha256:
+                with self.ledger.open(record) as file:
+                    index.ingest(record.name, record.sha256, pq.ParquetFile(file).iter_batches(columns=list(INGESTED)))
+        return len(records) + 1
+
+    def stopped(self, facts: Facts) -> Iterator[str]:
+        """The run that was stopped between its plan and its commit, if it was under the same facts."""
+        for run in plan.ids(self.work):
+            if plan.exists(plan.run_folder(self.work, run)):
+                with plan.opened(plan.run_folder(self.work, run)) as stopped:
+                    is_same = all(stopped.facts.get(name) == value for name, value in facts.to_json().items())
+                if is_same:
+                    yield run
+
+    def needs_run(self, counts: Counts) -> bool:
+        return counts.compute + counts.copied > 0
+
+    def publish(self, merged: Merged, file: Path, run: Run) -> None:
+        if not merged.num_rows:
+            return
+        number = len(self.ledger.records()) + 1
+        record = Record(
+            name=f"scores-{number:06}-{run.id}.parquet",
+            sha256=merged.sha256,
+            num_rows=merged.num_rows,
+            statuses=dict(merged.statuses),
+            run=run.id,
+            model=run.model.digest,
+            committed_at=datetime.now(UTC).isoformat(),
+        )
+        self.ledger.commit(file, record)
+
+    def clean_up(self) -> None:
+        """The work folder stays: it holds the ledger."""
+
+
+def _cached_index(cache: str, location: str) -> Path:
+    name = hashlib.sha256(location.encode()).hexdigest()[:16]
+    return storage.disk(cache) / "tables" / f"{name}.sqlite"

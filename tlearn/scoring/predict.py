@@ -1,0 +1,189 @@
+"""Pictures to rows with a model, without Ray: what an actor does with a chunk, and a Python program with its files.
+
+model = predict.load("runs/a/model")
+for row in model.predict(["a.jpg", "s3://bucket/b.jpg"]):
+    print(row.path, row.status, row.prediction, row.probability)
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlearn import storage
+from tlearn.config import EngineChoice, PrecisionChoice, PreprocessConfig
+from tlearn.data.fetch import Fetched, fetch
+from tlearn.evaluation import drift, metrics
+from tlearn.evaluation.drift import Histograms
+from tlearn.network import arithmetic, description, model
+from tlearn.network import layers as network
+from tlearn.network.model import Model
+from tlearn.scoring import table
+from tlearn.scoring.table import Row
+
+_NUM_LAUNCHED = 2
+"""Batches under way: a GPU works on the second while the first is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The rows of a batch in the order of its files, and the histograms of those with a prediction."""
+
+    rows: list[Row]
+    histograms: Histograms | None
+    """None where the model folder has none to compare with, or there is no prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model that is ready on its device. Made by `load` or `prepared`."""
+
+    model: Model
+    device: str
+    batch_size: int
+    abstain_below: float = 0.0
+    """A row whose probability is lower is uncertain."""
+    run: str | None = None
+    """For the column of that name."""
+
+    def predict(self, paths: Sequence[str]) -> Iterator[Row]:
+        """One row for every file, a local path or URI, in their order; a file that cannot be read is a row too.
+
+        Raises InputError after the last row if a feature was beyond float16.
+        """
+        files = zip(paths, _decoded(paths, self.model.description.preprocess), strict=True)
+        return chain.from_iterable(scores.rows for scores in self.scores(files))
+
+    def scores(self, files: Iterable[tuple[str, Fetched]]) -> Iterator[Scores]:
+        """Batch by batch, in the order of the files (path, what it holds), read as a stream.
+
+        Raises InputError after the last batch if a feature was beyond float16: whoever keeps the rows waits for it.
+        """
+        launched: deque[_Launched] = deque()
+        for batch in _batches(files, self.batch_size):
+            launched.append(self._launch(batch))
+            if len(launched) == _NUM_LAUNCHED:
+                yield self._finish(launched.popleft())
+        yield from map(self._finish, launched)
+        self.model.convolutions.require_finite()
+
+    def _launch(self, files: list[tuple[str, Fetched]]) -> "_Launched":
+        pixels = [fetched.pixels for _, fetched in files if fetched.pixels is not None]
+        if not pixels:
+            return _Launched(files, None)
+        logits, pooled = self.model.outputs(network.to_device(pixels, self.device))
+        return _Launched(files, (metrics.probabilities(logits), pooled))
+
+    def _finish(self, launched: "_Launched") -> Scores:
+        if launched.outputs is None:
+            return Scores([self._row(path, fetched, None) for path, fetched in launched.files], None)
+        probabilities, pooled = (output.cpu().numpy() for output in launched.outputs)
+        # Only decoded files have a row of probabilities.
+        of_decoded = iter(probabilities)
+        rows = [
+            self._row(path, fetched, None if fetched.pixels is None else next(of_decoded))
+            for path, fetched in launched.files
+        ]
+        return Scores(rows, self._histograms(probabilities, pooled))
+
+    def _histograms(self, probabilities: np.ndarray[Any, Any], pooled: np.ndarray[Any, Any]) -> Histograms | None:
+        reference = self.model.description.reference
+        return drift.count(reference["edges"], drift.series(probabilities, pooled)) if reference else None
+
+    def _row(self, path: str, fetched: Fetched, probabilities: np.ndarray[Any, Any] | None) -> Row:
+        """`probabilities`: (classes,), None unless the file was decoded."""
+        description = self.model.description
+        row = Row(
+            path=path,
+            status=fetched.status,
+            label=table.label_of(path, description.classes),
+            error=fetched.error,
+            width=fetched.width,
+            height=fetched.height,
+            bytes=fetched.size,
+            modified=fetched.modified,
+            sha256=fetched.sha256,
+            model=description.digest,
+            run=self.run,
+            scored_at=datetime.now(UTC),
+        )
+        if probabilities is None:
+            return row
+        names, best = description.classes.names, int(probabilities.argmax())
+        return replace(
+            row,
+            status="uncertain" if probabilities[best] < self.abstain_below else "scored",
+            prediction=names[best],
+            probability=float(probabilities[best]),
+            probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A batch that a GPU may still be working on."""
+
+    files: list[tuple[str, Fetched]]
+    outputs: tuple[Tensor, Tensor] | None
+    """Probabilities (pictures, classes) and pooled features (pictures, channels) of those that were decoded."""
+
+
+def load(folder: str, engine: EngineChoice = "auto", precision: PrecisionChoice = "auto") -> Predictor:
+    """The model of a folder, path or URI, in the arithmetic that `tlearn score` takes on this machine.
+
+    Raises InputError where there is no model, IntegrityError where it is damaged.
+    """
+    trained = description.describe(folder).arithmetic
+    best = arithmetic.of_model(trained, engine, precision, on_gpu=torch.cuda.is_available())
+    return prepared(model.load(folder, best))
+
+
+def prepared(
+    loaded: Model,
+    *,
+    batch_size: int | None = None,
+    num_images: int = 0,
+    abstain_below: float | None = None,
+    run: str | None = None,
+) -> Predictor:
+    """Move a model to the device of this process; compile it where that pays for `num_images`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch_size = batch_size or network.BATCH_SIZES[device]
+    loaded.prepare(device, batch_size if network.pays_to_compile(device, num_images) else None)
+    return Predictor(loaded, device, batch_size, abstain_below or 0.0, run)
+
+
+def _decoded(paths: Sequence[str], preprocess: PreprocessConfig) -> Iterator[Fetched]:
+    """What files anywhere hold, in their order; threads are a few files ahead."""
+    num_threads = os.cpu_count() or 1
+    ahead: deque[Future[Fetched]] = deque()
+    with ThreadPoolExecutor(num_threads) as threads:
+        for path in paths:
+            folder, _, name = storage.absolute(path).rpartition("/")
+            ahead.append(threads.submit(fetch, folder or "/", storage.encode_name(os.fsencode(name)), preprocess))
+            if len(ahead) > 4 * num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _batches(files: Iterable[tuple[str, Fetched]], size: int) -> Iterator[list[tuple[str, Fetched]]]:
+    """So many files that were decoded, and between them those that were not."""
+    batch: list[tuple[str, Fetched]] = []
+    num_decoded = 0
+    for path, fetched in files:
+        batch.append((path, fetched))
+        num_decoded += fetched.pixels is not None
+        if num_decoded == size:
+            yield batch
+            batch, num_decoded = [], 0
+    if batch:
+        yield batch

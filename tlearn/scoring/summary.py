@@ -1,0 +1,96 @@
+"""What a scoring job returns."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlearn.data.status import SCORED
+from tlearn.evaluation import drift
+from tlearn.evaluation.drift import Histograms
+from tlearn.network.description import Description
+from tlearn.scoring.index import Counts
+from tlearn.scoring.parts import Merged
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What one run did; a command has two where it first goes on with one that was stopped."""
+
+    run: str
+    merged: Merged
+    num_computed: int
+    images_per_second: float
+    """0.0 where there were too few to tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What a command did: listed = unchanged + computed + copied, but for a run that it went on with."""
+
+    listed: int
+    unchanged: int
+    """Files whose row is as they are."""
+    scored: int
+    """Files with a prediction, `uncertain` ones too."""
+    uncertain: int
+    failed: int
+    added: int
+    """Rows. Files that failed again as before have none."""
+    copied: int
+    """Files with the bytes of another."""
+    computed: int
+    statuses: dict[str, int]
+    ignored: int
+    """Files that are no pictures by name."""
+    model: str
+    """Digest."""
+    run: str | None
+    """The last one; None where there was nothing to do."""
+    output: str
+    drift: float | None
+    """Population stability index; None where there are too few images to tell."""
+    drift_sentence: str
+    images_per_second: float
+    """After the start; 0.0 where there were too few to tell."""
+    seconds_total: float
+
+    def exceeds(self, max_error_rate: float) -> bool:
+        """Whether more than this share of the files that were looked at has no score."""
+        return self.failed > max_error_rate * (self.scored + self.failed)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def summarize(
+    output: str, model: Description, counts: Counts, num_ignored: int, runs: Sequence[Finished], seconds: float
+) -> Scored:
+    statuses: Counter[str] = Counter()
+    histograms: Histograms | None = None
+    for run in runs:
+        statuses.update(run.merged.statuses)
+        if run.merged.histograms is not None:
+            histograms = drift.add(histograms, run.merged.histograms)
+    num_scored = sum(statuses[status] for status in SCORED)
+    value, sentence = drift.judge(model.reference, histograms)
+    return Scored(
+        listed=counts.listed,
+        unchanged=counts.unchanged,
+        scored=num_scored,
+        uncertain=statuses["uncertain"],
+        failed=statuses.total() - num_scored,
+        added=sum(run.merged.num_rows for run in runs),
+        copied=counts.copied,
+        computed=sum(run.num_computed for run in runs),
+        statuses=dict(statuses),
+        ignored=num_ignored,
+        model=model.digest,
+        run=runs[-1].run if runs else None,
+        output=output,
+        drift=None if value is None else round(value, 4),
+        drift_sentence=sentence,
+        images_per_second=round(next((run.images_per_second for run in reversed(runs) if run.num_computed), 0.0), 2),
+        seconds_total=round(seconds, 2),
+    )
