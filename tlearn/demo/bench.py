@@ -10,17 +10,19 @@ features      our pass over training images, on Ray
 scoring       our scoring job, on Ray; with start-up: from the call to the table, Ray being up
 """
 
+import dataclasses
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save as save_safetensors
 
 from tlearn import storage
 from tlearn.classes import Classes
@@ -49,8 +51,26 @@ GFLOP_PER_IMAGE = 35.3
 _BATCH_SIZE = 16
 
 
-def run(config: BenchConfig) -> dict[str, Any]:
-    """Measure; returns images per second by name, and what they were measured with."""
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured, and with what."""
+
+    images_per_second: dict[str, float]
+    """By the names that the module's docstring explains."""
+    num_images: int
+    plain_loop: str
+    """Engine and precision of the plain loop."""
+    arithmetic: str
+    """Engine and precision of our jobs."""
+    device: str
+    seconds_ray: float
+    """That Ray took to start."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def run(config: BenchConfig) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "pictures"
         _fill(pictures, config)
@@ -58,41 +78,55 @@ def run(config: BenchConfig) -> dict[str, Any]:
         launch.start_ray()
         seconds_ray = time.monotonic() - started
         plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.nodes().has_gpus)
-        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         tensors = weights.load("imagenet", config.cache)
+        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         network.load_pretrained(frozen, tensors)
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
             ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
+        rates = _rates(config, Path(folder), files, frozen, ours, tensors)
+    return Figures(
+        images_per_second={name: round(rate, 2) for name, rate in rates.items()},
+        num_images=config.num_images,
+        plain_loop=f"torch-{plain.precision}",
+        arithmetic=f"{ours.engine}-{ours.precision}",
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
+        seconds_ray=round(seconds_ray, 2),
+    )
 
-        figures: dict[str, float] = {
-            "arithmetic": max(_matrix_product(plain.precision), _matrix_product_of_engine(ours)) / GFLOP_PER_IMAGE,
-            "reading": _reading(pictures),
-            "decoding": _decoding(pictures),
-        }
-        before = _plain_loop(pictures, frozen)
-        figures["features"] = _features(pictures, files, config, ours, Path(folder))
-        scored = _scoring(pictures, ours, tensors, config, Path(folder))
-        after = _plain_loop(pictures, frozen)
-        figures["plain loop"] = 2 / (1 / before + 1 / after)
-        figures["scoring"] = scored.images_per_second
-        figures["scoring with start-up"] = scored.listed / scored.seconds_total
-    return {
-        "images_per_second": {name: round(value, 2) for name, value in figures.items()},
-        "num_images": config.num_images,
-        "plain_loop": f"torch-{plain.precision}",
-        "arithmetic": f"{ours.engine}-{ours.precision}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs",
-        "seconds_ray": round(seconds_ray, 2),
+
+def _rates(
+    config: BenchConfig,
+    folder: Path,
+    files: list[File],
+    frozen: Frozen,
+    ours: Arithmetic,
+    tensors: dict[str, torch.Tensor],
+) -> dict[str, float]:
+    """Images per second by name; `frozen` computes as the plain loop does, `ours` is what our jobs compute with."""
+    pictures = folder / "pictures"
+    best_product = max(_matrix_product(frozen.arithmetic.precision), _matrix_product_of_engine(ours))
+    rates = {
+        "arithmetic": best_product / GFLOP_PER_IMAGE,
+        "reading": _reading(pictures),
+        "decoding": _decoding(pictures),
     }
+    before = _plain_loop(pictures, frozen)
+    rates["features"] = _features(files, ours, tensors, folder)
+    scored = _scoring(ours, tensors, config, folder)
+    after = _plain_loop(pictures, frozen)
+    rates["plain loop"] = 2 / (1 / before + 1 / after)
+    rates["scoring"] = scored.images_per_second
+    rates["scoring with start-up"] = scored.listed / scored.seconds_total
+    return rates
 
 
-def lines(figures: dict[str, Any]) -> Iterator[str]:
+def lines(figures: Figures) -> Iterator[str]:
     """The figures for a person."""
-    rates = figures["images_per_second"]
-    yield f"{figures['num_images']} pictures, {figures['device']}"
-    yield f"plain loop in {figures['plain_loop']}, features and scoring in {figures['arithmetic']}"
+    rates = figures.images_per_second
+    yield f"{figures.num_images} pictures, {figures.device}"
+    yield f"plain loop in {figures.plain_loop}, features and scoring in {figures.arithmetic}"
     yield f"{'':<24}{'images/s':>9}{'of plain loop':>15}{'of arithmetic':>15}"
     for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]):
         yield f"{name:<24}{rate:>9.1f}{rate / rates['plain loop']:>15.2f}{rate / rates['arithmetic']:>15.2f}"
@@ -107,7 +141,7 @@ def _fill(pictures: Path, config: BenchConfig) -> None:
             picture = drawings.draw("cat" if number % 2 else "dog", rng)
             picture.convert("RGB").save(pictures / f"{number:05}.jpg", quality=90)
         return
-    entries = storage.in_order(manifest.pictures(config.input))
+    entries = list(manifest.pictures(config.input))
     if not entries:
         raise InputError(f"expected images in {config.input}, found none")
     for number in range(config.num_images):
@@ -182,7 +216,7 @@ def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     def one_pass(names: list[str]) -> None:
         for start in range(0, len(names), _BATCH_SIZE):
             fetched = [fetch(str(pictures), name, frozen.preprocess) for name in names[start : start + _BATCH_SIZE]]
-            pixels = [one.pixels for one in fetched if one.pixels is not None]
+            pixels = [file.pixels for file in fetched if file.pixels is not None]
             prepared(torch.stack(pixels).to(device)).cpu()
 
     one_pass(names[:_BATCH_SIZE])
@@ -191,20 +225,21 @@ def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     return len(names) / (time.monotonic() - started)
 
 
-def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic: Arithmetic, folder: Path) -> float:
-    recipe = RECIPES["frozen"]
+def _features(files: list[File], arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], folder: Path) -> float:
+    recipe, pictures = RECIPES["frozen"], folder / "pictures"
     frozen = Frozen(5, recipe.preprocess, arithmetic)
-    network.load_pretrained(frozen, weights.load("imagenet", config.cache))
-    cache = folder / "cache"
-    shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
-    cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
+    network.load_pretrained(frozen, tensors)
+    # The actors load them from here, wherever the cache is.
+    weights_file = folder / "weights.safetensors"
+    weights_file.write_bytes(save_safetensors(tensors))
+    cut = features.Cut(str(weights_file), str(folder / "cache"), 5, recipe.preprocess, arithmetic, frozen.digest())
     with Progress("features", len(files)) as progress:
         features.compute(features.plan([(files, ("plain",))], cut), str(pictures), cut, None, progress)
         return progress.rate()
 
 
 def _scoring(
-    pictures: Path, arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
+    arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
 ) -> Scored:
     recipe = RECIPES["frozen"]
     trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
@@ -223,7 +258,7 @@ def _scoring(
     model.save(folder / "model", tensors, trainable, description)
     score = ScoreConfig(
         model=str(folder / "model"),
-        input=str(pictures),
+        input=str(folder / "pictures"),
         output=str(folder / "scores.parquet"),
         engine=config.engine,
         precision=config.precision,
