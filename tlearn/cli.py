@@ -198,11 +198,11 @@ def _check(words: list[str]) -> int:
     config = _parse(CheckConfig, "check", words)
     from tlearn.data import check
 
-    summary = check.check(config)
+    findings = check.check(config)
     if config.json:
-        print(json.dumps(summary))
+        print(findings.to_json())
     else:
-        for line in check.lines(summary):
+        for line in check.lines(findings):
             print(line)
     return errors.DONE
 
