@@ -1,60 +1,91 @@
 """What is in a data folder and what is wrong with it, found by decoding every picture; nothing is written."""
 
+import dataclasses
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
 
 from tlearn import storage
 from tlearn.config import CheckConfig, PreprocessConfig
 from tlearn.console import Progress
 from tlearn.data import manifest
-from tlearn.data.fetch import Fetched, fetch
+from tlearn.data.fetch import fetch
+from tlearn.data.status import Status
 
 _MAX_LISTED = 20
 
 
-def check(config: CheckConfig) -> dict[str, Any]:
-    """Counts, remarks and bad files of train/, val/ and test/. Raises ValueError as training would."""
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    path: str
+    status: Status
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What `tlearn check --json` prints."""
+
+    classes: tuple[str, ...]
+    train: dict[str, int]
+    """Images of each class."""
+    val: dict[str, int]
+    test: int
+    ignored: int
+    """Files that are no images by name, or in no class folder."""
+    remarks: tuple[str, ...]
+    bad: tuple[BadFile, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+def check(config: CheckConfig) -> Findings:
+    """Decode every picture of train/, val/ and test/. Raises InputError as training would."""
     listing = manifest.read(config.data, val_fraction=0.2, seed=0)
     has_test = "test" in storage.folders(config.data)
     test = storage.in_order(manifest.pictures(f"{config.data}/test")) if has_test else []
     paths = [file.path for file in listing.files] + [f"test/{entry.path}" for entry in test]
-
-    def one(path: str) -> Fetched:
-        return fetch(config.data, path, PreprocessConfig())
-
-    bad = []
-    hashes: dict[str, str | None] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(paths), quiet=config.json) as progress:
-        for path, fetched in zip(paths, threads.map(one, paths), strict=True):
-            progress.advance(1)
-            if fetched.status != "ok":
-                bad.append({"path": path, "status": fetched.status, "error": fetched.error})
-            hashes[path] = fetched.sha256
+    hashes, bad = _decode(config.data, paths, quiet=config.json)
     for file in listing.files:
         file.sha256 = hashes[file.path]
-    return {
-        "classes": list(listing.classes.names),
-        "train": dict(Counter(file.label for file in listing.of("train"))),
-        "val": dict(Counter(file.label for file in listing.of("val"))),
-        "test": len(test),
-        "ignored": listing.num_ignored,
-        "remarks": [*listing.remarks, *manifest.leaks(listing.files)],
-        "bad": bad,
-    }
+    return Findings(
+        classes=listing.classes.names,
+        train=dict(Counter(file.label for file in listing.of("train"))),
+        val=dict(Counter(file.label for file in listing.of("val"))),
+        test=len(test),
+        ignored=listing.num_ignored,
+        remarks=(*listing.remarks, *manifest.leaks(listing.files)),
+        bad=tuple(bad),
+    )
 
 
-def lines(summary: dict[str, Any]) -> Iterator[str]:
-    """The summary for a person."""
-    for split in ("train", "val"):
-        counts = ", ".join(f"{name} {summary[split].get(name, 0):,}" for name in summary["classes"])
-        yield f"{split}: {sum(summary[split].values()):,} images ({counts})"
-    yield f"test: {summary['test']:,} images"
-    yield from (f"note: {remark}" for remark in summary["remarks"])
-    for one in summary["bad"][:_MAX_LISTED]:
-        yield f"{one['path']}: {one['status']}: {one['error']}"
-    if len(summary["bad"]) > _MAX_LISTED:
-        yield f"and {len(summary['bad']) - _MAX_LISTED:,} more: --json lists them all"
-    yield f"{len(summary['bad']):,} of them cannot be used" if summary["bad"] else "every image can be used"
+def _decode(data: str, paths: list[str], *, quiet: bool) -> tuple[dict[str, str | None], list[BadFile]]:
+    """The sha256 of every path, and the files that give no picture."""
+    preprocess = PreprocessConfig()
+    hashes: dict[str, str | None] = {}
+    bad = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(paths), quiet=quiet) as progress:
+        pictures = threads.map(lambda path: fetch(data, path, preprocess), paths)
+        for path, fetched in zip(paths, pictures, strict=True):
+            progress.advance(1)
+            if fetched.status != "ok":
+                bad.append(BadFile(path, fetched.status, fetched.error))
+            hashes[path] = fetched.sha256
+    return hashes, bad
+
+
+def lines(findings: Findings) -> Iterator[str]:
+    """The findings for a person."""
+    for split, counts in (("train", findings.train), ("val", findings.val)):
+        of_classes = ", ".join(f"{name} {counts.get(name, 0):,}" for name in findings.classes)
+        yield f"{split}: {sum(counts.values()):,} images ({of_classes})"
+    yield f"test: {findings.test:,} images"
+    yield from (f"note: {remark}" for remark in findings.remarks)
+    yield from (f"{file.path}: {file.status}: {file.error}" for file in findings.bad[:_MAX_LISTED])
+    if len(findings.bad) > _MAX_LISTED:
+        yield f"and {len(findings.bad) - _MAX_LISTED:,} more: --json lists them all"
+    yield f"{len(findings.bad):,} of them cannot be used" if findings.bad else "every image can be used"

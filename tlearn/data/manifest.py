@@ -189,24 +189,9 @@ def _hold_out(files: list[File], fraction: float, seed: int) -> list[File]:
 
 def add_hashes(data: str, files: list[File], cache: str) -> None:
     """Fill in `sha256`, opening only files that are new or changed since the last time; bad files get a status."""
-    folder = storage.absolute(data)
-    index_name = hashlib.sha256(folder.encode()).hexdigest()[:16]
-    index = storage.join(storage.absolute(cache), "hashes", f"{index_name}.parquet")
-    known: dict[tuple[str, int, int], str] = {}
-    if storage.exists(index):
-        with storage.open_input(index) as source:
-            columns = pq.read_table(source).to_pydict()
-        keys = zip(columns["path"], columns["size"], columns["modified"], strict=True)
-        known = dict(zip(keys, columns["sha256"], strict=True))
-
-    def hash_one(file: File) -> None:
-        try:
-            file.sha256 = storage.read_listed(data, file.path).sha256
-        except FileNotFoundError:
-            file.status, file.error = "missing", "listed, but gone when it was read"
-        except OSError as error:
-            file.status, file.error = "io_error", error.strerror or str(error)
-
+    name = hashlib.sha256(storage.absolute(data).encode()).hexdigest()[:16]
+    index = storage.join(storage.absolute(cache), "hashes", f"{name}.parquet")
+    known = _read_hashes(index)
     for file in files:
         file.sha256 = known.get((file.path, file.size, file.modified))
     unknown = [file for file in files if file.sha256 is None]
@@ -215,16 +200,32 @@ def add_hashes(data: str, files: list[File], cache: str) -> None:
     # A file changed in the last moments could change again within the resolution of its time stamp.
     settled = (time.time() - 2) * 1e6
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(hash_one, unknown))
-    keep = [file for file in files if file.sha256 and file.modified < settled]
-    table = pa.table(
-        {
-            "path": [file.path for file in keep],
-            "size": [file.size for file in keep],
-            "modified": [file.modified for file in keep],
-            "sha256": [file.sha256 for file in keep],
-        }
-    )
+        list(threads.map(lambda file: _hash(data, file), unknown))
+    _write_hashes(index, [file for file in files if file.sha256 and file.modified < settled])
+
+
+def _hash(data: str, file: File) -> None:
+    try:
+        file.sha256 = storage.read_listed(data, file.path).sha256
+    except FileNotFoundError:
+        file.status, file.error = "missing", "listed, but gone when it was read"
+    except OSError as error:
+        file.status, file.error = "io_error", error.strerror or str(error)
+
+
+def _read_hashes(index: str) -> dict[tuple[str, int, int], str]:
+    """The sha256 of each path, size and time of change."""
+    if not storage.exists(index):
+        return {}
+    with storage.open_input(index) as source:
+        columns = pq.read_table(source).to_pydict()
+    keys = zip(columns["path"], columns["size"], columns["modified"], strict=True)
+    return dict(zip(keys, columns["sha256"], strict=True))
+
+
+def _write_hashes(index: str, files: list[File]) -> None:
+    names = ("path", "size", "modified", "sha256")
+    table = pa.table({name: [getattr(file, name) for file in files] for name in names})
     storage.write(index, lambda sink: pq.write_table(table, sink))
 
 
@@ -237,9 +238,9 @@ def leaks(files: list[File]) -> list[str]:
             labels.setdefault(file.sha256, set()).add(file.label)
             splits.setdefault(file.sha256, set()).add(file.split)
     remarks = []
-    if num_both := sum(len(found) > 1 for found in splits.values()):
+    if num_both := sum(len(names) > 1 for names in splits.values()):
         remarks.append(f"{num_both} images are in train and in val, byte for byte: val_accuracy flatters")
-    if num_two := sum(len(found) > 1 for found in labels.values()):
+    if num_two := sum(len(names) > 1 for names in labels.values()):
         remarks.append(f"{num_two} images are in two classes, byte for byte")
     return remarks
 
