@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torchvision.models import get_model
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.network import layers as network
-from tlearn.network import weights
+from tlearn.network.vgg import shapes
+
+PUBLISHED = [arch for arch in get_args(Arch) if arch != "vgg_tiny"]
 
 TESTS = Path(__file__).parent
 PROJECT = TESTS.parent
@@ -56,7 +59,7 @@ def random_blocks(arch: Arch) -> nn.Sequential:
 def our_tensors(features: nn.Module, arch: Arch) -> dict[str, Tensor]:
     """The tensors of torchvision's blocks under our names."""
     tensors = [tensor for tensor in features.state_dict().values() if tensor.dim()]  # not num_batches_tracked
-    return dict(zip(weights.shapes(arch), tensors, strict=True))
+    return dict(zip(shapes(arch), tensors, strict=True))
 
 
 def torchvision_file(features: nn.Module) -> dict[str, Tensor]:

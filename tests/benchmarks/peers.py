@@ -34,6 +34,7 @@ from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
+from tlearn.network.vgg import convolutions
 from tlearn.scoring import job as scoring
 
 SIZE = 240
@@ -75,7 +76,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def torch_layers(dtype: torch.dtype) -> torch.nn.Module:
-    layers = network.convolutions(1, 5)
+    layers = convolutions(1, 5)
     layers.load_state_dict(weights.load("imagenet", default_cache()))
     return layers.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
@@ -112,7 +113,7 @@ def dataloader(folder: str, root: str) -> tuple[Array, float]:
     normalize = transforms.Normalize([value / 255 for value in MEAN], [1 / 255] * 3)
     transform = transforms.Compose([transforms.ToTensor(), normalize])
     dataset = datasets.ImageFolder(str(Path(folder).parent), transform)
-    layers = network.convolutions(1, 5).eval().requires_grad_(False)
+    layers = convolutions(1, 5).eval().requires_grad_(False)
     layers.load_state_dict(weights.load("imagenet", default_cache()))
     loader = torch.utils.data.DataLoader(dataset, batch_size=16, num_workers=os.cpu_count() or 1)
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from support import our_tensors, random_blocks
 from torch import Tensor
 
 from tlearn.config import Arch, PreprocessConfig
-from tlearn.data.images import normalize, resize
+from tlearn.data.images import resize
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.features import cache as features
@@ -18,6 +18,7 @@ from tlearn.network import engine
 from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic, native_precision
 from tlearn.network.layers import Frozen
+from tlearn.network.vgg import convolutions, normalize
 
 pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
 
@@ -83,7 +84,7 @@ def test_int8_is_near_fp32_and_not_the_same(pretrained: dict[str, Tensor]) -> No
 def test_batch_norm_is_folded_into_the_convolutions(normalization: str) -> None:
     tensors = our_tensors(random_blocks("vgg11_bn"), "vgg11_bn")
     images = drawn(2, 0)
-    layers = network.convolutions(1, 5, "vgg11_bn")
+    layers = convolutions(1, 5, "vgg11_bn")
     layers.load_state_dict(tensors)
     with torch.no_grad():
         expected = layers(normalize(images, dataclasses.replace(PREPROCESS, normalization=normalization)))

@@ -4,20 +4,19 @@ import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
-from support import build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
+from support import PUBLISHED, build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor, nn
 
-from tlearn.config import Arch, HeadConfig, PreprocessConfig, TrainConfig
-from tlearn.data.images import normalize
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.network import layers as network
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen, SlicedDropout, Trainable
-from tlearn.recipes import RECIPES
+from tlearn.network.vgg import convolutions, feature_shape, normalize, shapes
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
 HEAD = HeadConfig(width=16, unit_length=False)
@@ -48,66 +47,6 @@ def with_weights(part: Any, tensors: Tensors) -> Any:
     return part
 
 
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_the_notebook_has_the_parameters_that_keras_prints() -> None:
-    config = RECIPES["notebook"]
-    table = {
-        layer.name: layer
-        for layer in network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits=1)
-    }
-    base = [layer.num_parameters for layer in table.values() if layer.kind in ("Conv2D", "MaxPooling2D")]
-    assert sum(base) == 14_714_688
-    dense = [layer.num_parameters for layer in table.values() if layer.kind == "Dense"]
-    assert dense == [25_691_136, 1_049_600, 1_025]
-    assert table["block5_pool"].output_shape == (7, 7, 512)
-    assert table["flatten"].output_shape == (25_088,)
-    assert [layer.output_shape for layer in table.values() if layer.kind == "Dense"] == [(1024,), (1024,), (1,)]
-    assert sum(layer.num_parameters for layer in table.values() if layer.trained) == sum(dense)
-
-
-CONFIGS = {
-    **RECIPES,
-    "linear": TrainConfig(data="", output="", head=HeadConfig(kind="linear")),
-    "three blocks": TrainConfig(data="", output="", frozen_blocks=3, head=HeadConfig(depth=1, width=7, dropout=0.0)),
-    "nothing frozen": TrainConfig(data="", output="", frozen_blocks=0, preprocess=PREPROCESS),
-    "vgg19": TrainConfig(data="", output="", arch="vgg19", frozen_blocks=2),
-    "vgg11_bn": TrainConfig(data="", output="", arch="vgg11_bn", frozen_blocks=3, preprocess=PREPROCESS),
-}
-
-
-@pytest.mark.parametrize("num_logits", [1, 3])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int) -> None:
-    config = CONFIGS[name]
-    table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch))
-    with torch.device("meta"):
-        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch)
-    assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
-    assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
-    modules = [*frozen.layers.named_children(), *trainable.layers.named_children()]
-    for kind, module_kind in (("Conv2D", nn.Conv2d), ("BatchNormalization", nn.BatchNorm2d)):
-        rows = {layer.name: layer.num_parameters for layer in table if layer.kind == kind}
-        assert rows == {name: count(module) for name, module in modules if isinstance(module, module_kind)}
-    dense = [layer for layer in table if layer.kind == "Dense"]
-    linear = [module for module in trainable.head.modules() if isinstance(module, nn.Linear)]
-    assert [layer.num_parameters for layer in dense] == [count(module) for module in linear]
-    assert [layer.output_shape for layer in dense] == [(module.out_features,) for module in linear]
-    side = config.preprocess.image_size
-    pools = [layer for layer in table if layer.kind == "MaxPooling2D"]
-    for blocks, pool in enumerate(pools, 1):
-        channels, height, width = network.feature_shape(blocks, side)
-        assert pool.output_shape == (height, width, channels)
-
-
-def test_the_table_of_an_average_shows_no_position() -> None:
-    table = {layer.name: layer for layer in network.layers(5, PREPROCESS, HeadConfig(), 1)}
-    assert (table["average"].kind, table["average"].output_shape) == ("GlobalAveragePooling2D", (512,))
-    assert table["dense_1"].num_parameters == 512 * 1024 + 1024
-
-
 @pytest.mark.parametrize("frozen_blocks", range(6))
 def test_a_cut_network_computes_what_the_uncut_one_does(pretrained: Tensors, frozen_blocks: int) -> None:
     frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 3)
@@ -129,7 +68,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("arch", get_args(Arch))
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_every_arch_computes_what_torchvision_s_does(arch: Arch, tmp_path: Path) -> None:
     features = random_blocks(arch)
     torch.save(torchvision_file(features), tmp_path / "random.pth")
@@ -161,7 +100,7 @@ def test_batch_norm_trains_without_moving_its_statistics() -> None:
     optimizer.step()
     moved = {name for name, tensor in trainable.layers.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if "running" not in name}
-    assert set(before) == {name for name in weights.shapes("vgg11_bn") if name >= "block4"}
+    assert set(before) == {name for name in shapes("vgg11_bn") if name >= "block4"}
 
 
 def test_with_batch_norm_two_workers_find_the_gradient_of_one() -> None:
@@ -198,15 +137,13 @@ def test_the_shape_at_the_cut_is_that_of_the_features(size: int) -> None:
     preprocess = PreprocessConfig(image_size=size, short_side=size)
     frozen = Frozen(5, preprocess).prepare()
     x = frozen(pixels(1, size))
-    assert tuple(x.shape[1:]) == network.feature_shape(5, size)
+    assert tuple(x.shape[1:]) == feature_shape(5, size)
     x = torch.zeros(1, 3, size, size)
     for block in range(1, 6):
         x = nn.MaxPool2d(2)(x)
-        assert tuple(x.shape[2:]) == network.feature_shape(block, size)[1:]
+        assert tuple(x.shape[2:]) == feature_shape(block, size)[1:]
         with torch.device("meta"):
-            assert network.convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == network.feature_shape(
-                block, size
-            )
+            assert convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == feature_shape(block, size)
     logits = Trainable(5, preprocess, HeadConfig(kind="dense", width=4), 1).eval()(frozen(pixels(1, size)))
     assert logits.shape == (1, 1)
 
@@ -215,7 +152,7 @@ def test_with_nothing_frozen_the_features_are_the_images() -> None:
     images = pixels()
     features = Frozen(0, PREPROCESS).prepare()(images)
     assert features.dtype == torch.uint8 and torch.equal(features, images)
-    assert tuple(features.shape[1:]) == network.feature_shape(0, 64)
+    assert tuple(features.shape[1:]) == feature_shape(0, 64)
 
 
 def test_frozen_layers_stay_frozen() -> None:

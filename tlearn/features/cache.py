@@ -41,6 +41,7 @@ from tlearn.network import engine, weights
 from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.layers import Frozen
+from tlearn.network.vgg import feature_shape
 
 Result = TypeVar("Result")
 View = Literal["plain", "mirror"]
@@ -64,7 +65,7 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return network.feature_shape(self.frozen_blocks, self.preprocess.image_size)
+        return feature_shape(self.frozen_blocks, self.preprocess.image_size, self.arch)
 
     def folder(self, view: View) -> str:
         name = f"{self.frozen_digest}-{digest(self.preprocess)}-{view}"

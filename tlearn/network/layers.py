@@ -8,22 +8,19 @@ With frozen_blocks=0 the features are the images themselves.
 """
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
-from tlearn.data.images import normalize
 from tlearn.errors import InputError
 from tlearn.network import engine
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.columns import Columns
-from tlearn.network.weights import CHANNELS, operations, tensors_digest
+from tlearn.network.vgg import channels, convolutions, normalize
+from tlearn.network.weights import tensors_digest
 
 FP32 = Arithmetic()
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
@@ -34,45 +31,8 @@ microseconds an image by writing each map once and not three times. An estimate,
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class FixedNorm(nn.BatchNorm2d):
-    """Batch norm on its pretrained statistics, while training too; only weight and bias are trained.
-
-    The statistics of a batch would depend on how many workers share it: one and several would make other updates.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, track_running_stats=False)
-        self.running_mean, self.running_var = torch.zeros(channels), torch.ones(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-
-def convolutions(first_block: int, last_block: int, arch: Arch = "vgg16") -> nn.Sequential:
-    """Blocks first..last (from 1, both included) with Keras's layer names; empty where last < first."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for one in operations(arch):
-        if not first_block <= one.block <= last_block:
-            continue
-        if one.kind == "conv":
-            layers[one.name] = nn.Conv2d(one.channels_in, one.channels, 3, padding=1)
-        elif one.kind == "bn":
-            layers[one.name] = FixedNorm(one.channels)
-        elif one.kind == "relu":
-            layers[one.name] = nn.ReLU(inplace=True)
-        else:
-            layers[one.name] = nn.MaxPool2d(2)
-    return nn.Sequential(layers)
-
-
 def pays_to_compile(device: str, num_images: int) -> bool:
     return device == "cuda" and num_images >= COMPILED_FROM
-
-
-def feature_shape(frozen_blocks: int, image_size: int) -> tuple[int, int, int]:
-    """(channels, height, width) at the cut."""
-    side = image_size // 2**frozen_blocks
-    return (CHANNELS[frozen_blocks - 1] if frozen_blocks else 3, side, side)
 
 
 class Frozen(nn.Module):
@@ -190,6 +150,7 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, channels: int, side: int, num_logits: int):
         super().__init__()
         self.config = config
+        self.channels = channels
         units = channels if config.averages else channels * side * side
         self.register_buffer("scale", torch.ones(()))  # divides what comes in
         self.scale: Tensor
@@ -244,7 +205,7 @@ class Trainable(nn.Module):
         self.preprocess = preprocess
         self.convolves_in_bf16 = False
         self.layers = convolutions(frozen_blocks + 1, 5, arch)
-        self.head = Head(head, CHANNELS[-1], preprocess.image_size // 32, num_logits)
+        self.head = Head(head, channels(arch)[-1], preprocess.image_size // 32, num_logits)
 
     def trunk(self, features: Tensor) -> Tensor:
         """What the head's first dense layer sees, before its scale: the part without parameters when all is frozen."""
@@ -274,41 +235,3 @@ def to_device(pixels: Sequence[Tensor], device: str) -> Tensor:
 def load_pretrained(part: Frozen | Trainable, tensors: Mapping[str, Tensor]) -> None:
     """Fill the convolutions of this part, strictly; the head is fresh and stays as it is."""
     part.layers.load_state_dict({name: tensors[name] for name in part.layers.state_dict()})
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One line of the table that Keras's model.summary() prints."""
-
-    name: str
-    kind: str
-    output_shape: tuple[int, ...]
-    num_parameters: int
-    trained: bool
-
-
-def layers(
-    frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
-) -> Iterator[Layer]:
-    """Every layer in order with its output shape (height, width, channels) or (units,)."""
-    size = preprocess.image_size
-    yield Layer("input", "InputLayer", (size, size, 3), 0, False)
-    for one in operations(arch):
-        trained, channels = one.block > frozen_blocks, one.channels
-        if one.kind == "conv":
-            num_parameters = one.channels_in * channels * 9 + channels
-            yield Layer(one.name, "Conv2D", (size, size, channels), num_parameters, trained)
-        elif one.kind == "bn":
-            yield Layer(one.name, "BatchNormalization", (size, size, channels), 2 * channels, trained)
-        elif one.kind == "pool":
-            size //= 2
-            yield Layer(one.name, "MaxPooling2D", (size, size, channels), 0, trained)
-    units = CHANNELS[-1] if head.averages else CHANNELS[-1] * size * size
-    name, kind = ("average", "GlobalAveragePooling2D") if head.averages else ("flatten", "Flatten")
-    yield Layer(name, kind, (units,), 0, True)
-    for number in range(1, head.num_hidden + 1):
-        yield Layer(f"dense_{number}", "Dense", (head.width,), units * head.width + head.width, True)
-        units = head.width
-        if number == 1 and head.dropout:
-            yield Layer("dropout", "Dropout", (units,), 0, True)
-    yield Layer(f"dense_{head.num_hidden + 1}", "Dense", (num_logits,), units * num_logits + num_logits, True)

@@ -24,7 +24,7 @@ from tlearn.errors import StorageError
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json, verified
 from tlearn.network.layers import Frozen, Head, Trainable
-from tlearn.network.weights import CHANNELS
+from tlearn.network.vgg import channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
     preprocess = description.preprocess
     convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch)
     convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
-    head = Head(description.head, CHANNELS[-1], preprocess.image_size // 32, description.classes.num_logits)
+    width, side = channels(description.arch)[-1], preprocess.image_size // 32
+    head = Head(description.head, width, side, description.classes.num_logits)
     head.load_state_dict(_part(tensors, "trainable.head."))
     return Model(description, convolutions, head.eval().requires_grad_(False))
 
@@ -98,8 +99,8 @@ def _card(content: dict[str, Any]) -> str:
     metrics, training, seen = content["metrics"], content["training"], content["preprocess"]
     classes = ", ".join(content["classes"])
     frozen = content["frozen_blocks"]
-    plain, _, norm = content["architecture"].partition("_")
-    name = plain.upper() + (" with batch normalisation" if norm else "")
+    arch = content["architecture"]
+    name = arch.removesuffix("_bn").upper() + (" with batch normalisation" if arch.endswith("_bn") else "")
     return f"""# {name} fine-tuned to tell {classes}
 
 ImageNet-pretrained {name}; {frozen} of its 5 convolution blocks are as they were

@@ -33,7 +33,7 @@ from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
 from tlearn.features.phases import Frozens, Phase, Preparation
-from tlearn.network import arithmetic, description, model, weights
+from tlearn.network import arithmetic, description, model, vgg, weights
 from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
@@ -299,7 +299,7 @@ def _describe_layers(config: TrainConfig, classes: Classes) -> None:
     """Print the layer table."""
     if config.quiet:
         return
-    layers = list(network.layers(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
+    layers = list(vgg.summary(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
     print(f"{'layer':<14} {'kind':<22} {'output shape':<18} {'parameters':>12}")
     for layer in layers:
         state = ("trained" if layer.trained else "frozen") if layer.num_parameters else ""

@@ -42,7 +42,6 @@ from tlearn.network import weights
 from tlearn.network.arithmetic import native_precision
 from tlearn.network.columns import Columns
 from tlearn.network.layers import Trainable, load_pretrained
-from tlearn.network.weights import CHANNELS
 from tlearn.training import loop, optim
 from tlearn.training.loop import Learner, Samples, Worker
 from tlearn.training.samples import Augment
@@ -336,7 +335,7 @@ def _samples(source: Features | Pictures, labels: tuple[int, ...], trainable: Tr
         return Samples(source.gather, targets)
     # Mapped from a file without a name, so that the memory of a worker does not grow with the number of images.
     file = tempfile.TemporaryFile()  # noqa: SIM115
-    mapped = np.memmap(file, np.float32, "w+", shape=(len(source), CHANNELS[-1], 1, 1))
+    mapped = np.memmap(file, np.float32, "w+", shape=(len(source), trainable.head.channels, 1, 1))
     pooled = torch.from_numpy(mapped)
     with torch.no_grad():
         for part in torch.arange(len(source)).split(64):
