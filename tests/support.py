@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
-from tlearn.network import layers as network
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import shapes
 
 PUBLISHED = [arch for arch in get_args(Arch) if arch != "vgg_tiny"]
@@ -27,10 +28,10 @@ PYTHONPATH = os.pathsep.join(FOLDERS)
 
 def build(
     frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
-) -> tuple[network.Frozen, network.Trainable]:
+) -> tuple[Frozen, Trainable]:
     """Both parts of a network, without weights."""
-    frozen = network.Frozen(frozen_blocks, preprocess, arch=arch)
-    return frozen, network.Trainable(frozen_blocks, preprocess, head, num_logits, arch)
+    frozen = Frozen(frozen_blocks, preprocess, arch=arch)
+    return frozen, Trainable(frozen_blocks, preprocess, head, num_logits, arch)
 
 
 def torchvision_blocks(arch: Arch) -> nn.Sequential:

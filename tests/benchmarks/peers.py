@@ -30,10 +30,10 @@ from tlearn.data import manifest
 from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
 from tlearn.network import engine, model, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import convolutions
 from tlearn.scoring import job as scoring
 
@@ -327,13 +327,13 @@ def prepare(root: Path, source: str | None, count: int) -> None:
             picture = drawings.draw("cat" if number % 2 else "dog", np.random.default_rng([0, number]))
         picture.convert("RGB").resize((SIZE, SIZE)).save(folder / f"{number:05}.jpg", quality=92)
     tensors = weights.load("imagenet", default_cache())
-    frozen = Frozen(5, PREPROCESS)
-    network.load_pretrained(frozen, tensors)
+    frozen = Frozen(5, PREPROCESS, tensors=tensors)
     pixels = [fetch(str(folder), name, PREPROCESS).pixels for name in names(str(folder))]
     images = torch.stack([one for one in pixels if one is not None])
     ranges = engine.calibrate(frozen.layers, PREPROCESS, images[::2][:32].split(8))
-    features = torch.cat([frozen.prepare()(part).float() for part in images.split(16)])
-    trainable = network.Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
+    extract = frozen.prepare()
+    features = torch.cat([extract(part).float() for part in images.split(16)])
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
     direction = separating(features.mean((2, 3)))
     trainable.head.last.weight.data, trainable.head.last.bias.data = direction[None, :-1], direction[-1:]
     description = Description(

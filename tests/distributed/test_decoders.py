@@ -24,7 +24,7 @@ from tlearn.features.cache import Compute, Cut
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
 from tlearn.scoring import plan
 from tlearn.scoring.actor import Score
 

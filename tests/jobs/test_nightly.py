@@ -23,8 +23,8 @@ from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.demo import drawings
 from tlearn.network import description, model, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 from tlearn.scoring.ledger import Ledger
@@ -39,7 +39,7 @@ PREPROCESS = PreprocessConfig(image_size=96, short_side=104)
 def save_model(folder: Path, cache: Path) -> None:
     """One that was not trained."""
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=8), 1)
-    network.load_pretrained(frozen, weights.load("imagenet", str(cache)))
+    load_pretrained(frozen.layers, weights.load("imagenet", str(cache)))
     trainable.head.initialize(loop.generator(0))
     described = description.Description(
         classes=Classes(("cat", "dog")),

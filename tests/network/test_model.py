@@ -21,10 +21,11 @@ from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import description, model
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.network.layers import Frozen, Trainable
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
+from tlearn.network.vgg import load_pretrained
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=40)
 DESCRIPTION = Description(
@@ -78,8 +79,7 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(saved: Path) -> None:
     with torch.no_grad():
         expected = trainable.eval()(frozen.prepare()(pixels()))
     for location in (str(saved), f"file://{saved}", f"{saved}/"):
-        loaded = model.load(location)
-        loaded.prepare("cpu")
+        loaded = model.load(location).prepare()
         torch.testing.assert_close(loaded.outputs(pixels())[0], expected, rtol=1e-3, atol=1e-3)
     assert expected.abs().max() > 0
 
@@ -88,12 +88,11 @@ def test_a_model_of_another_arch_comes_back_as_it_was(tmp_path: Path) -> None:
     described = dataclasses.replace(DESCRIPTION, arch="vgg11_bn")
     tensors = our_tensors(random_blocks("vgg11_bn"), "vgg11_bn")
     frozen, trainable = build(4, PREPROCESS, DESCRIPTION.head, 3, "vgg11_bn")
-    network.load_pretrained(frozen, tensors)
-    network.load_pretrained(trainable, tensors)
+    load_pretrained(frozen.layers, tensors)
+    load_pretrained(trainable.layers, tensors)
     digest = model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, described)
-    loaded = model.load(str(tmp_path / "model"))
+    loaded = model.load(str(tmp_path / "model")).prepare()
     assert (loaded.description.arch, loaded.description.digest) == ("vgg11_bn", digest)
-    loaded.prepare("cpu")
     with torch.no_grad():
         expected = trainable.eval()(frozen.prepare()(pixels()))
     atol = 1e-3 * expected.abs().max().item()
@@ -104,7 +103,7 @@ def test_a_model_of_another_arch_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_logits_are_divided_by_the_temperature(saved: Path, tmp_path: Path) -> None:
     save(tmp_path / "model", described=dataclasses.replace(DESCRIPTION, temperature=2.5))
-    plain, calibrated = (model.load(str(folder)) for folder in (saved, tmp_path / "model"))
+    plain, calibrated = (model.load(str(folder)).prepare() for folder in (saved, tmp_path / "model"))
     (logits, pooled), (divided, same) = plain.outputs(pixels()), calibrated.outputs(pixels())
     torch.testing.assert_close(divided, logits / 2.5)
     assert torch.equal(pooled, same) and "2.500" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")

@@ -57,7 +57,7 @@ def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int)
     with torch.device("meta"):
         frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch)
     assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
-    assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
+    assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen.layers)
     modules = [*frozen.layers.named_children(), *trainable.layers.named_children()]
     for kind, module_kind in (("Conv2D", nn.Conv2d), ("BatchNormalization", nn.BatchNorm2d)):
         rows = {layer.name: layer.num_parameters for layer in table if layer.kind == kind}

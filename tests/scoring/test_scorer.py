@@ -29,9 +29,9 @@ from tlearn.evaluation import metrics
 from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features
 from tlearn.network import description, model
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
+from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import plan, table
 from tlearn.scoring.actor import Score
 from tlearn.storage import Entry
@@ -54,7 +54,7 @@ def encode(image: Image.Image) -> bytes:
 
 def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = CLASSES) -> str:
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
-    network.load_pretrained(frozen, pretrained)
+    load_pretrained(frozen.layers, pretrained)
     trainable.head.initialize(torch.Generator().manual_seed(0))
     description = Description(
         classes=classes,

@@ -34,10 +34,10 @@ from tlearn.distributed import launch
 from tlearn.errors import InputError
 from tlearn.features import cache as features
 from tlearn.network import arithmetic, engine, model, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.training import loop
@@ -57,9 +57,8 @@ def run(config: BenchConfig) -> dict[str, Any]:
         launch.start_ray()
         seconds_ray = time.monotonic() - started
         plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.has_gpus())
-        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
         tensors = weights.load("imagenet", config.cache)
-        network.load_pretrained(frozen, tensors)
+        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision), tensors=tensors)
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
@@ -173,16 +172,14 @@ def _decoding(pictures: Path) -> float:
 
 def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    prepared = Frozen(5, frozen.preprocess, frozen.arithmetic)
-    prepared.load_state_dict(frozen.state_dict())
-    prepared.prepare(device)
+    extract = frozen.prepare(device)
     names = _names(pictures)[:64]
 
     def one_pass(names: list[str]) -> None:
         for start in range(0, len(names), _BATCH_SIZE):
             fetched = [fetch(str(pictures), name, frozen.preprocess) for name in names[start : start + _BATCH_SIZE]]
             pixels = [one.pixels for one in fetched if one.pixels is not None]
-            prepared(torch.stack(pixels).to(device)).cpu()
+            extract(torch.stack(pixels).to(device)).cpu()
 
     one_pass(names[:_BATCH_SIZE])
     started = time.monotonic()
@@ -192,8 +189,7 @@ def _plain_loop(pictures: Path, frozen: Frozen) -> float:
 
 def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic: Arithmetic, folder: Path) -> float:
     recipe = RECIPES["frozen"]
-    frozen = Frozen(5, recipe.preprocess, arithmetic)
-    network.load_pretrained(frozen, weights.load("imagenet", config.cache))
+    frozen = Frozen(5, recipe.preprocess, arithmetic, tensors=weights.load("imagenet", config.cache))
     cache = folder / "cache"
     shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
     cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
@@ -206,7 +202,7 @@ def _scoring(
     pictures: Path, arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
 ) -> dict[str, Any]:
     recipe = RECIPES["frozen"]
-    trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
+    trainable = Trainable(5, recipe.preprocess, recipe.head, 1)
     trainable.head.initialize(loop.generator(0))
     description = Description(
         classes=Classes(("cat", "dog")),

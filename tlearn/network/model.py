@@ -5,6 +5,7 @@ model.json          architecture, classes in order, preprocessing, digests, trai
 README.md           the model card
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -23,29 +24,43 @@ from tlearn import storage
 from tlearn.errors import StorageError
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, content_digest, to_json, verified
-from tlearn.network.layers import Frozen, Head, Trainable
+from tlearn.network.frozen import Extractor, Frozen
+from tlearn.network.trainable import Head, Trainable
 from tlearn.network.vgg import channels
 
 
 @dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model that runs."""
+
+    description: Description
+    extract: Extractor
+    head: Head
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
+
+        By way of float16 features, as in training; whether it held them, `require_finite` of the pooled ones tells.
+        The logits are divided by the temperature.
+        """
+        with torch.inference_mode():
+            features = self.extract(images).float()
+            return self.head(features) / self.description.temperature, features.mean((2, 3))
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
+    """A model as its folder has it."""
+
     description: Description
     convolutions: Frozen
     """All of them, those that were trained too."""
     head: Head
 
-    def prepare(self, device: str, compile_for: int | None = None) -> None:
-        self.convolutions.prepare(device, compile_for)
-        self.head.to(device)
-
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
-
-        By way of float16 features, as in training. The logits are divided by the temperature.
-        """
-        with torch.inference_mode():
-            features = self.convolutions(images).float()
-            return self.head(features) / self.description.temperature, features.mean((2, 3))
+    def prepare(self, device: str = "cpu", compile_for: int | None = None) -> Predictor:
+        """Make it run; the arguments are those of `Frozen.prepare`."""
+        extract = self.convolutions.prepare(device, compile_for)
+        return Predictor(self.description, extract, copy.deepcopy(self.head).to(device))
 
 
 def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
@@ -83,8 +98,8 @@ def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
     description, data = verified(location)
     tensors = load_safetensors(data)
     preprocess = description.preprocess
-    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch)
-    convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
+    blocks = _part(tensors, "frozen.") | _part(tensors, "trainable.layers.")
+    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch, blocks)
     width, side = channels(description.arch)[-1], preprocess.image_size // 32
     head = Head(description.head, width, side, description.classes.num_logits)
     head.load_state_dict(_part(tensors, "trainable.head."))

@@ -4,7 +4,7 @@ Layers are named as in Keras (block1_conv1). Pretrained tensors expect RGB pixel
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,11 @@ def convolutions(first_block: int, last_block: int, arch: Arch = "vgg16") -> nn.
         else:
             layers[operation.name] = nn.MaxPool2d(2)
     return nn.Sequential(layers)
+
+
+def load_pretrained(layers: nn.Sequential, tensors: Mapping[str, Tensor]) -> None:
+    """Fill these layers from the tensors of all blocks; none of theirs may be missing."""
+    layers.load_state_dict({name: tensors[name] for name in layers.state_dict()})
 
 
 def feature_shape(frozen_blocks: int, image_size: int, arch: Arch = "vgg16") -> tuple[int, int, int]:

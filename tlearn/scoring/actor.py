@@ -22,9 +22,10 @@ from tlearn.distributed.chunks import Chunk
 from tlearn.distributed.decoders import Decoder, Fetch
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import drift, metrics
-from tlearn.network import layers as network
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.device import Device
+from tlearn.network.frozen import require_finite
 from tlearn.scoring import table
 
 _DECODE_TIMEOUT_SECONDS = 120
@@ -53,24 +54,18 @@ class Score:
         abstain_below: float | None = None,
         fetch: Fetch = fetch,
     ):
-        self.num_threads = num_threads
-        torch.set_num_threads(num_threads)
-        self.model = model.load(model_folder, arithmetic)
+        self.device = Device.here(num_threads, num_images, batch_size)
+        self.model = model.load(model_folder, arithmetic).prepare(self.device.name, self.device.compile_for)
         if self.model.description.digest != model_digest:
             raise IntegrityError(f"expected model {model_digest} in {model_folder}, got another: it was replaced")
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.folder, self.run_folder, self.run = folder, run_folder, run
-        self.batch_size = batch_size or network.BATCH_SIZES[self.device]
         self.abstain_below = abstain_below or 0.0
-        compile_for = self.batch_size if network.pays_to_compile(self.device, num_images) else None
-        self.model.prepare(self.device, compile_for)
         self.fetch = fetch
         preprocess = self.model.description.preprocess
-        self.decode = decoders.decoder(folder, preprocess, decode_threads, self.batch_size, fetch)
+        self.decode = decoders.decoder(folder, preprocess, decode_threads, self.device.batch_size, fetch)
 
     def __call__(self, chunk: Chunk) -> dict[str, Any]:
-        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
-        torch.set_num_threads(self.num_threads)
+        self.device.set_threads()
         number = int(chunk.id)
         part = storage.join(self.run_folder, table.part_name(number))
         with storage.open_input(storage.join(self.run_folder, "plan.parquet")) as plan:
@@ -127,7 +122,7 @@ class Score:
             )
             if fetched.pixels is not None:
                 waiting.append((rows[-1], fetched.pixels))
-            if len(waiting) == self.batch_size:
+            if len(waiting) == self.device.batch_size:
                 launched.append(self._launch(waiting))
                 waiting = []
                 if len(launched) == 2:  # a GPU works on the second while the first is looked at
@@ -136,15 +131,15 @@ class Score:
             launched.append(self._launch(waiting))
         for batch in launched:
             histograms = self._finish(batch, histograms)
-        self.model.convolutions.require_finite()
         return rows, histograms
 
     def _launch(self, waiting: list[tuple[dict[str, Any], torch.Tensor]]) -> "_Launched":
-        logits, pooled = self.model.outputs(network.to_device([pixels for _, pixels in waiting], self.device))
+        logits, pooled = self.model.outputs(self.device.stack([pixels for _, pixels in waiting]))
         return _Launched([row for row, _ in waiting], metrics.probabilities(logits), pooled)
 
     def _finish(self, batch: "_Launched", histograms: drift.Histograms | None) -> drift.Histograms | None:
         """Fill in the rows of a batch."""
+        require_finite([batch.pooled])
         names, reference = self.model.description.classes.names, self.model.description.reference
         probabilities: np.ndarray[Any, Any] = batch.probabilities.cpu().numpy()
         for row, values in zip(batch.rows, probabilities, strict=True):

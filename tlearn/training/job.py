@@ -34,9 +34,10 @@ from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
 from tlearn.features.phases import Frozens, Phase, Preparation
 from tlearn.network import arithmetic, description, model, vgg, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.storage import Workplace
 from tlearn.storage.lease import Lease
 from tlearn.training import auto, fit, loop, worker
@@ -190,8 +191,8 @@ class _Learned:
     """Those that could be read, of train and val."""
     phase: Phase
     """In which the best checkpoint was written."""
-    frozen: network.Frozen
-    trainable: network.Trainable
+    frozen: Frozen
+    trainable: Trainable
     logits: torch.Tensor
     """(num_val, num_logits)"""
     history: tuple[dict[str, float], ...]
@@ -236,7 +237,7 @@ def _learn(
         learned = worker.learned_tensors(Path(folder))
         logits = load_file(Path(folder, "logits.safetensors"))["logits"]
     phase = found[progress.phase]
-    trainable = network.Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
+    trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(learned)
     return _Learned(
         files=files,
@@ -268,7 +269,7 @@ def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) 
     return compare(logits, learned.logits[[rows[file.path] for file in files]], labels)
 
 
-def _reference(trainable: network.Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
+def _reference(trainable: Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
     """Histograms of (at most 2,000) validation images, with which scoring compares what it sees."""
     rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
     with torch.no_grad():
