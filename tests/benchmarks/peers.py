@@ -31,7 +31,7 @@ from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
 from tlearn.network import engine, model, weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import convolutions
@@ -336,18 +336,17 @@ def prepare(root: Path, source: str | None, count: int) -> None:
     trainable = Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
     direction = separating(features.mean((2, 3)))
     trainable.head.last.weight.data, trainable.head.last.bias.data = direction[None, :-1], direction[-1:]
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(kind="linear"),
         arithmetic=Arithmetic("openvino", "int8", ranges),
-        weights_sha256="",
         training={"recipe": "none", "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
         reference={},
     )
-    model.save(root / "model", tensors, trainable, description)
+    model.save(root / "model", tensors, trainable, draft)
     np.save(root / "head.npy", direction.numpy())
     np.save(root / "reference.npy", features.mean((2, 3)).numpy())
 

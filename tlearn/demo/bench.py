@@ -35,7 +35,7 @@ from tlearn.errors import InputError
 from tlearn.features import cache as features
 from tlearn.network import arithmetic, engine, model, weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
@@ -204,18 +204,17 @@ def _scoring(
     recipe = RECIPES["frozen"]
     trainable = Trainable(5, recipe.preprocess, recipe.head, 1)
     trainable.head.initialize(loop.generator(0))
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=recipe.preprocess,
         head=recipe.head,
         arithmetic=arithmetic,
-        weights_sha256="",
         training={"recipe": digest(recipe), "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
         reference={},
     )
-    model.save(folder / "model", tensors, trainable, description)
+    model.save(folder / "model", tensors, trainable, draft)
     score = ScoreConfig(
         model=str(folder / "model"),
         input=str(pictures),

@@ -6,7 +6,6 @@ README.md           the model card
 """
 
 import copy
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -23,7 +22,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.errors import StorageError
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description, content_digest, to_json, verified
+from tlearn.network.description import Description, Draft, to_json, verified
 from tlearn.network.frozen import Extractor, Frozen
 from tlearn.network.trainable import Head, Trainable
 from tlearn.network.vgg import channels
@@ -63,14 +62,12 @@ class Model:
         return Predictor(self.description, extract, copy.deepcopy(self.head).to(device))
 
 
-def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
+def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, draft: Draft) -> str:
     """Write the folder beside its place and move it there in one step; returns the model's digest."""
     tensors = {f"frozen.{name}": tensor for name, tensor in frozen_tensors.items()}
     tensors |= {f"trainable.{name}": tensor.cpu() for name, tensor in trainable.state_dict().items()}
     data = save_safetensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
-    description = dataclasses.replace(description, weights_sha256=hashlib.sha256(data).hexdigest())
-    content = to_json(description)
-    content["digest"] = content_digest(content)
+    content = to_json(draft, hashlib.sha256(data).hexdigest())
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
     replaced = temporary.with_suffix(".old")
     try:

@@ -35,7 +35,7 @@ from tlearn.features.cache import Cut, Features
 from tlearn.features.phases import Frozens, Phase, Preparation
 from tlearn.network import arithmetic, description, model, vgg, weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.storage import Workplace
@@ -129,13 +129,12 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         run.path / "model",
         {name: tensors[name] for name in learned.frozen.layers.state_dict()},
         learned.trainable,
-        Description(
+        Draft(
             classes=classes,
             frozen_blocks=learned.phase.frozen_blocks,
             preprocess=config.preprocess,
             head=config.head,
             arithmetic=learned.frozen.arithmetic,
-            weights_sha256="",
             training={**_essential(config), **counts},
             metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")} | gate,
             reference=_reference(learned.trainable, learned.phase.val, probabilities),
