@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
-from tlearn.network import layers as network
-from tlearn.network import weights
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
+from tlearn.network.vgg import shapes
+
+PUBLISHED = [arch for arch in get_args(Arch) if arch != "vgg_tiny"]
 
 TESTS = Path(__file__).parent
 PROJECT = TESTS.parent
@@ -24,10 +28,10 @@ PYTHONPATH = os.pathsep.join(FOLDERS)
 
 def build(
     frozen_blocks: int, preprocess: PreprocessConfig, head: HeadConfig, num_logits: int, arch: Arch = "vgg16"
-) -> tuple[network.Frozen, network.Trainable]:
+) -> tuple[Frozen, Trainable]:
     """Both parts of a network, without weights."""
-    frozen = network.Frozen(frozen_blocks, preprocess, arch=arch)
-    return frozen, network.Trainable(frozen_blocks, preprocess, head, num_logits, arch)
+    frozen = Frozen(frozen_blocks, preprocess, arch=arch)
+    return frozen, Trainable(frozen_blocks, preprocess, head, num_logits, arch)
 
 
 def torchvision_blocks(arch: Arch) -> nn.Sequential:
@@ -56,7 +60,7 @@ def random_blocks(arch: Arch) -> nn.Sequential:
 def our_tensors(features: nn.Module, arch: Arch) -> dict[str, Tensor]:
     """The tensors of torchvision's blocks under our names."""
     tensors = [tensor for tensor in features.state_dict().values() if tensor.dim()]  # not num_batches_tracked
-    return dict(zip(weights.shapes(arch), tensors, strict=True))
+    return dict(zip(shapes(arch), tensors, strict=True))
 
 
 def torchvision_file(features: nn.Module) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from tlearn.cli import main, parse
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, SubmitConfig, TrainConfig
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
 from tlearn.recipes import SUMMARIES
 
 
@@ -114,18 +114,17 @@ def test_weights_with_a_flipped_byte_end_with_6(
 def model_folder(tmp_path: Path) -> Path:
     preprocess, head = PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4)
     frozen, trainable = build(5, preprocess, head, 1)
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=preprocess,
         head=head,
         arithmetic=Arithmetic(),
-        weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},
         reference={},
     )
-    model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, description)
+    model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, draft)
     return tmp_path / "model"
 
 

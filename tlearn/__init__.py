@@ -26,18 +26,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tlearn.config import ScoreConfig as ScoreConfig
     from tlearn.config import TrainConfig as TrainConfig
-    from tlearn.data.check import Checked as Checked
+    from tlearn.data.check import Findings as Findings
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
-    from tlearn.scoring.job import Scored as Scored
     from tlearn.scoring.predict import Predictor as Predictor
-    from tlearn.scoring.predict import Row as Row
+    from tlearn.scoring.summary import Scored as Scored
+    from tlearn.scoring.table import Row as Row
     from tlearn.training.run import Run as Run
 
 __version__ = "0.1.0"
 __all__ = [
     "RECIPES",
-    "Checked",
+    "Findings",
     "Predictor",
     "Row",
     "Run",
@@ -54,12 +54,12 @@ __all__ = [
 # Imported when they are asked for: `import tlearn` loads neither Ray nor torch nor pyarrow.
 _HOMES = {
     "RECIPES": "tlearn.recipes",
-    "Checked": "tlearn.data.check",
+    "Findings": "tlearn.data.check",
     "Predictor": "tlearn.scoring.predict",
-    "Row": "tlearn.scoring.predict",
+    "Row": "tlearn.scoring.table",
     "Run": "tlearn.training.run",
     "ScoreConfig": "tlearn.config",
-    "Scored": "tlearn.scoring.job",
+    "Scored": "tlearn.scoring.summary",
     "TlearnError": "tlearn.errors",
     "TrainConfig": "tlearn.config",
 }
@@ -123,7 +123,7 @@ def load(model: str | PathLike[str]) -> "Predictor":
     """
     from tlearn.scoring import predict
 
-    return predict.Predictor.load(fspath(model))
+    return predict.load(fspath(model))
 
 
 def score(
@@ -146,7 +146,7 @@ def score(
         return job.score(config)
 
 
-def check(data: str | PathLike[str], *, quiet: bool = False) -> "Checked":
+def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":
     """Decode every image of a data folder; say what is in it and what is wrong with it. Nothing is written.
 
     Raises InputError as training would.

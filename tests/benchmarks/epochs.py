@@ -23,7 +23,7 @@ import torch
 from tlearn.config import TrainConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
 from tlearn.features.cache import Features, Place
-from tlearn.network import layers as network
+from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
 from tlearn.training import loop, optim, worker
 from tlearn.training.loop import Learner, Samples
@@ -49,8 +49,8 @@ def fill(folder: Path, count: int) -> Features:
     return Features(places[:count], SHAPE)
 
 
-def parts(config: TrainConfig) -> tuple[network.Trainable, torch.optim.Optimizer]:
-    trainable = network.Trainable(5, config.preprocess, config.head, 1)
+def parts(config: TrainConfig) -> tuple[Trainable, torch.optim.Optimizer]:
+    trainable = Trainable(5, config.preprocess, config.head, 1)
     trainable.head.initialize(loop.generator(0))
     return trainable, optim.optimizer(trainable, config.optim)
 

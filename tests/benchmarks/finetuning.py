@@ -47,9 +47,8 @@ def figures(run: Path, data: str) -> list[tuple[float, float]]:
     """(log-loss, accuracy) of the images as they are, and with their mirror images averaged in."""
     kept = run / "figures.json"
     if not kept.exists():
-        trained, found = model.load(str(run / "model")), images(data)
+        trained, found = model.load(str(run / "model")).prepare(), images(data)
         description = trained.description
-        trained.prepare("cpu")
         labels = torch.tensor([description.classes.indices[label] for _, label in found])
         plain, mirrored = [], []
         for start in range(0, len(found), 8):

@@ -19,7 +19,7 @@ from pathlib import Path
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description, content_digest, to_json
+from tlearn.network.description import Draft, to_json
 from tlearn.scoring import job as scoring
 from tlearn.scoring import parts, plan
 from tlearn.scoring.plan import Run
@@ -30,19 +30,18 @@ from tlearn.storage import Entry
 def save_model(folder: Path) -> None:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"none")
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PreprocessConfig(),
         head=HeadConfig(),
         arithmetic=Arithmetic(),
-        weights_sha256=hashlib.sha256(b"none").hexdigest(),
         training={},
         metrics={},
         reference={},
     )
-    content = to_json(description)
-    (folder / "model.json").write_text(json.dumps({**content, "digest": content_digest(content)}))
+    content = to_json(draft, hashlib.sha256(b"none").hexdigest())
+    (folder / "model.json").write_text(json.dumps(content))
 
 
 def fill(folder: Path, first: int, count: int) -> None:

@@ -31,10 +31,11 @@ from tlearn.data import manifest
 from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
 from tlearn.network import engine, model, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.description import Draft
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
+from tlearn.network.vgg import convolutions
 from tlearn.scoring import job as scoring
 
 SIZE = 240
@@ -76,7 +77,7 @@ def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def torch_layers(dtype: torch.dtype) -> torch.nn.Module:
-    layers = network.convolutions(1, 5)
+    layers = convolutions(1, 5)
     layers.load_state_dict(weights.load("imagenet", default_cache()))
     return layers.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
@@ -113,7 +114,7 @@ def dataloader(folder: str, root: str) -> tuple[Array, float]:
     normalize = transforms.Normalize([value / 255 for value in MEAN], [1 / 255] * 3)
     transform = transforms.Compose([transforms.ToTensor(), normalize])
     dataset = datasets.ImageFolder(str(Path(folder).parent), transform)
-    layers = network.convolutions(1, 5).eval().requires_grad_(False)
+    layers = convolutions(1, 5).eval().requires_grad_(False)
     layers.load_state_dict(weights.load("imagenet", default_cache()))
     loader = torch.utils.data.DataLoader(dataset, batch_size=16, num_workers=os.cpu_count() or 1)
     with torch.inference_mode():
@@ -327,27 +328,26 @@ def prepare(root: Path, source: str | None, count: int) -> None:
             picture = drawings.draw("cat" if number % 2 else "dog", np.random.default_rng([0, number]))
         picture.convert("RGB").resize((SIZE, SIZE)).save(folder / f"{number:05}.jpg", quality=92)
     tensors = weights.load("imagenet", default_cache())
-    frozen = Frozen(5, PREPROCESS)
-    network.load_pretrained(frozen, tensors)
+    frozen = Frozen(5, PREPROCESS, tensors=tensors)
     pixels = [fetch(str(folder), name, PREPROCESS).pixels for name in names(str(folder))]
     images = torch.stack([one for one in pixels if one is not None])
     ranges = engine.calibrate(frozen.layers, PREPROCESS, images[::2][:32].split(8))
-    features = torch.cat([frozen.prepare()(part).float() for part in images.split(16)])
-    trainable = network.Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
+    extract = frozen.prepare()
+    features = torch.cat([extract(part).float() for part in images.split(16)])
+    trainable = Trainable(5, PREPROCESS, HeadConfig(kind="linear"), 1)
     direction = separating(features.mean((2, 3)))
     trainable.head.last.weight.data, trainable.head.last.bias.data = direction[None, :-1], direction[-1:]
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(kind="linear"),
         arithmetic=Arithmetic("openvino", "int8", ranges),
-        weights_sha256="",
         training={"recipe": "none", "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
         reference={},
     )
-    model.save(root / "model", tensors, trainable, description)
+    model.save(root / "model", tensors, trainable, draft)
     np.save(root / "head.npy", direction.numpy())
     np.save(root / "reference.npy", features.mean((2, 3)).numpy())
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tlearn.config import CheckConfig
 from tlearn.data.check import check, lines
 
 JSON = (
@@ -40,7 +39,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_findings_for_programs_and_for_people(data: Path) -> None:
-    findings = check(CheckConfig(data=str(data), json=True))
+    findings = check(str(data))
     assert findings.to_json() == JSON
     assert "\n".join(lines(findings)) == LINES
 
@@ -48,7 +47,7 @@ def test_findings_for_programs_and_for_people(data: Path) -> None:
 def test_of_many_bad_files_a_person_sees_the_first_twenty(data: Path) -> None:
     for number in range(30):
         (data / f"train/cat/bad-{number:02}.jpg").touch()
-    findings = check(CheckConfig(data=str(data), json=True))
+    findings = check(str(data))
     shown = list(lines(findings))
     assert len(findings.bad) == 31 and sum(": unreadable: " in line for line in shown) == 20
     assert shown[-2:] == ["and 11 more: --json lists them all", "31 of them cannot be used"]

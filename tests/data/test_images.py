@@ -16,7 +16,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.models import VGG16_Weights
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -581,38 +580,3 @@ def test_resized_pictures_are_contiguous_and_no_view_of_something_larger(mode: A
         shown = images.resize(pixels, PreprocessConfig(resize=mode))
         assert shown.is_contiguous()
         assert shown.untyped_storage().nbytes() == 3 * 240 * 240
-
-
-def test_imagenet_normalisation_equals_torchvision() -> None:
-    batch = torch.stack([noise(32, 40), noise(32, 40).flip(2)])
-    published = VGG16_Weights.IMAGENET1K_FEATURES.transforms()
-    expected = functional.normalize(batch.float() / 255, published.mean, published.std)
-    assert torch.allclose(images.normalize(batch, PreprocessConfig()), expected, atol=1e-3)
-
-
-def test_rescaled_bgr_is_what_keras_feeds_with_the_channels_reversed() -> None:
-    batch = noise(32, 40)[None]
-    keras = batch.permute(0, 2, 3, 1).numpy() * np.float32(1 / 255)
-    seen = images.normalize(batch, PreprocessConfig(normalization="rescaled_bgr"))
-    assert np.allclose(seen.permute(0, 2, 3, 1).numpy(), keras[..., ::-1], atol=1e-6)
-
-
-@pytest.mark.parametrize("normalization", ["imagenet", "rescaled_bgr"])
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_normalisation_keeps_the_memory_format_and_rounds_to_bfloat16_last(
-    normalization: Any, memory_format: torch.memory_format
-) -> None:
-    config = PreprocessConfig(normalization=normalization)
-    batch = torch.stack([noise(32, 40)] * 2).contiguous(memory_format=memory_format)
-    before = batch.clone()
-    full = images.normalize(batch, config)
-    half = images.normalize(batch, config, torch.bfloat16)
-    assert full.dtype == torch.float32 and half.dtype == torch.bfloat16
-    assert full.is_contiguous(memory_format=memory_format) and half.is_contiguous(memory_format=memory_format)
-    assert torch.equal(half, full.bfloat16())
-    assert torch.equal(batch, before)
-
-
-def test_normalising_twice_is_refused() -> None:
-    with pytest.raises(AssertionError, match="normalize once"):
-        images.normalize(torch.zeros(1, 3, 32, 32), PreprocessConfig())

@@ -23,8 +23,8 @@ from tlearn.features import cache as features
 from tlearn.features.cache import Compute, Cut, Task
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.description import Draft
+from tlearn.network.frozen import Frozen
 from tlearn.scoring import plan
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task as ScoringTask
@@ -138,18 +138,17 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), 1)
     trainable.head.initialize(torch.Generator().manual_seed(0))
-    described = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(width=16),
         arithmetic=Arithmetic(),
-        weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 1.0, "val_loss": 0.0},
         reference={},
     )
-    model.save(folder, frozen.layers.state_dict(), trainable, described)
+    model.save(folder, frozen.layers.state_dict(), trainable, draft)
     return folder
 
 

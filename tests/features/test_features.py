@@ -26,10 +26,9 @@ from tlearn.errors import IntegrityError
 from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Compute, Cut, Features, Task, View
-from tlearn.network import layers as network
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
 
@@ -54,9 +53,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None = None, **changes: Any) -> Cut:
-    frozen = Frozen(frozen_blocks, PREPROCESS, changes.get("arithmetic", Arithmetic()))
-    if tensors is not None:
-        network.load_pretrained(frozen, tensors)
+    frozen = Frozen(frozen_blocks, PREPROCESS, changes.get("arithmetic", Arithmetic()), tensors=tensors)
     plain = Cut(
         weights="imagenet",
         cache=str(cache),
@@ -80,8 +77,7 @@ def pixels_of(path: Path) -> Tensor:
 
 @pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
 def test_what_is_not_pretrained_is_frozen_too(tmp_path: Path, arch: Arch) -> None:
-    frozen = Frozen(2, PREPROCESS, arch=arch)
-    network.load_pretrained(frozen, weights.load("none", str(tmp_path), arch))
+    frozen = Frozen(2, PREPROCESS, arch=arch, tensors=weights.load("none", str(tmp_path), arch))
     one = dataclasses.replace(cut(tmp_path, 2), weights="none", arch=arch, frozen_digest=frozen.digest())
     assert one.load().digest() == frozen.digest()
     with pytest.raises(IntegrityError, match="every node must see the same --weights"):

@@ -22,9 +22,10 @@ from tlearn.cli import main
 from tlearn.config import HeadConfig, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.demo import drawings
-from tlearn.network import description, model, weights
-from tlearn.network import layers as network
+from tlearn.network import model, weights
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.description import Draft
+from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 from tlearn.scoring.ledger import Ledger
@@ -39,20 +40,19 @@ PREPROCESS = PreprocessConfig(image_size=96, short_side=104)
 def save_model(folder: Path, cache: Path) -> None:
     """One that was not trained."""
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=8), 1)
-    network.load_pretrained(frozen, weights.load("imagenet", str(cache)))
+    load_pretrained(frozen.layers, weights.load("imagenet", str(cache)))
     trainable.head.initialize(loop.generator(0))
-    described = description.Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(width=8),
         arithmetic=Arithmetic(),
-        weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 0.5, "val_loss": 0.7},
         reference={},
     )
-    model.save(folder, frozen.layers.state_dict(), trainable, described)
+    model.save(folder, frozen.layers.state_dict(), trainable, draft)
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,9 @@ from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Threads
 from tlearn.features import cache as features
 from tlearn.features.cache import Compute, Cut, Task
-from tlearn.network import layers as network
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 
@@ -174,8 +173,7 @@ def test_scores_are_the_same_when_a_node_is_lost_and_when_one_comes(
 def test_features_are_the_same_bytes_when_a_node_is_lost(
     tmp_path: Path, data: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = Frozen(5, PREPROCESS, Arithmetic())
-    network.load_pretrained(frozen, weights.load("none", ""))
+    frozen = Frozen(5, PREPROCESS, tensors=weights.load("none", ""))
     files = [
         File("train", path.name, "cat", path.stat().st_size, 0, storage.sha256_file(path))
         for path in sorted(data.iterdir())

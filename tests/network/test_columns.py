@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
 from tlearn.evaluation.metrics import Totals
 from tlearn.network.columns import Columns
-from tlearn.network.layers import Trainable
+from tlearn.network.trainable import Trainable
 from tlearn.training import loop, optim
 from tlearn.training.loop import Learner, Samples, Worker
 
@@ -33,8 +33,7 @@ def run(name: Any, worker: Worker, state: dict[str, Any] | None, epochs: range) 
     first = trainable.head.hidden[0]
     assert isinstance(first, torch.nn.Linear)
     columns = Columns(first) if worker.num_workers > 1 else None
-    trainable.head.columns = columns
-    optimizer = optim.optimizer(trainable, config)
+    optimizer = optim.optimizer(trainable, config, columns)
     if columns is not None:
         network = DistributedDataParallel(trainable)
         assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) < first.weight.numel()
@@ -44,8 +43,9 @@ def run(name: Any, worker: Worker, state: dict[str, Any] | None, epochs: range) 
         kept = copy.deepcopy(state["optimizer"])  # which torch would go on with, and change
         optimizer.load_state_dict(columns.own_state(optimizer, kept) if columns else kept)
     totals = Totals(worker.device)
+    learner = Learner(network, optimizer, config, 0, True, worker, average, columns)
     for epoch in epochs:
-        for _ in loop.train_epoch(Learner(network, optimizer, config, 0, True, worker, average), data, epoch, totals):
+        for _ in loop.train_epoch(learner, data, epoch, totals):
             pass
     if columns is not None:
         columns.complete(first)

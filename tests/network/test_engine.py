@@ -10,14 +10,14 @@ from support import our_tensors, random_blocks
 from torch import Tensor
 
 from tlearn.config import Arch, PreprocessConfig
-from tlearn.data.images import normalize, resize
+from tlearn.data.images import resize
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.features import cache as features
 from tlearn.network import engine
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic, native_precision
-from tlearn.network.layers import Frozen
+from tlearn.network.frozen import Frozen
+from tlearn.network.vgg import convolutions, normalize
 
 pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
 
@@ -39,14 +39,11 @@ def outputs(
     tensors: dict[str, Tensor], arithmetic: Arithmetic, images: Tensor, arch: Arch = "vgg16", **settings: Any
 ) -> Tensor:
     preprocess = dataclasses.replace(PREPROCESS, **settings)
-    frozen = Frozen(5, preprocess, arithmetic, arch)
-    network.load_pretrained(frozen, tensors)
-    return frozen.prepare()(images)
+    return Frozen(5, preprocess, arithmetic, arch, tensors).prepare()(images)
 
 
 def ranges(tensors: dict[str, Tensor], arch: Arch = "vgg16") -> tuple[float, ...]:
-    frozen = Frozen(5, PREPROCESS, arch=arch)
-    network.load_pretrained(frozen, tensors)
+    frozen = Frozen(5, PREPROCESS, arch=arch, tensors=tensors)
     return engine.calibrate(frozen.layers, PREPROCESS, drawn(16, 1).split(8))
 
 
@@ -83,7 +80,7 @@ def test_int8_is_near_fp32_and_not_the_same(pretrained: dict[str, Tensor]) -> No
 def test_batch_norm_is_folded_into_the_convolutions(normalization: str) -> None:
     tensors = our_tensors(random_blocks("vgg11_bn"), "vgg11_bn")
     images = drawn(2, 0)
-    layers = network.convolutions(1, 5, "vgg11_bn")
+    layers = convolutions(1, 5, "vgg11_bn")
     layers.load_state_dict(tensors)
     with torch.no_grad():
         expected = layers(normalize(images, dataclasses.replace(PREPROCESS, normalization=normalization)))
@@ -109,25 +106,21 @@ def test_layers_beyond_the_ranges_are_not_quantised(pretrained: dict[str, Tensor
 def test_there_is_a_range_for_each_convolution_after_the_first(pretrained: dict[str, Tensor]) -> None:
     found = ranges(pretrained)
     assert len(found) == 12 and min(found) > 0
-    frozen = Frozen(3, PREPROCESS)
-    network.load_pretrained(frozen, pretrained)
+    frozen = Frozen(3, PREPROCESS, tensors=pretrained)
     assert engine.calibrate(frozen.layers, PREPROCESS, drawn(16, 1).split(8)) == found[:6]
 
 
 def test_a_batch_of_any_size_gives_each_image_its_features(pretrained: dict[str, Tensor]) -> None:
-    frozen = Frozen(2, PREPROCESS, Arithmetic("openvino", "fp32"))
-    network.load_pretrained(frozen, pretrained)
-    frozen.prepare()
+    extract = Frozen(2, PREPROCESS, Arithmetic("openvino", "fp32"), tensors=pretrained).prepare()
     images = drawn(5, 2)
-    together = frozen(images)
+    together = extract(images)
     for row in (4, 0):
-        assert torch.equal(frozen(images[row : row + 1])[0], together[row])
-    assert torch.equal(frozen(images), together), "an earlier result is not written over"
+        assert torch.equal(extract(images[row : row + 1])[0], together[row])
+    assert torch.equal(extract(images), together), "an earlier result is not written over"
 
 
 def test_a_folder_that_grows_keeps_its_ranges(pretrained: dict[str, Tensor], tmp_path: Path) -> None:
-    frozen = Frozen(2, PREPROCESS)
-    network.load_pretrained(frozen, pretrained)
+    frozen = Frozen(2, PREPROCESS, tensors=pretrained)
     drawings.draw_folder(tmp_path / "drawn", num_train=6, num_val=2, num_test=2, seed=0)
     folder = tmp_path / "drawn" / "train"
     paths = sorted(path for path in folder.rglob("*.*") if path.name != "broken.jpg")

@@ -1,23 +1,23 @@
-"""The network against torchvision's VGG16 with the same tensors, and against the table that Keras prints."""
+"""Both parts of the network against torchvision's VGG16 with the same tensors."""
 
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
-from support import build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
+from support import PUBLISHED, build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor, nn
 
-from tlearn.config import Arch, HeadConfig, PreprocessConfig, TrainConfig
-from tlearn.data.images import normalize
-from tlearn.network import layers as network
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
+from tlearn.errors import InputError
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.layers import Frozen, SlicedDropout, Trainable
-from tlearn.recipes import RECIPES
+from tlearn.network.frozen import Frozen, require_finite
+from tlearn.network.trainable import SlicedDropout, Trainable
+from tlearn.network.vgg import convolutions, feature_shape, load_pretrained, normalize, shapes
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
 HEAD = HeadConfig(width=16, unit_length=False)
@@ -44,78 +44,18 @@ def seen(images: Tensor) -> Tensor:
 
 
 def with_weights(part: Any, tensors: Tensors) -> Any:
-    network.load_pretrained(part, tensors)
+    load_pretrained(part.layers, tensors)
     return part
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_the_notebook_has_the_parameters_that_keras_prints() -> None:
-    config = RECIPES["notebook"]
-    table = {
-        layer.name: layer
-        for layer in network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits=1)
-    }
-    base = [layer.num_parameters for layer in table.values() if layer.kind in ("Conv2D", "MaxPooling2D")]
-    assert sum(base) == 14_714_688
-    dense = [layer.num_parameters for layer in table.values() if layer.kind == "Dense"]
-    assert dense == [25_691_136, 1_049_600, 1_025]
-    assert table["block5_pool"].output_shape == (7, 7, 512)
-    assert table["flatten"].output_shape == (25_088,)
-    assert [layer.output_shape for layer in table.values() if layer.kind == "Dense"] == [(1024,), (1024,), (1,)]
-    assert sum(layer.num_parameters for layer in table.values() if layer.trained) == sum(dense)
-
-
-CONFIGS = {
-    **RECIPES,
-    "linear": TrainConfig(data="", output="", head=HeadConfig(kind="linear")),
-    "three blocks": TrainConfig(data="", output="", frozen_blocks=3, head=HeadConfig(depth=1, width=7, dropout=0.0)),
-    "nothing frozen": TrainConfig(data="", output="", frozen_blocks=0, preprocess=PREPROCESS),
-    "vgg19": TrainConfig(data="", output="", arch="vgg19", frozen_blocks=2),
-    "vgg11_bn": TrainConfig(data="", output="", arch="vgg11_bn", frozen_blocks=3, preprocess=PREPROCESS),
-}
-
-
-@pytest.mark.parametrize("num_logits", [1, 3])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_table_of_layers_agrees_with_the_modules(name: str, num_logits: int) -> None:
-    config = CONFIGS[name]
-    table = list(network.layers(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch))
-    with torch.device("meta"):
-        frozen, trainable = build(config.frozen_blocks, config.preprocess, config.head, num_logits, config.arch)
-    assert sum(layer.num_parameters for layer in table if layer.trained) == count(trainable)
-    assert sum(layer.num_parameters for layer in table if not layer.trained) == count(frozen)
-    modules = [*frozen.layers.named_children(), *trainable.layers.named_children()]
-    for kind, module_kind in (("Conv2D", nn.Conv2d), ("BatchNormalization", nn.BatchNorm2d)):
-        rows = {layer.name: layer.num_parameters for layer in table if layer.kind == kind}
-        assert rows == {name: count(module) for name, module in modules if isinstance(module, module_kind)}
-    dense = [layer for layer in table if layer.kind == "Dense"]
-    linear = [module for module in trainable.head.modules() if isinstance(module, nn.Linear)]
-    assert [layer.num_parameters for layer in dense] == [count(module) for module in linear]
-    assert [layer.output_shape for layer in dense] == [(module.out_features,) for module in linear]
-    side = config.preprocess.image_size
-    pools = [layer for layer in table if layer.kind == "MaxPooling2D"]
-    for blocks, pool in enumerate(pools, 1):
-        channels, height, width = network.feature_shape(blocks, side)
-        assert pool.output_shape == (height, width, channels)
-
-
-def test_the_table_of_an_average_shows_no_position() -> None:
-    table = {layer.name: layer for layer in network.layers(5, PREPROCESS, HeadConfig(), 1)}
-    assert (table["average"].kind, table["average"].output_shape) == ("GlobalAveragePooling2D", (512,))
-    assert table["dense_1"].num_parameters == 512 * 1024 + 1024
 
 
 @pytest.mark.parametrize("frozen_blocks", range(6))
 def test_a_cut_network_computes_what_the_uncut_one_does(pretrained: Tensors, frozen_blocks: int) -> None:
     frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 3)
-    with_weights(frozen, pretrained).prepare()
+    extract = with_weights(frozen, pretrained).prepare()
     with_weights(trainable, pretrained).eval()
     trainable.head.initialize(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = trainable(frozen(pixels()))
+        logits = trainable(extract(pixels()))
         whole = uncut(pretrained)(seen(pixels()))
         expected = trainable.head(whole)
     assert logits.shape == (2, 3) and logits.dtype == torch.float32
@@ -129,7 +69,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("arch", get_args(Arch))
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_every_arch_computes_what_torchvision_s_does(arch: Arch, tmp_path: Path) -> None:
     features = random_blocks(arch)
     torch.save(torchvision_file(features), tmp_path / "random.pth")
@@ -146,10 +86,10 @@ def test_every_arch_computes_what_torchvision_s_does(arch: Arch, tmp_path: Path)
 def test_wherever_another_arch_is_cut_it_computes_the_same(arch: Arch, frozen_blocks: int) -> None:
     features = random_blocks(arch)
     frozen, trainable = build(frozen_blocks, PREPROCESS, HEAD, 1, arch)
-    with_weights(frozen, our_tensors(features, arch)).prepare()
+    extract = with_weights(frozen, our_tensors(features, arch)).prepare()
     with_weights(trainable, our_tensors(features, arch)).train()
     with torch.no_grad():
-        found = trainable.layers(frozen(pixels(1)).float())
+        found = trainable.layers(extract(pixels(1)).float())
     assert error(found, features(seen(pixels(1)))) < 1e-3  # float16 at the cut
 
 
@@ -161,7 +101,7 @@ def test_batch_norm_trains_without_moving_its_statistics() -> None:
     optimizer.step()
     moved = {name for name, tensor in trainable.layers.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if "running" not in name}
-    assert set(before) == {name for name in weights.shapes("vgg11_bn") if name >= "block4"}
+    assert set(before) == {name for name in shapes("vgg11_bn") if name >= "block4"}
 
 
 def test_with_batch_norm_two_workers_find_the_gradient_of_one() -> None:
@@ -198,15 +138,13 @@ def test_the_shape_at_the_cut_is_that_of_the_features(size: int) -> None:
     preprocess = PreprocessConfig(image_size=size, short_side=size)
     frozen = Frozen(5, preprocess).prepare()
     x = frozen(pixels(1, size))
-    assert tuple(x.shape[1:]) == network.feature_shape(5, size)
+    assert tuple(x.shape[1:]) == feature_shape(5, size)
     x = torch.zeros(1, 3, size, size)
     for block in range(1, 6):
         x = nn.MaxPool2d(2)(x)
-        assert tuple(x.shape[2:]) == network.feature_shape(block, size)[1:]
+        assert tuple(x.shape[2:]) == feature_shape(block, size)[1:]
         with torch.device("meta"):
-            assert network.convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == network.feature_shape(
-                block, size
-            )
+            assert convolutions(1, block)(torch.empty(1, 3, size, size)).shape[1:] == feature_shape(block, size)
     logits = Trainable(5, preprocess, HeadConfig(kind="dense", width=4), 1).eval()(frozen(pixels(1, size)))
     assert logits.shape == (1, 1)
 
@@ -215,14 +153,14 @@ def test_with_nothing_frozen_the_features_are_the_images() -> None:
     images = pixels()
     features = Frozen(0, PREPROCESS).prepare()(images)
     assert features.dtype == torch.uint8 and torch.equal(features, images)
-    assert tuple(features.shape[1:]) == network.feature_shape(0, 64)
+    assert tuple(features.shape[1:]) == feature_shape(0, 64)
 
 
 def test_frozen_layers_stay_frozen() -> None:
-    frozen = Frozen(1, PREPROCESS).prepare()
-    assert not frozen.training and not frozen.layers.training
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    features = frozen(pixels())
+    frozen = Frozen(1, PREPROCESS)
+    assert not frozen.layers.training
+    assert not any(parameter.requires_grad for parameter in frozen.layers.parameters())
+    features = frozen.prepare()(pixels())
     assert not features.requires_grad and features.grad_fn is None
     assert features.dtype == torch.float16 and features.is_contiguous()
 
@@ -236,18 +174,19 @@ def test_features_are_the_same_whatever_comes_beside_them(pretrained: Tensors) -
 
 @pytest.mark.parametrize("value", [1e5, math.inf, math.nan])
 def test_what_float16_cannot_hold_is_an_error(value: float) -> None:
-    frozen = Frozen(1, PREPROCESS).prepare()
+    frozen = Frozen(1, PREPROCESS)
     last = frozen.layers.get_submodule("block1_conv2")
     assert isinstance(last, nn.Conv2d) and last.bias is not None
     last.bias[0] = value
-    frozen(pixels())
-    with pytest.raises(ValueError, match="expected features below 65,504"):
-        frozen.require_finite()
-    frozen.require_finite()
+    overflown = frozen.prepare()(pixels())
     last.bias[0] = 6e4
     last.weight[0] = 0
-    assert frozen(pixels())[:, 0].eq(6e4).all()
-    frozen.require_finite()
+    largest = frozen.prepare()(pixels())
+    assert largest[:, 0].eq(6e4).all()
+    require_finite([largest, largest.float().mean((2, 3)), pixels()])
+    for batches in ([overflown], [largest, overflown], [overflown.float().mean((2, 3))]):
+        with pytest.raises(InputError, match="expected features below 65,504"):
+            require_finite(batches)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
@@ -255,10 +194,10 @@ def test_what_float16_cannot_hold_is_an_error(value: float) -> None:
 def test_slices_of_the_dropout_make_the_global_mask(num_workers: int, batch: int) -> None:
     def draw(rows: slice) -> Tensor:
         dropout = SlicedDropout(0.5)
-        dropout.draw(torch.Generator().manual_seed(3), batch, rows, 20)
+        keep = dropout.draw(torch.Generator().manual_seed(3), batch, rows, 20)
         x = torch.ones(len(range(batch)[rows]), 20)
-        kept: Tensor = dropout.train()(x)
-        assert torch.equal(dropout.eval()(x), x)
+        kept: Tensor = dropout.train()(x, keep)
+        assert torch.equal(dropout.eval()(x, None), x)
         return kept
 
     bounds = [batch * rank // num_workers for rank in range(num_workers + 1)]
@@ -270,8 +209,8 @@ def test_slices_of_the_dropout_make_the_global_mask(num_workers: int, batch: int
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     dropout = SlicedDropout(0.2).train()
-    dropout.draw(torch.Generator().manual_seed(0), 500, slice(None), 200)
-    x = dropout(torch.ones(500, 200))
+    keep = dropout.draw(torch.Generator().manual_seed(0), 500, slice(None), 200)
+    x = dropout(torch.ones(500, 200), keep)
     assert x.eq(0).float().mean().item() == pytest.approx(0.2, abs=0.01)
     assert x.mean().item() == pytest.approx(1, abs=0.01)
 
@@ -279,25 +218,23 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 def test_a_training_step_without_a_drawn_mask_is_refused() -> None:
     dropout = SlicedDropout(0.5).train()
     with pytest.raises(AssertionError, match="draw"):
-        dropout(torch.ones(2, 3))
-    dropout.draw(torch.Generator(), 2, slice(None), 3)
+        dropout(torch.ones(2, 3), None)
     with pytest.raises(AssertionError, match="draw"):
-        dropout(torch.ones(3, 3))
-    x = torch.ones(2, 3)
-    assert torch.equal(SlicedDropout(0.0).train()(x), x)
+        dropout(torch.ones(3, 3), dropout.draw(torch.Generator(), 2, slice(None), 3))
+    x, none = torch.ones(2, 3), SlicedDropout(0.0).train()
+    assert none.draw(torch.Generator(), 2, slice(None), 3) is None and torch.equal(none(x, None), x)
 
 
 def test_dropout_comes_after_the_first_hidden_layer_only() -> None:
     trainable = Trainable(5, PREPROCESS, HEAD, 1).train()
     trainable.head.initialize(torch.Generator().manual_seed(0))
     features = torch.rand(4, 512, 2, 2)
-    trainable.head.dropout.draw(torch.Generator().manual_seed(0), 4, slice(None), 16)
-    keep = trainable.head.dropout.keep
+    keep = trainable.head.dropout.draw(torch.Generator().manual_seed(0), 4, slice(None), 16)
     assert keep is not None
     first, second = trainable.head.hidden
     x = torch.relu(first(features.mean((2, 3)))) * keep * 2
     expected = trainable.head.last(torch.relu(second(x)))
-    torch.testing.assert_close(trainable(features), expected)
+    torch.testing.assert_close(trainable(features, keep), expected)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "dense"])
@@ -355,8 +292,6 @@ def test_the_digest_names_weights_and_precision() -> None:
     digests = [digest(), digest(precision="bf16"), digest(change=1e-6), digest(1), digest(0), digest(0, "bf16")]
     assert len(set(digests)) == len(digests)
     assert digest() == digests[0] and digest().endswith("fp32") and digests[1].endswith("bf16")
-    torch.manual_seed(0)
-    assert Frozen(2, PREPROCESS).prepare().digest() == digests[0]
 
 
 def test_the_notebooks_pixels_meet_the_filters_as_keras_has_them(pretrained: Tensors) -> None:
@@ -382,14 +317,20 @@ def test_loading_is_strict(pretrained: Tensors) -> None:
         with_weights(trainable, {name: tensor for name, tensor in pretrained.items() if "block5_conv3" not in name})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_prepared_leaves_the_layers_as_they_are(precision: Any, pretrained: Tensors) -> None:
+    frozen = Frozen(2, PREPROCESS, Arithmetic("torch", precision), tensors=pretrained)
+    digest, features = frozen.digest(), frozen.prepare()(pixels())
+    assert frozen.digest() == digest
+    assert torch.equal(frozen.prepare("cpu", 2, "aot_eager")(pixels()), features)
+
+
 @pytest.mark.parametrize("frozen_blocks", [0, 2])
-def test_compiled_layers_give_the_same_features_and_keep_their_digest(frozen_blocks: int, pretrained: Tensors) -> None:
-    plain = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare()
-    compiled = with_weights(Frozen(frozen_blocks, PREPROCESS), pretrained).prepare("cpu", 4, "aot_eager")
-    assert list(compiled._by_batch_size) == ([4] if frozen_blocks else [])
+def test_compiled_layers_give_the_same_features(frozen_blocks: int, pretrained: Tensors) -> None:
+    frozen = Frozen(frozen_blocks, PREPROCESS, tensors=pretrained)
+    plain, compiled = frozen.prepare(), frozen.prepare("cpu", 4, "aot_eager")
     for num_images in (4, 3, 4):
         assert torch.equal(compiled(pixels(num_images)), plain(pixels(num_images)))
-    assert compiled.digest() == plain.digest() and compiled.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_only_whole_batches_are_compiled_and_once(pretrained: Tensors) -> None:
@@ -420,12 +361,5 @@ def test_a_compiler_that_does_not_work_changes_nothing(pretrained: Tensors) -> N
 
     frozen = with_weights(Frozen(1, PREPROCESS), pretrained)
     with pytest.warns(UserWarning, match="(?s)does not work here.*no C compiler"):
-        frozen.prepare("cpu", 4, broken)
-    assert torch.equal(frozen(pixels(4)), plain(pixels(4)))
-    frozen.require_finite()
-
-
-def test_only_a_long_run_on_a_gpu_is_compiled() -> None:
-    assert network.pays_to_compile("cuda", network.COMPILED_FROM)
-    assert not network.pays_to_compile("cuda", network.COMPILED_FROM - 1)
-    assert not network.pays_to_compile("cpu", 10**9)
+        extract = frozen.prepare("cpu", 4, broken)
+    assert torch.equal(extract(pixels(4)), plain(pixels(4)))

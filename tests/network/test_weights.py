@@ -11,21 +11,20 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save as save_safetensors
-from support import random_blocks, torchvision_blocks, torchvision_file
+from support import PUBLISHED, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor
 from torchvision.models import VGG16_Weights
 
 from tlearn.config import Arch
-from tlearn.data.images import IMAGENET_MEAN
-from tlearn.errors import IntegrityError
-from tlearn.network import layers as network
+from tlearn.errors import InputError, IntegrityError
 from tlearn.network import weights
+from tlearn.network.vgg import IMAGENET_MEAN, convolutions, shapes
 
 Tensors = dict[str, Tensor]
 
@@ -33,12 +32,12 @@ Tensors = dict[str, Tensor]
 def torchvision_names(tensors: Tensors, arch: Arch = "vgg16") -> Tensors:
     """What torchvision calls the same tensors."""
     theirs = [name for name, tensor in torchvision_file(torchvision_blocks(arch)).items() if tensor.dim()]
-    pairs = zip(theirs, weights.shapes(arch), strict=True)
+    pairs = zip(theirs, shapes(arch), strict=True)
     return {their: tensors[our] for their, our in pairs if our in tensors}
 
 
 def assert_equal(left: Tensors, right: Tensors) -> None:
-    assert list(left) == list(right) == list(weights.shapes())
+    assert list(left) == list(right) == list(shapes())
     assert all(torch.equal(left[name], right[name]) for name in right)
 
 
@@ -65,13 +64,13 @@ def test_the_published_statistics_hold(pretrained: Tensors) -> None:
     weights.check_published(pretrained)
     assert sum(tensor.numel() for tensor in pretrained.values()) == 14_714_688
     assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in pretrained.values())
-    assert {name: tuple(tensor.shape) for name, tensor in pretrained.items()} == weights.shapes()
+    assert {name: tuple(tensor.shape) for name, tensor in pretrained.items()} == shapes()
 
 
-@pytest.mark.parametrize("arch", get_args(Arch))
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_the_shapes_are_those_of_torchvision(arch: Arch) -> None:
     theirs = torchvision_file(torchvision_blocks(arch)).items()
-    ours = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes(arch).items()}
+    ours = {name: torch.empty(shape, device="meta") for name, shape in shapes(arch).items()}
     assert {name: tuple(tensor.shape) for name, tensor in torchvision_names(ours, arch).items()} == {
         name: tuple(tensor.shape) for name, tensor in theirs if tensor.dim()
     }
@@ -201,7 +200,7 @@ def infinite(tensors: Tensors) -> None:
 
 def blank(arch: Arch = "vgg16") -> Tensors:
     """Right in names and shapes; all of a tensor's numbers share one place, which keeps files small."""
-    return {name: torch.zeros(()).expand(shape) for name, shape in weights.shapes(arch).items()}
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes(arch).items()}
 
 
 @pytest.mark.parametrize(
@@ -227,10 +226,10 @@ def test_what_is_not_vgg16_is_refused(
 
 @pytest.mark.parametrize("their_names", [False, True])
 def test_no_arch_is_taken_for_another(tmp_path: Path, their_names: bool) -> None:
-    for arch in get_args(Arch):
+    for arch in PUBLISHED:
         tensors = torchvision_names(blank(arch), arch) if their_names else blank(arch)
         write(tmp_path / f"{arch}.pth", tensors)
-    for arch, other in itertools.permutations(get_args(Arch), 2):
+    for arch, other in itertools.permutations(PUBLISHED, 2):
         with pytest.raises(IntegrityError, match=f"expected .*{arch} at .*{other}.pth.*: check --arch"):
             weights.load(str(tmp_path / f"{other}.pth"), str(tmp_path), arch)
 
@@ -345,7 +344,7 @@ def test_of_another_arch_only_a_download_or_a_file_is_offered(tmp_path: Path, mo
     assert "offline" not in str(caught.value)
 
 
-@pytest.mark.parametrize("arch", get_args(Arch))
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_published_files_are_named_after_arch_and_digest(arch: Arch) -> None:
     name = weights._published_url(arch, "IMAGENET1K_V1").rpartition("/")[2]
     assert name.startswith(f"{arch}-") and name.endswith(".pth")
@@ -380,7 +379,7 @@ def test_torchvision_s_weights_are_folded_into_ours_once(
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     ours = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     standardised, surround = (images / 255 - mean) / std, (ours / 255 - mean) / std
-    layers = network.convolutions(1, 5, arch).eval()
+    layers = convolutions(1, 5, arch).eval()
     layers.load_state_dict(tensors)
     first = features[0]
     with torch.no_grad():
@@ -393,16 +392,26 @@ def test_torchvision_s_weights_are_folded_into_ours_once(
         torch.testing.assert_close(layers(images - ours), whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
 
 
-@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn"])
+@pytest.mark.parametrize("arch", ["vgg11", "vgg11_bn", "vgg_tiny"])
 def test_noise_is_whole_and_the_same_every_time(arch: Arch, tmp_path: Path) -> None:
     tensors = weights.load("none", str(tmp_path), arch)
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == weights.shapes(arch)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes(arch)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in weights.load("none", "", arch).items())
     fresh = torch.nn.BatchNorm2d(1).state_dict()
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
         assert tensor.eq(fresh[kind]).all() if "bn" in layer else tensor.std() > 0 or kind == "bias"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tiny_network_is_pretrained_by_nobody_but_may_come_from_a_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected --weights none or a file for vgg_tiny, got imagenet"):
+        weights.load("imagenet", str(tmp_path), "vgg_tiny")
+    tensors = weights.load("none", "", "vgg_tiny")
+    for name in ("tiny.pth", "tiny.safetensors"):
+        write(tmp_path / name, tensors)
+        loaded = weights.load(str(tmp_path / name), str(tmp_path), "vgg_tiny")
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
 
 
 def test_a_download_that_is_another_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ from tlearn.evaluation import metrics
 from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features
 from tlearn.network import description, model
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
+from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task
@@ -59,20 +59,19 @@ def encode(image: Image.Image) -> bytes:
 
 def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = CLASSES) -> str:
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
-    network.load_pretrained(frozen, pretrained)
+    load_pretrained(frozen.layers, pretrained)
     trainable.head.initialize(torch.Generator().manual_seed(0))
-    description = Description(
+    draft = Draft(
         classes=classes,
         frozen_blocks=5,
         preprocess=PREPROCESS,
         head=HeadConfig(width=16),
         arithmetic=Arithmetic(),
-        weights_sha256="",
         training={"recipe": "frozen", "num_train": 1, "num_val": 1},
         metrics={"val_accuracy": 1.0, "val_loss": 0.0},
         reference={},
     )
-    return model.save(folder, frozen.layers.state_dict(), trainable, description)
+    return model.save(folder, frozen.layers.state_dict(), trainable, draft)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tlearn.data.fetch import Fetched, fetch
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description, content_digest, to_json
+from tlearn.network.description import Draft, to_json
 from tlearn.scoring import index as indices
 from tlearn.scoring import job as scoring
 from tlearn.scoring import parts, plan, table
@@ -42,19 +42,18 @@ def save_model(folder: Path, seed: int = 0) -> str:
     """A folder that verifies; nothing here loads its weights."""
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights %d" % seed)
-    description = Description(
+    draft = Draft(
         classes=CLASSES,
         frozen_blocks=5,
         preprocess=PreprocessConfig(image_size=32, short_side=32, max_bytes=1000),
         head=HeadConfig(),
         arithmetic=Arithmetic(),
-        weights_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         training={},
         metrics={},
         reference={},
     )
-    content = to_json(description)
-    (folder / "model.json").write_text(json.dumps({**content, "digest": content_digest(content)}))
+    weights_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(to_json(draft, weights_sha256)))
     return str(folder)
 
 

@@ -18,7 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
-from tlearn.network.layers import Frozen, Trainable, load_pretrained
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
+from tlearn.network.vgg import load_pretrained
 from tlearn.training import loop, optim
 from tlearn.training.loop import Learner, Samples, Worker
 
@@ -164,8 +166,8 @@ def test_the_gradient_is_that_of_the_mean_loss_under_the_drawn_dropout() -> None
     recorder = Recorder(trainable := network())
     epoch_of(trainable, recorder, data, 0, OptimConfig(), seed=9, shuffle=False, worker=Worker())
     plain = network().train()
-    plain.head.dropout.draw(loop.generator(9, 1, 0), 6, slice(None), 16)
-    sample_losses(plain(data.gather(torch.arange(6))), data.labels).mean().backward()
+    keep = plain.head.dropout.draw(loop.generator(9, 1, 0), 6, slice(None), 16)
+    sample_losses(plain(data.gather(torch.arange(6)), keep), data.labels).mean().backward()
     for gradient, parameter in zip(recorder.gradients[0], plain.parameters(), strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-6, atol=1e-7)
@@ -444,17 +446,15 @@ def test_learning_on_features_equals_learning_with_the_frozen_layers_in_the_step
 ) -> None:
     preprocess = PreprocessConfig(image_size=64, short_side=64)
     images = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    frozen = Frozen(frozen_blocks, preprocess)
-    load_pretrained(frozen, pretrained)
-    frozen.prepare()
+    extract = Frozen(frozen_blocks, preprocess, tensors=pretrained).prepare()
     labels, losses = torch.arange(24) % 2, []
-    cached = frozen(images)
+    cached = extract(images)
     for data in (
         Samples(cached.__getitem__, labels),
-        Samples(images.__getitem__, labels, augment=lambda pixels, rows, epoch: pixels, frozen=frozen),
+        Samples(images.__getitem__, labels, augment=lambda pixels, rows, epoch: pixels, frozen=extract),
     ):
         trainable = Trainable(frozen_blocks, preprocess, HeadConfig(width=16), 1)
-        load_pretrained(trainable, pretrained)
+        load_pretrained(trainable.layers, pretrained)
         trainable.head.initialize(loop.generator(0, 3))
         loop.fit_scale(trainable, data, 0)
         totals = Totals(CPU)

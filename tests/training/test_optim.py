@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
-from tlearn.network.layers import Trainable
+from tlearn.network.trainable import Trainable
 from tlearn.training import optim
 from tlearn.training.optim import optimizer
 

@@ -1,15 +1,15 @@
 """What is in a data folder and what is wrong with it, found by decoding every picture; nothing is written."""
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from tlearn import storage
-from tlearn.config import CheckConfig, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.console import Progress
 from tlearn.data import manifest
 from tlearn.data.fetch import fetch
@@ -39,17 +39,17 @@ class Findings:
     remarks: tuple[str, ...]
     bad: tuple[BadFile, ...]
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
-def check(config: CheckConfig) -> Findings:
+def check(data: str) -> Findings:
     """Decode every picture of train/, val/ and test/. Raises InputError as training would."""
-    listing = manifest.read(config.data, val_fraction=0.2, seed=0)
-    has_test = "test" in storage.folders(config.data)
-    test = storage.in_order(manifest.pictures(f"{config.data}/test")) if has_test else []
+    listing = manifest.read(data, val_fraction=0.2, seed=0)
+    has_test = "test" in storage.folders(data)
+    test = storage.in_order(manifest.pictures(f"{data}/test")) if has_test else []
     paths = [file.path for file in listing.files] + [f"test/{entry.path}" for entry in test]
-    hashes, bad = _decode(config.data, paths, quiet=config.json)
+    hashes, bad = _decode(data, paths)
     for file in listing.files:
         file.sha256 = hashes[file.path]
     return Findings(
@@ -63,12 +63,12 @@ def check(config: CheckConfig) -> Findings:
     )
 
 
-def _decode(data: str, paths: list[str], *, quiet: bool) -> tuple[dict[str, str | None], list[BadFile]]:
+def _decode(data: str, paths: list[str]) -> tuple[dict[str, str | None], list[BadFile]]:
     """The sha256 of every path, and the files that give no picture."""
     preprocess = PreprocessConfig()
     hashes: dict[str, str | None] = {}
     bad = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(paths), quiet=quiet) as progress:
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(paths)) as progress:
         pictures = threads.map(lambda path: fetch(data, path, preprocess), paths)
         for path, fetched in zip(paths, pictures, strict=True):
             progress.advance(1)

@@ -43,8 +43,6 @@ _PILLOW_WARNINGS: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 # A picture longer than so many times its shorter side is trimmed before a centre crop, which sees one square.
 _LONGEST = 16
-# torchvision's VGG16_Weights.IMAGENET1K_FEATURES, times 255.
-IMAGENET_MEAN = (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)
 
 _setting_up = threading.Lock()
 
@@ -139,17 +137,6 @@ def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
     needed = config.short_side if config.resize == "crop" else config.image_size
     picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
     return resize(picture.pixels, config), picture.width, picture.height
-
-
-def normalize(batch: Tensor, config: PreprocessConfig, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn (batch, 3, height, width) uint8 into what the first convolution expects, memory format kept."""
-    assert batch.dtype == torch.uint8, f"normalize once, after resize; got {batch.dtype}"
-    if config.normalization == "rescaled_bgr":
-        # The notebook feeds RGB to filters that expect BGR; ours are in RGB order, so the input is reversed.
-        return batch.flip(1).to(torch.float32).div_(255).to(dtype)
-    mean = torch.tensor(IMAGENET_MEAN, device=batch.device).view(3, 1, 1)
-    # Subtracted in float32: pixels near the mean would lose their last bits in bfloat16.
-    return batch.to(torch.float32).sub_(mean).to(dtype)
 
 
 def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:

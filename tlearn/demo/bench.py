@@ -36,10 +36,10 @@ from tlearn.distributed import launch
 from tlearn.errors import InputError
 from tlearn.features import cache as features
 from tlearn.network import arithmetic, engine, model, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
-from tlearn.network.layers import Frozen
+from tlearn.network.description import Draft
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.scoring.summary import Scored
@@ -79,8 +79,7 @@ def run(config: BenchConfig) -> Figures:
         seconds_ray = time.monotonic() - started
         plain = arithmetic.plain(config.engine, config.precision, on_gpu=launch.nodes().has_gpus)
         tensors = weights.load("imagenet", config.cache)
-        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision))
-        network.load_pretrained(frozen, tensors)
+        frozen = Frozen(5, RECIPES["frozen"].preprocess, Arithmetic("torch", plain.precision), tensors=tensors)
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
@@ -208,16 +207,14 @@ def _decoding(pictures: Path) -> float:
 
 def _plain_loop(pictures: Path, frozen: Frozen) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    prepared = Frozen(5, frozen.preprocess, frozen.arithmetic)
-    prepared.load_state_dict(frozen.state_dict())
-    prepared.prepare(device)
+    extract = frozen.prepare(device)
     names = _names(pictures)[:64]
 
     def one_pass(names: list[str]) -> None:
         for start in range(0, len(names), _BATCH_SIZE):
             fetched = [fetch(str(pictures), name, frozen.preprocess) for name in names[start : start + _BATCH_SIZE]]
             pixels = [file.pixels for file in fetched if file.pixels is not None]
-            prepared(torch.stack(pixels).to(device)).cpu()
+            extract(torch.stack(pixels).to(device)).cpu()
 
     one_pass(names[:_BATCH_SIZE])
     started = time.monotonic()
@@ -227,8 +224,7 @@ def _plain_loop(pictures: Path, frozen: Frozen) -> float:
 
 def _features(files: list[File], arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], folder: Path) -> float:
     recipe, pictures = RECIPES["frozen"], folder / "pictures"
-    frozen = Frozen(5, recipe.preprocess, arithmetic)
-    network.load_pretrained(frozen, tensors)
+    frozen = Frozen(5, recipe.preprocess, arithmetic, tensors=tensors)
     # The actors load them from here, wherever the cache is.
     weights_file = folder / "weights.safetensors"
     weights_file.write_bytes(save_safetensors(tensors))
@@ -238,24 +234,21 @@ def _features(files: list[File], arithmetic: Arithmetic, tensors: dict[str, torc
         return progress.rate()
 
 
-def _scoring(
-    arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path
-) -> Scored:
+def _scoring(arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path) -> Scored:
     recipe = RECIPES["frozen"]
-    trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
+    trainable = Trainable(5, recipe.preprocess, recipe.head, 1)
     trainable.head.initialize(loop.generator(0))
-    description = Description(
+    draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,
         preprocess=recipe.preprocess,
         head=recipe.head,
         arithmetic=arithmetic,
-        weights_sha256="",
         training={"recipe": digest(recipe), "num_train": 0, "num_val": 0},
         metrics={"val_accuracy": 0.0, "val_loss": 0.0},
         reference={},
     )
-    model.save(folder / "model", tensors, trainable, description)
+    model.save(folder / "model", tensors, trainable, draft)
     score = ScoreConfig(
         model=str(folder / "model"),
         input=str(folder / "pictures"),

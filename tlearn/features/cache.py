@@ -38,9 +38,10 @@ from tlearn.distributed.chunks import Chunk, ChunkResult, chunk_size
 from tlearn.distributed.nodes import Threads
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import engine, weights
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.layers import Frozen
+from tlearn.network.device import Device
+from tlearn.network.frozen import Frozen, require_finite
+from tlearn.network.vgg import feature_shape
 
 Result = TypeVar("Result")
 View = Literal["plain", "mirror"]
@@ -64,7 +65,7 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return network.feature_shape(self.frozen_blocks, self.preprocess.image_size)
+        return feature_shape(self.frozen_blocks, self.preprocess.image_size, self.arch)
 
     def folder(self, view: View) -> str:
         name = f"{self.frozen_digest}-{digest(self.preprocess)}-{view}"
@@ -72,9 +73,8 @@ class Cut:
 
     def load(self) -> Frozen:
         """The frozen layers, with their weights."""
-        frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic, self.arch)
-        if self.frozen_blocks:
-            network.load_pretrained(frozen, weights.load(self.weights, self.cache, self.arch))
+        tensors = weights.load(self.weights, self.cache, self.arch) if self.frozen_blocks else None
+        frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic, self.arch, tensors)
         if frozen.digest() != self.frozen_digest:
             raise IntegrityError(
                 f"expected frozen layers with digest {self.frozen_digest}, got {frozen.digest()}: "
@@ -257,32 +257,27 @@ class Compute:
     """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
 
     def __init__(self, task: Task, threads: Threads):
-        self.num_threads = threads.compute
-        torch.set_num_threads(self.num_threads)
         self.cut = cut = task.cut
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.batch_size = network.BATCH_SIZES[self.device]
-        compile_for = self.batch_size if network.pays_to_compile(self.device, task.num_views) else None
-        self.frozen = cut.load().prepare(self.device, compile_for)
-        self.decode = decoders.decoder(task.data, cut.preprocess, threads.decode, self.batch_size)
+        self.device = Device.here(threads.compute, task.num_views)
+        self.extract = cut.load().prepare(self.device.name, self.device.compile_for)
+        self.decode = decoders.decoder(task.data, cut.preprocess, threads.decode, self.device.batch_size)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
-        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
-        torch.set_num_threads(self.num_threads)
+        self.device.set_threads()
         rows = chunk.rows.to_pylist()
         views: list[View] = rows[0]["views"]
         statuses: list[tuple[Status, str | None]] = []
         outputs: dict[View, list[Tensor]] = {view: [] for view in views}
         fetched = map(_as_planned, rows, self.decode([row["path"] for row in rows]))
-        for batch in _batches(fetched, self.batch_size):
+        for batch in _batches(fetched, self.device.batch_size):
             statuses += [(one.status, one.error) for one in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
             seen = [blank if one.pixels is None else one.pixels for one in batch]
-            pixels = network.to_device(seen, self.device)
+            pixels = self.device.stack(seen)
             for view in views:
-                outputs[view].append(self.frozen(pixels.flip(3) if view == "mirror" else pixels))
-        self.frozen.require_finite()  # until here nothing has waited for a GPU
+                outputs[view].append(self.extract(pixels.flip(3) if view == "mirror" else pixels))
         for view, tensors in outputs.items():
+            require_finite(tensors)  # until here nothing has waited for a GPU
             features = torch.cat(tensors).cpu().numpy()
             self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, features)
         num_failed = sum(status != "ok" for status, _ in statuses)

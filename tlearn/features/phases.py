@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from tlearn.classes import Classes
@@ -16,8 +15,9 @@ from tlearn.distributed.launch import causes
 from tlearn.errors import StorageError
 from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features, Pictures, View
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.frozen import FP32, Frozen
+from tlearn.network.vgg import operations
 
 _Wanted = tuple[list[File], tuple[View, ...]]
 
@@ -43,13 +43,12 @@ class Frozens:
     tensors: dict[str, Tensor]
     arithmetic: Arithmetic
 
-    def frozen(self, frozen_blocks: int, preprocess: PreprocessConfig | None = None) -> network.Frozen:
-        frozen = network.Frozen(frozen_blocks, preprocess or self.config.preprocess, arch=self.config.arch)
-        network.load_pretrained(frozen, self.tensors)
-        num_convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in frozen.layers)
-        if num_convolutions:  # pixels are the same in any arithmetic
-            frozen.arithmetic = self.arithmetic.of_first(num_convolutions)
-        return frozen
+    def frozen(self, frozen_blocks: int, preprocess: PreprocessConfig | None = None) -> Frozen:
+        arch = self.config.arch
+        num_convolutions = sum(layer.kind == "conv" and layer.block <= frozen_blocks for layer in operations(arch))
+        # Pixels are the same in any arithmetic.
+        arithmetic = self.arithmetic.of_first(num_convolutions) if num_convolutions else FP32
+        return Frozen(frozen_blocks, preprocess or self.config.preprocess, arithmetic, arch, self.tensors)
 
     def cut(self, frozen_blocks: int, preprocess: PreprocessConfig | None = None) -> Cut:
         frozen, config = self.frozen(frozen_blocks, preprocess), self.config

@@ -15,9 +15,9 @@ from tlearn.network.arithmetic import Arithmetic
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What model.json says, without which the weights are numbers."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """What training knows of a model, without which its weights are numbers."""
 
     classes: Classes
     frozen_blocks: int
@@ -25,7 +25,6 @@ class Description:
     head: HeadConfig
     arithmetic: Arithmetic
     """Of the frozen layers, when the features were computed that the rest was trained on."""
-    weights_sha256: str
     training: dict[str, Any]
     """The config of the run, and what it was trained on."""
     metrics: dict[str, float]
@@ -34,15 +33,33 @@ class Description:
     arch: Arch = "vgg16"
     temperature: float = 1.0
     """By which logits are divided, so that probabilities are calibrated on the validation set."""
-    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description(Draft):
+    """What model.json says."""
+
+    weights_sha256: str
+    digest: str
     """Names the model: SHA-256 over all the above, 16 hex digits."""
 
 
-def to_json(description: Description) -> dict[str, Any]:
-    content = dataclasses.asdict(description)
-    content["classes"] = list(description.classes.names)
-    del content["digest"]
-    return {"format": _FORMAT, "architecture": content.pop("arch"), **content}
+def to_json(draft: Draft, weights_sha256: str) -> dict[str, Any]:
+    """model.json of a model with these weights."""
+    values = dataclasses.asdict(draft)
+
+    def part(*names: str) -> dict[str, Any]:
+        return {name: values[name] for name in names}
+
+    content = {
+        "format": _FORMAT,
+        "architecture": draft.arch,
+        "classes": list(draft.classes.names),
+        **part("frozen_blocks", "preprocess", "head", "arithmetic"),
+        "weights_sha256": weights_sha256,
+        **part("training", "metrics", "reference", "temperature"),
+    }
+    return {**content, "digest": _content_digest(content)}
 
 
 def arithmetic_of(values: dict[str, Any]) -> Arithmetic:
@@ -50,7 +67,7 @@ def arithmetic_of(values: dict[str, Any]) -> Arithmetic:
     return Arithmetic(values["engine"], values["precision"], tuple(values["ranges"]))
 
 
-def content_digest(content: dict[str, Any]) -> str:
+def _content_digest(content: dict[str, Any]) -> str:
     rest = {key: value for key, value in content.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -60,7 +77,7 @@ def describe(location: str) -> Description:
     content = _read(location, "model.json")
     try:
         values = json.loads(content)
-        stated, actual = values["digest"], content_digest(values)
+        stated, actual = values["digest"], _content_digest(values)
         file_format = values["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"expected a model.json of tlearn in {location}, could not read it: {error}") from None

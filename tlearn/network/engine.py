@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlearn.config import PreprocessConfig
-from tlearn.data.images import IMAGENET_MEAN, normalize
 from tlearn.network.arithmetic import Arithmetic, native_precision
+from tlearn.network.vgg import IMAGENET_MEAN, normalize
 
 
 def load(

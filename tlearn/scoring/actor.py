@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pyarrow.parquet as pq
-import torch
 
 from tlearn import storage
 from tlearn.config import PreprocessConfig
@@ -21,7 +20,8 @@ from tlearn.errors import IntegrityError
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms
 from tlearn.network import model
-from tlearn.scoring import parts, plan, predict
+from tlearn.network.device import Device
+from tlearn.scoring import parts, plan
 from tlearn.scoring.predict import Predictor
 from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
@@ -39,15 +39,15 @@ class Score:
     """
 
     def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
-        self.task, self.threads, self.fetch = task, threads, fetch
-        torch.set_num_threads(threads.compute)
-        self.predictor = _predictor(task)
-        self.preprocess = self.predictor.model.description.preprocess
-        self.decode = decoders.decoder(task.input, self.preprocess, threads.decode, self.predictor.batch_size, fetch)
+        self.task, self.fetch = task, fetch
+        self.device = Device.here(threads.compute, task.num_images, task.batch_size)
+        self.predictor = _predictor(task, self.device)
+        self.description = self.predictor.classifier.description
+        preprocess, batch_size = self.description.preprocess, self.device.batch_size
+        self.decode = decoders.decoder(task.input, preprocess, threads.decode, batch_size, fetch)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
-        # Ray sets OMP_NUM_THREADS from num_cpus and calls this from another thread than __init__.
-        torch.set_num_threads(self.threads.compute)
+        self.device.set_threads()
         number = int(chunk.id)
         part = storage.join(self.task.run_folder, parts.name(number))
         if storage.exists(part):
@@ -58,7 +58,7 @@ class Score:
                 entries = opened.entries(number)
             with self._decoder(chunk) as decode:
                 rows, histograms = self.rows(entries, decode)
-            parts.write(part, rows, self.predictor.model.description.classes, histograms)
+            parts.write(part, rows, self.description.classes, histograms)
             statuses = [row.status for row in rows]
         num_failed = sum(status not in SCORED for status in statuses)
         return ChunkResult(chunk.id, len(statuses), num_failed)
@@ -70,7 +70,7 @@ class Score:
         is_second = storage.exists(started)
         storage.write_bytes(started, b"")
         if is_second:
-            with _Careful(self.fetch, self.task.input, self.preprocess) as careful:
+            with _Careful(self.fetch, self.task.input, self.description.preprocess) as careful:
                 yield lambda paths: map(careful, paths)
         else:
             yield self.decode
@@ -88,17 +88,11 @@ class Score:
         return rows, histograms
 
 
-def _predictor(task: Task) -> Predictor:
+def _predictor(task: Task, device: Device) -> Predictor:
     loaded = model.load(task.model, task.arithmetic)
     if loaded.description.digest != task.model_digest:
         raise IntegrityError(f"expected model {task.model_digest} in {task.model}, got another: it was replaced")
-    return predict.prepared(
-        loaded,
-        batch_size=task.batch_size,
-        num_images=task.num_images,
-        abstain_below=task.abstain_below,
-        run=task.run,
-    )
+    return Predictor.of(loaded, device, task.abstain_below, task.run)
 
 
 def _as_listed(entry: Entry, fetched: Fetched) -> Fetched:

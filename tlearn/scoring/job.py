@@ -98,7 +98,7 @@ class _Job:
     def fill_index(self, *, rescore: bool) -> tuple[Counts, int]:
         """Put what needs a row into the index; returns also how many files are no pictures by name."""
         ignored: Counter[str] = Counter()
-        entries = manifest.pictures(self.config.input, ignored, walk=storage.stream)
+        entries = manifest.pictures(self.config.input, ignored)
         scope = Scope(self.config.input, self.model.digest, self.model.preprocess.max_bytes, rescore)
         counts = index.fill(self.index, entries, scope, on_new_path=_once(_start_ray))
         return counts, ignored.total()

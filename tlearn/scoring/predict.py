@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from tlearn import storage
 from tlearn.config import EngineChoice, PrecisionChoice, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.evaluation import drift, metrics
-from tlearn.evaluation.drift import Histograms
+from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network import arithmetic, description, model
-from tlearn.network import layers as network
-from tlearn.network.model import Model
+from tlearn.network.device import Device
+from tlearn.network.frozen import require_finite
+from tlearn.network.model import Classifier, Model
 from tlearn.scoring import table
 from tlearn.scoring.table import Row
 
@@ -44,47 +45,51 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A model that is ready on its device. Made by `load` or `prepared`."""
+    """A model that is ready on its device. Made by `load` or `of`."""
 
-    model: Model
-    device: str
-    batch_size: int
+    classifier: Classifier
+    device: Device
     abstain_below: float = 0.0
     """A row whose probability is lower is uncertain."""
     run: str | None = None
     """For the column of that name."""
 
+    @classmethod
+    def of(cls, model: Model, device: Device, abstain_below: float | None = None, run: str | None = None) -> Self:
+        """Move a model to its device."""
+        return cls(model.prepare(device.name, device.compile_for), device, abstain_below or 0.0, run)
+
     def predict(self, paths: Sequence[str]) -> Iterator[Row]:
         """One row for every file, a local path or URI, in their order; a file that cannot be read is a row too.
 
-        Raises InputError after the last row if a feature was beyond float16.
+        Raises InputError for a batch with a feature beyond float16.
         """
-        files = zip(paths, _decoded(paths, self.model.description.preprocess), strict=True)
+        files = zip(paths, _decoded(paths, self.classifier.description.preprocess), strict=True)
         return chain.from_iterable(scores.rows for scores in self.scores(files))
 
     def scores(self, files: Iterable[tuple[str, Fetched]]) -> Iterator[Scores]:
         """Batch by batch, in the order of the files (path, what it holds), read as a stream.
 
-        Raises InputError after the last batch if a feature was beyond float16: whoever keeps the rows waits for it.
+        Raises InputError for one with a feature beyond float16.
         """
         launched: deque[_Launched] = deque()
-        for batch in _batches(files, self.batch_size):
+        for batch in _batches(files, self.device.batch_size):
             launched.append(self._launch(batch))
             if len(launched) == _NUM_LAUNCHED:
                 yield self._finish(launched.popleft())
         yield from map(self._finish, launched)
-        self.model.convolutions.require_finite()
 
     def _launch(self, files: list[tuple[str, Fetched]]) -> "_Launched":
         pixels = [fetched.pixels for _, fetched in files if fetched.pixels is not None]
         if not pixels:
             return _Launched(files, None)
-        logits, pooled = self.model.outputs(network.to_device(pixels, self.device))
+        logits, pooled = self.classifier.outputs(self.device.stack(pixels))
         return _Launched(files, (metrics.probabilities(logits), pooled))
 
     def _finish(self, launched: "_Launched") -> Scores:
         if launched.outputs is None:
             return Scores([self._row(path, fetched, None) for path, fetched in launched.files], None)
+        require_finite(launched.outputs[1:])
         probabilities, pooled = (output.cpu().numpy() for output in launched.outputs)
         # Only decoded files have a row of probabilities.
         of_decoded = iter(probabilities)
@@ -95,12 +100,12 @@ class Predictor:
         return Scores(rows, self._histograms(probabilities, pooled))
 
     def _histograms(self, probabilities: np.ndarray[Any, Any], pooled: np.ndarray[Any, Any]) -> Histograms | None:
-        reference = self.model.description.reference
-        return drift.count(reference["edges"], drift.series(probabilities, pooled)) if reference else None
+        reference = Reference.from_json(self.classifier.description.reference)
+        return None if reference is None else reference.count(drift.series(probabilities, pooled))
 
     def _row(self, path: str, fetched: Fetched, probabilities: np.ndarray[Any, Any] | None) -> Row:
         """`probabilities`: (classes,), None unless the file was decoded."""
-        description = self.model.description
+        description = self.classifier.description
         row = Row(
             path=path,
             status=fetched.status,
@@ -143,22 +148,7 @@ def load(folder: str, engine: EngineChoice = "auto", precision: PrecisionChoice 
     """
     trained = description.describe(folder).arithmetic
     best = arithmetic.of_model(trained, engine, precision, on_gpu=torch.cuda.is_available())
-    return prepared(model.load(folder, best))
-
-
-def prepared(
-    loaded: Model,
-    *,
-    batch_size: int | None = None,
-    num_images: int = 0,
-    abstain_below: float | None = None,
-    run: str | None = None,
-) -> Predictor:
-    """Move a model to the device of this process; compile it where that pays for `num_images`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch_size = batch_size or network.BATCH_SIZES[device]
-    loaded.prepare(device, batch_size if network.pays_to_compile(device, num_images) else None)
-    return Predictor(loaded, device, batch_size, abstain_below or 0.0, run)
+    return Predictor.of(model.load(folder, best), Device.here(os.cpu_count() or 1))
 
 
 def _decoded(paths: Sequence[str], preprocess: PreprocessConfig) -> Iterator[Fetched]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlearn.data.status import SCORED
 from tlearn.evaluation import drift
-from tlearn.evaluation.drift import Histograms
+from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network.description import Description
 from tlearn.scoring.index import Counts
 from tlearn.scoring.parts import Merged
@@ -74,7 +74,7 @@ def summarize(
         if run.merged.histograms is not None:
             histograms = drift.add(histograms, run.merged.histograms)
     num_scored = sum(statuses[status] for status in SCORED)
-    value, sentence = drift.judge(model.reference, histograms)
+    value, sentence = drift.judge(Reference.from_json(model.reference), histograms)
     return Scored(
         listed=counts.listed,
         unchanged=counts.unchanged,

@@ -34,10 +34,11 @@ from tlearn.features import cache as features
 from tlearn.features import phases
 from tlearn.features.cache import Cut, Features
 from tlearn.features.phases import Frozens, Phase, Preparation
-from tlearn.network import arithmetic, description, model, weights
-from tlearn.network import layers as network
+from tlearn.network import arithmetic, description, model, vgg, weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
+from tlearn.network.description import Draft
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
 from tlearn.storage import Workplace
 from tlearn.storage.lease import Lease
 from tlearn.training import auto, fit, loop, worker
@@ -129,13 +130,12 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         run.path / "model",
         {name: tensors[name] for name in learned.frozen.layers.state_dict()},
         learned.trainable,
-        Description(
+        Draft(
             classes=classes,
             frozen_blocks=learned.phase.frozen_blocks,
             preprocess=config.preprocess,
             head=config.head,
             arithmetic=learned.frozen.arithmetic,
-            weights_sha256="",
             training={**_essential(config), **counts},
             metrics={name: best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")} | gate,
             reference=_reference(learned.trainable, learned.phase.val, probabilities),
@@ -191,8 +191,8 @@ class _Learned:
     """Those that could be read, of train and val."""
     phase: Phase
     """In which the best checkpoint was written."""
-    frozen: network.Frozen
-    trainable: network.Trainable
+    frozen: Frozen
+    trainable: Trainable
     logits: torch.Tensor
     """(num_val, num_logits)"""
     history: tuple[dict[str, float], ...]
@@ -237,7 +237,7 @@ def _learn(
         learned = worker.learned_tensors(Path(folder))
         logits = load_file(Path(folder, "logits.safetensors"))["logits"]
     phase = found[progress.phase]
-    trainable = network.Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
+    trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(learned)
     return _Learned(
         files=files,
@@ -269,7 +269,7 @@ def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) 
     return compare(logits, learned.logits[[rows[file.path] for file in files]], labels)
 
 
-def _reference(trainable: network.Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
+def _reference(trainable: Trainable, val: Features, probabilities: torch.Tensor) -> dict[str, Any]:
     """Histograms of (at most 2,000) validation images, with which scoring compares what it sees."""
     rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
     with torch.no_grad():
@@ -300,7 +300,7 @@ def _describe_layers(config: TrainConfig, classes: Classes) -> None:
     """Print the layer table."""
     if config.quiet:
         return
-    layers = list(network.layers(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
+    layers = list(vgg.summary(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
     print(f"{'layer':<14} {'kind':<22} {'output shape':<18} {'parameters':>12}")
     for layer in layers:
         state = ("trained" if layer.trained else "frozen") if layer.num_parameters else ""

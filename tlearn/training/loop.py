@@ -24,7 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from tlearn.config import OptimConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
-from tlearn.network.layers import Trainable
+from tlearn.network.columns import Columns
+from tlearn.network.trainable import Trainable
 from tlearn.training.optim import lr_factor
 
 _MAX_SCALED = {True: 8192, False: 512}
@@ -85,6 +86,8 @@ class Learner:
     worker: Worker = field(default_factory=Worker)
     average: AveragedModel | None = None
     """The moving average of the weights."""
+    columns: Columns | None = None
+    """Where workers share the head's first layer."""
 
     @property
     def evaluated(self) -> Trainable:
@@ -131,9 +134,9 @@ def train_epoch(
             group["lr"] = group["peak_lr"] * factor
         learner.optimizer.zero_grad()
         for part in parts:
-            dropout.draw(generator(learner.seed, 1, step), count, part.rows, num_units)
+            keep = dropout.draw(generator(learner.seed, 1, step), count, part.rows, num_units)
             with _gathering(learner.network, last=part is parts[-1]):
-                logits = learner.network(part.features(trainable, samples.frozen, worker.device))
+                logits = learner.network(part.features(trainable, samples.frozen, worker.device), keep, learner.columns)
                 losses = part.losses(logits, config.label_smoothing)
                 # DDP averages gradients over workers; their sum over the global batch, divided once, is what we want.
                 loss = losses.sum() * (worker.num_workers / count)

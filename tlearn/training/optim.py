@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from tlearn.config import OptimConfig
-from tlearn.network.layers import Trainable
+from tlearn.network.columns import Columns
+from tlearn.network.trainable import Trainable
 
 
 def lr_factor(step: int, steps_per_epoch: int, val_losses: Sequence[float], config: OptimConfig) -> float:
@@ -48,9 +49,8 @@ def should_stop(val_losses: Sequence[float], config: OptimConfig) -> bool:
     return len(val_losses) - 1 - min(range(len(val_losses)), key=val_losses.__getitem__) >= config.patience
 
 
-def optimizer(trainable: Trainable, config: OptimConfig) -> torch.optim.Optimizer:
+def optimizer(trainable: Trainable, config: OptimConfig, columns: Columns | None = None) -> torch.optim.Optimizer:
     """Pretrained layers have a learning rate of their own; weights decay, biases (and batch norm) do not."""
-    columns = trainable.head.columns
 
     def chosen(part: nn.Module, is_weight: bool) -> list[nn.Parameter]:
         trained = [columns.trained(p) if columns else p for p in part.parameters()]

@@ -41,8 +41,8 @@ from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import native_precision
 from tlearn.network.columns import Columns
-from tlearn.network.layers import Trainable, load_pretrained
-from tlearn.network.weights import CHANNELS
+from tlearn.network.trainable import Trainable
+from tlearn.network.vgg import load_pretrained
 from tlearn.training import loop, optim
 from tlearn.training.loop import Learner, Samples, Worker
 from tlearn.training.samples import Augment
@@ -155,12 +155,17 @@ class _Stage:
     ) -> "_Stage":
         """Pretrained, with a fresh head or that of the phase before; then filled from a checkpoint if there is one."""
         config, phase = job.config, job.phases[number]
-        trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, job.num_logits, config.arch)
-        trainable.convolves_in_bf16 = phase.optim.precision == "bf16" or (
-            phase.optim.precision == "auto" and (worker.device.type == "cuda" or native_precision() == "bf16")
+        has_bf16 = worker.device.type == "cuda" or native_precision() == "bf16"
+        trainable = Trainable(
+            phase.frozen_blocks,
+            config.preprocess,
+            config.head,
+            job.num_logits,
+            config.arch,
+            convolves_in_bf16=phase.optim.precision == "bf16" or (phase.optim.precision == "auto" and has_bf16),
         )
         if phase.frozen_blocks < 5:
-            load_pretrained(trainable, weights.load(config.weights, config.cache, config.arch))
+            load_pretrained(trainable.layers, weights.load(config.weights, config.cache, config.arch))
         train_samples = _train_samples(job, phase, trainable, worker)
         val_samples = _samples(phase.val, job.val_labels, trainable)
         if head is not None:
@@ -178,8 +183,8 @@ class _Stage:
         if _shares_columns(config.head, phase, worker):
             first = trainable.head.hidden[0]
             assert isinstance(first, nn.Linear)
-            columns = trainable.head.columns = Columns(first)
-        optimizer = optim.optimizer(trainable, phase.optim)
+            columns = Columns(first)
+        optimizer = optim.optimizer(trainable, phase.optim, columns)
         if folder is not None:
             trainable.load_state_dict(load_file(folder / "trainable.safetensors"))
             state = torch.load(folder / "optimizer.pt", weights_only=True)
@@ -191,7 +196,7 @@ class _Stage:
             network = DistributedDataParallel(
                 trainable, device_ids=[worker.device] if worker.device.type == "cuda" else None
             )
-        learner = Learner(network, optimizer, phase.optim, config.seed, config.shuffle, worker, average)
+        learner = Learner(network, optimizer, phase.optim, config.seed, config.shuffle, worker, average, columns)
         return cls(job, phase, number == len(job.phases) - 1, learner, train_samples, val_samples)
 
     def train(self, progress: Progress) -> Progress:
@@ -238,15 +243,15 @@ class _Stage:
 
     def _complete(self) -> None:
         """Fetch what other workers have trained of a layer that is shared out."""
-        trainable = loop.unwrapped(self.learner.network)
-        for one in {trainable, self.learner.evaluated} if trainable.head.columns else ():
-            first = one.head.hidden[0]
-            assert isinstance(first, nn.Linear) and trainable.head.columns is not None
-            trainable.head.columns.complete(first)
+        columns = self.learner.columns
+        for trainable in {loop.unwrapped(self.learner.network), self.learner.evaluated} if columns else ():
+            first = trainable.head.hidden[0]
+            assert isinstance(first, nn.Linear) and columns is not None
+            columns.complete(first)
 
     def _report(self, progress: Progress, logits: Tensor | None) -> None:
         """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
-        columns, optimizer = loop.unwrapped(self.learner.network).head.columns, self.learner.optimizer
+        columns, optimizer = self.learner.columns, self.learner.optimizer
         state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
         metrics = dict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
         if self.learner.worker.rank != 0:
@@ -336,7 +341,7 @@ def _samples(source: Features | Pictures, labels: tuple[int, ...], trainable: Tr
         return Samples(source.gather, targets)
     # Mapped from a file without a name, so that the memory of a worker does not grow with the number of images.
     file = tempfile.TemporaryFile()  # noqa: SIM115
-    mapped = np.memmap(file, np.float32, "w+", shape=(len(source), CHANNELS[-1], 1, 1))
+    mapped = np.memmap(file, np.float32, "w+", shape=(len(source), trainable.head.channels, 1, 1))
     pooled = torch.from_numpy(mapped)
     with torch.no_grad():
         for part in torch.arange(len(source)).split(64):
