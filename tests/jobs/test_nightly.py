@@ -28,7 +28,7 @@ from tlearn.network.arithmetic import Arithmetic
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 from tlearn.scoring.ledger import Ledger
-from tlearn.training import loop
+from tlearn.training.streams import generator
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -40,7 +40,7 @@ def save_model(folder: Path, cache: Path) -> None:
     """One that was not trained."""
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=8), 1)
     network.load_pretrained(frozen, weights.load("imagenet", str(cache)))
-    trainable.head.initialize(loop.generator(0))
+    trainable.head.initialize(generator(0))
     described = description.Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,

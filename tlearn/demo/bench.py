@@ -40,7 +40,7 @@ from tlearn.network.description import Description
 from tlearn.network.layers import Frozen
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
-from tlearn.training import loop
+from tlearn.training.streams import generator
 
 GFLOP_PER_IMAGE = 35.3
 """Of VGG16's convolutions at 240x240, a multiplication and an addition counted as two."""
@@ -207,7 +207,7 @@ def _scoring(
 ) -> dict[str, Any]:
     recipe = RECIPES["frozen"]
     trainable = network.Trainable(5, recipe.preprocess, recipe.head, 1)
-    trainable.head.initialize(loop.generator(0))
+    trainable.head.initialize(generator(0))
     description = Description(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,

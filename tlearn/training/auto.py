@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tlearn.config import OptimConfig, TrainConfig
 from tlearn.recipes import RECIPES
-from tlearn.training.loop import generator
+from tlearn.training.streams import Stream, generator
 
 _MANY = 1000
 """Images of the smallest class."""
@@ -45,7 +45,7 @@ def separability(pooled: Tensor, labels: Tensor, num_classes: int, seed: int) ->
 
     0 is as good as naming the most frequent class, 1 is no mistake.
     """
-    order = torch.randperm(len(labels), generator=generator(seed, 6))[:_MAX_IMAGES]
+    order = torch.randperm(len(labels), generator=generator(seed, Stream.SEPARABILITY))[:_MAX_IMAGES]
     x, y = pooled[order].double(), labels[order]
     x = F.pad(x / x.std().clamp(min=1e-12), (0, 1), value=1.0)  # and a constant
     targets = F.one_hot(y, num_classes).double() * 2 - 1

@@ -41,7 +41,8 @@ from tlearn.storage import Workplace
 from tlearn.storage.lease import Lease
 from tlearn.training import auto, fit, loop, worker
 from tlearn.training.gate import MAX_IMAGES, compare, passes, sentence
-from tlearn.training.loop import Samples, Worker
+from tlearn.training.loop import Worker
+from tlearn.training.samples import Samples
 
 _MAX_REFERENCE = 2000
 

@@ -44,8 +44,9 @@ from tlearn.network.columns import Columns
 from tlearn.network.layers import Trainable, load_pretrained
 from tlearn.network.weights import CHANNELS
 from tlearn.training import loop, optim
-from tlearn.training.loop import Learner, Samples, Worker
-from tlearn.training.samples import Augment
+from tlearn.training.loop import Learner, Worker
+from tlearn.training.samples import Augment, Samples, class_weights
+from tlearn.training.streams import Stream, generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class _Stage:
         if head is not None:
             trainable.head.load_state_dict(head)
         else:
-            trainable.head.initialize(loop.generator(config.seed, 3))
+            trainable.head.initialize(generator(config.seed, Stream.HEAD))
             if config.head.scale_features and folder is None:
                 loop.fit_scale(trainable, train_samples, config.seed)
         trainable.to(worker.device)
@@ -320,7 +321,7 @@ def _train_samples(job: Job, phase: Phase, trainable: Trainable, worker: Worker)
     else:
         samples = Samples(phase.train.gather, torch.tensor(phase.train_labels))
     if job.config.balance:
-        samples = dataclasses.replace(samples, weights=loop.class_weights(samples.labels, job.num_classes))
+        samples = dataclasses.replace(samples, weights=class_weights(samples.labels, job.num_classes))
     if phase.in_step is not None:
         frozen = phase.in_step.load().prepare(worker.device.type)
         augment = Augment(job.config.preprocess, job.config.seed, job.num_threads)
