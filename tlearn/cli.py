@@ -116,11 +116,11 @@ def _train(words: list[str]) -> int:
 
     summary = training.train(config)
     if config.json:
-        print(json.dumps(summary))
+        print(json.dumps(summary.to_json()))
     else:
         print(
-            f"val_accuracy {summary['val_accuracy']:.4f}, val_loss {summary['val_loss']:.4f} "
-            f"(epoch {summary['best_epoch']} of {summary['epochs']}, {summary['num_val']} images)"
+            f"val_accuracy {summary.val_accuracy:.4f}, val_loss {summary.val_loss:.4f} "
+            f"(epoch {summary.best_epoch} of {summary.epochs}, {summary.num_val} images)"
             f": {config.output}/model"
         )
     return errors.DONE

@@ -53,7 +53,7 @@ def run(config: DemoConfig) -> int:
     rows = [row for row in rows if row["status"] in SCORED]
     num_right = sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in rows)
 
-    print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")
+    print(f"\nvalidation accuracy {summary.val_accuracy:.3f} of {summary.num_val} pictures")
     print(f"test accuracy       {num_right / len(rows):.3f} of {len(rows)} pictures, {scored['failed']} unreadable")
     print(f"\n  report  {train.output}/report.html\n  model   {train.output}/model\n  scores  {scores}")
     print(f"\n{time.monotonic() - started:.0f} seconds in all", flush=True)
