@@ -186,6 +186,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     ("send", "number", "code", "word"),
     [
         (os.kill, signal.SIGTERM, 143, "terminated"),
+        # Ctrl-C on a terminal reaches the whole process group: Ray's processes too.
+        (os.killpg, signal.SIGINT, 130, "stopped"),
     ],
 )
 def test_a_stopped_run_writes_a_checkpoint_within_the_epoch_and_ends(
