@@ -286,12 +286,12 @@ print({'torchvision', 'torchmetrics', 'torch._dynamo', 'onnx'} & set(sys.modules
 
 
 def test_same_seed_same_first_weights() -> None:
-    from tlearn.training import loop
+    from tlearn.training.streams import Stream, generator
 
     heads = []
     for _ in range(2):
         _, trainable = build(5, PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4), 1)
-        trainable.head.initialize(loop.generator(3, 3))
+        trainable.head.initialize(generator(3, Stream.HEAD))
         heads.append(trainable.head.state_dict())
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
 

@@ -226,7 +226,7 @@ def _train(command: Command) -> int:
     from tlearn.training.job import train
 
     config: TrainConfig = command.settings.config
-    summary = train(config, given(command.words))
+    summary = train(config, given(command.words)).summary
     if config.json:
         print(json.dumps(summary.to_json()))
     else:

@@ -26,7 +26,9 @@ from tlearn.features.cache import Features, Place
 from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
 from tlearn.training import loop, optim, worker
-from tlearn.training.loop import Learner, Samples
+from tlearn.training.loop import Learner
+from tlearn.training.samples import Samples
+from tlearn.training.streams import generator
 
 SHAPE = (512, 7, 7)
 ROWS = 64
@@ -51,7 +53,7 @@ def fill(folder: Path, count: int) -> Features:
 
 def parts(config: TrainConfig) -> tuple[Trainable, torch.optim.Optimizer]:
     trainable = Trainable(5, config.preprocess, config.head, 1)
-    trainable.head.initialize(loop.generator(0))
+    trainable.head.initialize(generator(0))
     return trainable, optim.optimizer(trainable, config.optim)
 
 

@@ -1,11 +1,14 @@
 """Both jobs on a real Ray on this machine, with real weights, on drawn pictures made small."""
 
+import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import wait_for
+from test_elastic import updates_done
 
 from tlearn.cli import main
 from tlearn.demo import drawings
 from tlearn.features import phases
 from tlearn.network import arithmetic, description
-from tlearn.training import gate
-from tlearn.training import job as training
+from tlearn.training.gate import Gate
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -178,18 +182,40 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
 
-def test_a_terminated_run_ends_at_once_with_143(data: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "number", "code", "word"),
+    [
+        (os.kill, signal.SIGTERM, 143, "terminated"),
+        # Ctrl-C on a terminal reaches the whole process group: Ray's processes too.
+        (os.killpg, signal.SIGINT, 130, "stopped"),
+    ],
+)
+def test_a_stopped_run_writes_a_checkpoint_within_the_epoch_and_ends(
+    data: Path,
+    cache: Path,
+    tmp_path: Path,
+    send: Callable[[int, int], None],
+    number: signal.Signals,
+    code: int,
+    word: str,
+) -> None:
     run = tmp_path / "run"
-    command = [*TLEARN, "train", *arguments(data, run, cache, "--optim.num-epochs", "100000", "--quiet")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and "terminated; the same command goes on from here" in said
-    assert not list(run.glob("lease*"))
+    more = ["--optim.num-epochs", "100000", "--optim.global-batch-size", "1", "--quiet"]
+    command = [*TLEARN, "train", *arguments(data, run, cache, *more)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or (run / "metrics.jsonl").exists())
+            assert process.poll() is None and not updates_done(run)
+            send(process.pid, number)
+            wait_for(lambda: updates_done(run))
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == code and f"{word}; the same command goes on from here" in said, said
+    assert "Traceback" not in said and not list(run.glob("lease*"))
+    assert list(run.glob("checkpoints/*/stop"))
 
 
 def test_a_damaged_checkpoint_is_not_used(data: Path, cache: Path, run: Path, tmp_path: Path) -> None:
@@ -211,7 +237,7 @@ def test_int8_that_changes_predictions_is_not_kept(
 ) -> None:
     pytest.importorskip("openvino", reason="openvino (extra cpu) is not installed")
     monkeypatch.setattr(arithmetic, "has_int8", lambda: True)
-    monkeypatch.setattr(training, "passes", lambda gate: False)
+    monkeypatch.setattr(Gate, "passes", False)
     run, more = tmp_path / "run", ["--optim.num-epochs", "1", "--precision", "auto"]
     assert main(["train", *arguments(data, run, cache, *more)]) == 0
     assert "int8 features change the predictions" in capfd.readouterr().out
@@ -240,10 +266,11 @@ def test_int8_that_changes_predictions_is_not_kept(
         ({"gate_num_val": 20, "agreement": 0.90}, False),
     ],
 )
-def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, float], passes: bool) -> None:
-    figures = {"gate_num_val": 500, "plain_val_accuracy": 0.99, "plain_val_loss": 0.05}
-    figures |= {"int8_val_accuracy": 0.99, "int8_val_loss": 0.05, "agreement": 0.998}
-    assert gate.passes(figures | changes) is passes
+def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, Any], passes: bool) -> None:
+    figures = Gate(
+        500, plain_val_loss=0.05, plain_val_accuracy=0.99, int8_val_loss=0.05, int8_val_accuracy=0.99, agreement=0.998
+    )
+    assert dataclasses.replace(figures, **changes).passes is passes
 
 
 @pytest.fixture(scope="module")

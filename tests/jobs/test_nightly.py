@@ -29,7 +29,7 @@ from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 from tlearn.scoring.ledger import Ledger
-from tlearn.training import loop
+from tlearn.training.streams import generator
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -41,7 +41,7 @@ def save_model(folder: Path, cache: Path) -> None:
     """One that was not trained."""
     frozen, trainable = build(5, PREPROCESS, HeadConfig(width=8), 1)
     load_pretrained(frozen.layers, weights.load("imagenet", str(cache)))
-    trainable.head.initialize(loop.generator(0))
+    trainable.head.initialize(generator(0))
     draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,

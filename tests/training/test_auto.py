@@ -83,3 +83,19 @@ def test_what_a_person_sets_stays_in_every_case(change: dict[str, Any]) -> None:
                         assert getattr(getattr(chosen, name), field.name) == mine
             else:
                 assert getattr(chosen, name) == value
+
+
+@pytest.mark.parametrize("case", [(800, 0.97), (20, 0.97), (5000, 0.97), (300, 0.4), (5000, 0.4)])
+def test_what_a_person_names_stays_though_it_is_what_the_recipe_has(case: tuple[int, float]) -> None:
+    given = frozenset({"frozen_blocks", "optim.num_epochs", "optim.global_batch_size", "data"})
+    chosen = auto.choose(AUTO, 2 * case[0], *case, given).config
+    assert chosen.frozen_blocks == 5 and chosen.optim.num_epochs == 10 and chosen.optim.global_batch_size == 64
+    unnamed = auto.choose(AUTO, 2 * case[0], *case).config
+    assert (chosen.augment, chosen.preprocess) == (unnamed.augment, unnamed.preprocess)
+
+
+def test_only_names_that_could_be_decided_otherwise_make_another_run() -> None:
+    given = frozenset({"data", "output", "seed", "cache", "frozen_blocks", "optim.lr", "optim.momentum"})
+    assert auto.told(AUTO, given) == ("frozen_blocks", "optim.lr")
+    assert auto.told(dataclasses.replace(AUTO, frozen_blocks=2), given) == ("optim.lr",)
+    assert auto.told(dataclasses.replace(AUTO, recipe="frozen"), given) == ()

@@ -5,35 +5,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tlearn.training import fit
+from tlearn.training import checkpoint, fit
+from tlearn.training.checkpoint import Epoch
+from tlearn.training.worker import Attempt
 
 CODE = """
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from tlearn.training import fit
-from tlearn.storage import workplace
+from tlearn.training import live
+from tlearn.training.run import opened
 
-folder = Path(sys.argv[1])
-phase = SimpleNamespace(optim=SimpleNamespace(num_epochs=1))
-config = SimpleNamespace(quiet=False)
-job = SimpleNamespace(metrics_path=f"{folder}/attempt/metrics.jsonl", phases=[phase], config=config)
-with workplace(f"{folder}/run") as run, fit._live_metrics(job, run, 0):
+folder = sys.argv[1]
+with opened(f"{folder}/run") as run, live.followed(f"{folder}/metrics.jsonl", run, 1, 0):
     pass
 """
+EPOCH = Epoch(1, 1, 0.1, 20, 0.5, 0.5, 0.5, 0.5, 1, 2.0)
 
 
 def test_every_epoch_is_passed_on_and_tensorboard_does_without_tensorflow(tmp_path: Path) -> None:
-    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    line = json.dumps({"phase": 1, "epoch": 1, "seconds": 2.0} | dict.fromkeys(names, 0.5)) + "\n"
-    (tmp_path / "attempt").mkdir()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "attempt" / "metrics.jsonl").write_text(line)
+    line = checkpoint.lines([EPOCH])
+    (tmp_path / "metrics.jsonl").write_text(line)
     (tmp_path / "tensorflow.py").write_text("raise AssertionError('tensorflow is imported')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
     command = [sys.executable, "-c", CODE, str(tmp_path)]
@@ -56,6 +50,6 @@ def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(
         (tmp_path / name / "progress.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(fit.time, "sleep", sleep)
-    job: Any = SimpleNamespace(stop_location=str(tmp_path / "stop"))
-    fit._checkpoint_and_stop(job, str(tmp_path))
+    job: Any = None
+    fit._checkpoint_and_stop(Attempt(job, str(tmp_path), 1, None))
     assert next(coming, None) is None and (tmp_path / "stop").exists()

@@ -22,7 +22,9 @@ from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import load_pretrained
 from tlearn.training import loop, optim
-from tlearn.training.loop import Learner, Samples, Worker
+from tlearn.training.loop import Learner, Worker
+from tlearn.training.samples import Samples, class_weights
+from tlearn.training.streams import Stream, generator
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=32)
 CPU = torch.device("cpu")
@@ -30,7 +32,7 @@ CPU = torch.device("cpu")
 
 def network(num_logits: int = 3, frozen_blocks: int = 5, **head: Any) -> Trainable:
     trainable = Trainable(frozen_blocks, PREPROCESS, HeadConfig(width=16, **head), num_logits)
-    trainable.head.initialize(loop.generator(0, 3))
+    trainable.head.initialize(generator(0, Stream.HEAD))
     return trainable
 
 
@@ -90,9 +92,9 @@ def test_orders_are_permutations_that_differ_by_epoch_and_seed() -> None:
 
 def test_generators_differ_by_every_key() -> None:
     keys = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 1, 0), (0, 0, 1), (1, 0, 0), (2**31, 1)]
-    drawn = [torch.rand(1, generator=loop.generator(*key)).item() for key in keys]
+    drawn = [torch.rand(1, generator=generator(*key)).item() for key in keys]
     assert len(set(drawn)) == len(keys)
-    assert torch.rand(1, generator=loop.generator(0, 1)).item() == drawn[4]
+    assert torch.rand(1, generator=generator(0, 1)).item() == drawn[4]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -166,7 +168,7 @@ def test_the_gradient_is_that_of_the_mean_loss_under_the_drawn_dropout() -> None
     recorder = Recorder(trainable := network())
     epoch_of(trainable, recorder, data, 0, OptimConfig(), seed=9, shuffle=False, worker=Worker())
     plain = network().train()
-    keep = plain.head.dropout.draw(loop.generator(9, 1, 0), 6, slice(None), 16)
+    keep = plain.head.dropout.draw(generator(9, 1, 0), 6, slice(None), 16)
     sample_losses(plain(data.gather(torch.arange(6)), keep), data.labels).mean().backward()
     for gradient, parameter in zip(recorder.gradients[0], plain.parameters(), strict=True):
         assert parameter.grad is not None
@@ -425,7 +427,7 @@ def test_smoothed_labels_are_targets_spread_over_all_classes(num_logits: int) ->
 
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
     labels = torch.tensor([0] * 9 + [1] * 3 + [2])
-    weights = loop.class_weights(labels, 3)
+    weights = class_weights(labels, 3)
     sums = [weights[labels == label].sum().item() for label in range(3)]
     assert sums == pytest.approx([13 / 3] * 3) and weights.mean().item() == pytest.approx(1)
 
@@ -455,7 +457,7 @@ def test_learning_on_features_equals_learning_with_the_frozen_layers_in_the_step
     ):
         trainable = Trainable(frozen_blocks, preprocess, HeadConfig(width=16), 1)
         load_pretrained(trainable.layers, pretrained)
-        trainable.head.initialize(loop.generator(0, 3))
+        trainable.head.initialize(generator(0, 3))
         loop.fit_scale(trainable, data, 0)
         totals = Totals(CPU)
         for _ in loop.train_epoch(learner(trainable, OptimConfig(global_batch_size=8)), data, 0, totals):

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.errors import IntegrityError
 from tlearn.features.cache import Features, Place
 from tlearn.features.phases import Frozens, Phase
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.training import worker
-from tlearn.training.worker import Job, Progress
+from tlearn.training import checkpoint, worker
+from tlearn.training.checkpoint import Epoch, Progress
+from tlearn.training.worker import Attempt, Job
 
 OPTIM = OptimConfig(
     lr=1e-3, pretrained_lr=1e-4, global_batch_size=8, num_epochs=3, warmup_epochs=0.5, schedule="plateau",
@@ -56,7 +58,7 @@ def features(path: Path, count: int, shape: tuple[int, int, int]) -> Features:
 
 
 @pytest.fixture(params=["flip", "full"])
-def job(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, pretrained: dict[str, Tensor]) -> Job:
+def attempt(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, pretrained: dict[str, Tensor]) -> Attempt:
     """The head for two epochs, then the last block with it: on features, or on fresh crops."""
     labels = tuple(row % 3 % 2 for row in range(20))
     config = dataclasses.replace(CONFIG, cache=str(cache), augment=request.param)
@@ -69,7 +71,8 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, cache: Path, pretrained:
         val = features(tmp_path / f"val{frozen_blocks}.arrow", 20, shape)
         optim = dataclasses.replace(OPTIM, num_epochs=num_epochs)
         phases.append(Phase(frozen_blocks, optim, train, labels, val, in_step))
-    return Job(config, "digest", 2, 1, tuple(phases), labels, 1, str(tmp_path / "metrics.jsonl"), None)
+    job = Job(config, "digest", 2, 1, tuple(phases), labels)
+    return Attempt(job, str(tmp_path), 1, None)
 
 
 class Stopped(Exception):
@@ -83,7 +86,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
 
-    def train(job: Job, name: str, start: Path | None = None, num_reports: int = 1000) -> list[Path]:
+    def train(attempt: Attempt, name: str, start: Path | None = None, num_reports: int = 1000) -> list[Path]:
         kept: list[Path] = []
 
         def report(metrics: dict[str, Any], checkpoint: Any) -> None:
@@ -97,38 +100,38 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: latest)
         monkeypatch.setattr(ray.train, "report", report)
         with contextlib.suppress(Stopped):
-            worker.run({"job": job})
+            worker.run({"attempt": attempt})
         return kept
 
     return train
 
 
 def learned(folder: Path) -> dict[str, Tensor]:
-    return worker.learned_tensors(folder)
+    return checkpoint.learned_tensors(folder)
 
 
-def without_seconds(progress: Progress) -> list[dict[str, float]]:
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in progress.history]
+def without_seconds(progress: Progress) -> list[Epoch]:
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in progress.history]
 
 
 def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_one(
-    job: Job, train: Callable[..., list[Path]]
+    attempt: Attempt, train: Callable[..., list[Path]]
 ) -> None:
-    whole = train(job, "whole")
-    end = worker.checkpoint_progress(whole[-1])
-    assert end.is_finished and [line["phase"] for line in end.history] == [1, 1, 2, 2, 2]
-    assert [line["train_count"] for line in end.history] == [20] * 5
+    whole = train(attempt, "whole")
+    end = checkpoint.read_progress(whole[-1])
+    assert end.is_finished and [epoch.phase for epoch in end.history] == [1, 1, 2, 2, 2]
+    assert [epoch.train_count for epoch in end.history] == [20] * 5
     # Three updates an epoch, a checkpoint after each and one with the evaluation.
     assert len(whole) == 5 * 4
     # Within an epoch, between two, at the end of the first phase, within the second, before the last epoch's end.
     for number in (1, 3, 7, 9, 18):
         folder = whole[number]
-        progress = worker.checkpoint_progress(folder)
+        progress = checkpoint.read_progress(folder)
         assert (len(progress.history), progress.start) == divmod(number + 1, 4)
         assert (folder / "logits.safetensors").exists() is (progress.start == 0)
-        resumed = train(job, f"resumed{number}", start=folder)
+        resumed = train(attempt, f"resumed{number}", start=folder)
         assert len(resumed) == len(whole) - number - 1
-        last = worker.checkpoint_progress(resumed[-1])
+        last = checkpoint.read_progress(resumed[-1])
         assert without_seconds(last) == without_seconds(end)
         expected, found = learned(whole[-1]), learned(resumed[-1])
         assert expected.keys() == found.keys()
@@ -137,9 +140,9 @@ def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_
 
 
 def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_layers(
-    job: Job, train: Callable[..., list[Path]], pretrained: dict[str, Tensor]
+    attempt: Attempt, train: Callable[..., list[Path]], pretrained: dict[str, Tensor]
 ) -> None:
-    kept = train(job, "run", num_reports=9)  # one update into the second phase
+    kept = train(attempt, "run", num_reports=9)  # one update into the second phase
     head = learned(kept[7])["head.last.weight"]
     second = learned(kept[8])
     assert torch.equal(second["head.scale"], learned(kept[7])["head.scale"])
@@ -150,34 +153,36 @@ def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_
     assert 0 < moved < 2 * OPTIM.pretrained_lr
 
 
-def test_a_run_without_improvement_stops_by_its_patience(job: Job, train: Callable[..., list[Path]]) -> None:
+def test_a_run_without_improvement_stops_by_its_patience(attempt: Attempt, train: Callable[..., list[Path]]) -> None:
     # A rate so small that rounding is all that moves; later losses are never lower by as much as one update.
     phase = dataclasses.replace(
-        job.phases[0], optim=dataclasses.replace(OPTIM, num_epochs=30, lr=3.0, patience=2, clip_norm=None)
+        attempt.job.phases[0], optim=dataclasses.replace(OPTIM, num_epochs=30, lr=3.0, patience=2, clip_norm=None)
     )
-    config = dataclasses.replace(job.config, checkpoint_every_seconds=None)
-    kept = train(dataclasses.replace(job, phases=(phase,), config=config), "run")
-    losses = [line["val_loss"] for line in worker.checkpoint_progress(kept[-1]).history]
-    assert len(losses) < 30 and worker.checkpoint_progress(kept[-1]).is_finished
+    config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
+    job = dataclasses.replace(attempt.job, phases=(phase,), config=config)
+    kept = train(dataclasses.replace(attempt, job=job), "run")
+    losses = [epoch.val_loss for epoch in checkpoint.read_progress(kept[-1]).history]
+    assert len(losses) < 30 and checkpoint.read_progress(kept[-1]).is_finished
     assert losses.index(min(losses)) == len(losses) - 3
 
 
 def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_within_the_epoch(
-    job: Job, train: Callable[..., list[Path]]
+    attempt: Attempt, train: Callable[..., list[Path]]
 ) -> None:
-    job = dataclasses.replace(job, config=dataclasses.replace(job.config, checkpoint_every_seconds=None))
-    Path(job.stop_location).touch()
-    (kept,) = train(job, "stopped", num_reports=1)
-    progress = worker.checkpoint_progress(kept)
+    config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
+    attempt = dataclasses.replace(attempt, job=dataclasses.replace(attempt.job, config=config))
+    Path(attempt.stop_location).touch()
+    (kept,) = train(attempt, "stopped", num_reports=1)
+    progress = checkpoint.read_progress(kept)
     assert (len(progress.history), progress.start) == (0, 1)
 
 
-def test_a_damaged_checkpoint_is_refused(job: Job, train: Callable[..., list[Path]]) -> None:
-    folder = train(job, "run", num_reports=1)[0]
+def test_a_damaged_checkpoint_is_refused(attempt: Attempt, train: Callable[..., list[Path]]) -> None:
+    folder = train(attempt, "run", num_reports=1)[0]
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(worker.IntegrityError, match="expected"):
-            worker.checkpoint_progress(folder)
+        with pytest.raises(IntegrityError, match="expected"):
+            checkpoint.read_progress(folder)
         path.write_bytes(content)
-    worker.checkpoint_progress(folder)
+    checkpoint.read_progress(folder)

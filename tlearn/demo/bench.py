@@ -43,7 +43,7 @@ from tlearn.network.trainable import Trainable
 from tlearn.recipes import RECIPES
 from tlearn.scoring import job as scoring
 from tlearn.scoring.summary import Scored
-from tlearn.training import loop
+from tlearn.training.streams import generator
 
 GFLOP_PER_IMAGE = 35.3
 """Of VGG16's convolutions at 240x240, a multiplication and an addition counted as two."""
@@ -237,7 +237,7 @@ def _features(files: list[File], arithmetic: Arithmetic, tensors: dict[str, torc
 def _scoring(arithmetic: Arithmetic, tensors: dict[str, torch.Tensor], config: BenchConfig, folder: Path) -> Scored:
     recipe = RECIPES["frozen"]
     trainable = Trainable(5, recipe.preprocess, recipe.head, 1)
-    trainable.head.initialize(loop.generator(0))
+    trainable.head.initialize(generator(0))
     draft = Draft(
         classes=Classes(("cat", "dog")),
         frozen_blocks=5,

@@ -38,7 +38,7 @@ def run(config: DemoConfig) -> int:
     train = dataclasses.replace(
         RECIPES["frozen"], data=str(pictures), output=str(folder / "run"), seed=config.seed, cache=config.cache
     )
-    summary = training.train(train)
+    summary = training.train(train).summary
     scored = scoring.score(
         ScoreConfig(
             model=f"{train.output}/model",
@@ -51,7 +51,7 @@ def run(config: DemoConfig) -> int:
     rows = pq.read_table(scores).to_pylist()
     _show(rows)
     accuracy = Accuracy.of(rows, _labels(pictures / "test_labels.csv"))
-    print(f"\nvalidation accuracy {summary['val_accuracy']:.3f} of {summary['num_val']} pictures")
+    print(f"\nvalidation accuracy {summary.val_accuracy:.3f} of {summary.num_val} pictures")
     print(f"test accuracy       {accuracy}, {scored.failed} unreadable")
     print(f"\n  report  {train.output}/report.html\n  model   {train.output}/model\n  scores  {scores}")
     print(f"\n{time.monotonic() - started:.0f} seconds in all", flush=True)

@@ -14,7 +14,7 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tlearn import storage
+from tlearn import console, storage
 from tlearn.distributed.nodes import Node, Nodes
 from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
 
@@ -44,6 +44,9 @@ def _start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if console.is_verbose():
+        ray.init(include_dashboard=False)
+        return
     ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):

@@ -171,7 +171,7 @@ def compute(config: TrainConfig, plan: list[Chunk], cut: Cut) -> int:
     lowest, highest = config.num_workers or (None, None)
     workers = config.num_workers if lowest == highest else None
     total = features.num_views(plan)
-    with causes(), Progress("features", total, unit="views", quiet=config.quiet) as progress:
+    with causes(), Progress("features", total, unit="views") as progress:
         num_computed, _ = features.compute(plan, config.data, cut, workers, progress, config.decode)
     meters.count("features_computed", num_computed)
     return num_computed

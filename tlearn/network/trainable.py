@@ -62,6 +62,13 @@ class Head(nn.Module):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first hidden layer, by far the largest of a dense head."""
+        layer = self.hidden[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def pool(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> the same, or (batch, channels, 1, 1) where the average is taken."""
         return x.mean((2, 3), keepdim=True) if self.config.averages and x.shape[2:] != (1, 1) else x

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tlearn.config import OptimConfig, TrainConfig
 from tlearn.recipes import RECIPES
-from tlearn.training.loop import generator
+from tlearn.training.streams import Stream, generator
 
 _MANY = 1000
 """Images of the smallest class."""
@@ -45,7 +45,7 @@ def separability(pooled: Tensor, labels: Tensor, num_classes: int, seed: int) ->
 
     0 is as good as naming the most frequent class, 1 is no mistake.
     """
-    order = torch.randperm(len(labels), generator=generator(seed, 6))[:_MAX_IMAGES]
+    order = torch.randperm(len(labels), generator=generator(seed, Stream.SEPARABILITY))[:_MAX_IMAGES]
     x, y = pooled[order].double(), labels[order]
     x = F.pad(x / x.std().clamp(min=1e-12), (0, 1), value=1.0)  # and a constant
     targets = F.one_hot(y, num_classes).double() * 2 - 1
@@ -61,8 +61,23 @@ def separability(pooled: Tensor, labels: Tensor, num_classes: int, seed: int) ->
     return max((num_right / len(y) - chance) / max(1 - chance, 1e-12), 0.0)
 
 
-def choose(config: TrainConfig, num_images: int, smallest_class: int, separability: float) -> Choice:
-    """The settings of the case; what a person has set differently from the recipe `auto` stays as it is set.
+def decide(
+    config: TrainConfig, pooled: Tensor, labels: Tensor, num_classes: int, given: frozenset[str] = frozenset()
+) -> Choice:
+    """By what can be measured: pooled features (N, channels) of the training images and their labels (N,)."""
+    counts = labels.bincount(minlength=num_classes)
+    smallest_class = int(counts[counts > 0].min()) if len(labels) else 0
+    return choose(config, len(labels), smallest_class, separability(pooled, labels, num_classes, config.seed), given)
+
+
+def choose(
+    config: TrainConfig,
+    num_images: int,
+    smallest_class: int,
+    separability: float,
+    given: frozenset[str] = frozenset(),
+) -> Choice:
+    """The settings of the case. What a person has set stays: the names `given`, and what differs from the recipe.
 
     The head has the same layers in every case: with 5 to 200 images a class its dropout and decay keep it ahead of a
     linear one (0.93 against 0.89 of 500 photographs of cats and dogs with 5 a class, 0.982 against 0.973 with 50), if
@@ -71,26 +86,26 @@ def choose(config: TrainConfig, num_images: int, smallest_class: int, separabili
     is_many, is_similar = smallest_class >= _MANY, separability >= _SIMILAR
     match is_many, is_similar:
         case False, True:
-            chosen = RECIPES["frozen"]
+            case = RECIPES["frozen"]
         case True, True:
-            chosen = RECIPES["finetune"]
+            case = RECIPES["finetune"]
         case False, False:
-            chosen = dataclasses.replace(RECIPES["finetune"], frozen_blocks=3)
+            case = dataclasses.replace(RECIPES["finetune"], frozen_blocks=3)
         case _:
-            chosen = dataclasses.replace(RECIPES["finetune"], frozen_blocks=0)
-    chosen = dataclasses.replace(chosen, optim=_enough(chosen, num_images))
+            case = dataclasses.replace(RECIPES["finetune"], frozen_blocks=0)
+    case = dataclasses.replace(case, optim=_enough(case, num_images))
     reason = (
         f"{'many' if is_many else 'few'} images ({smallest_class:,} in the smallest class, {_MANY:,} are many), "
         f"{'similar to' if is_similar else 'different from'} ImageNet's (separability {separability:.3f} of pooled "
-        f"features, {_SIMILAR} is similar): {chosen.frozen_blocks} blocks stay frozen, batches of "
-        f"{chosen.optim.global_batch_size}, {chosen.optim.num_epochs} epochs"
+        f"features, {_SIMILAR} is similar): {case.frozen_blocks} blocks stay frozen, batches of "
+        f"{case.optim.global_batch_size}, {case.optim.num_epochs} epochs"
     )
-    return Choice(_overridden(chosen, config), reason)
+    return Choice(_overridden(case, config, given), reason)
 
 
-def _enough(chosen: TrainConfig, num_images: int) -> OptimConfig:
+def _enough(case: TrainConfig, num_images: int) -> OptimConfig:
     """As many updates as a head needs, from however few images."""
-    optim, num_views = chosen.optim, 2 * num_images
+    optim, num_views = case.optim, 2 * num_images
     head_epochs = optim.head_epochs or optim.num_epochs
     if head_epochs * math.ceil(num_views / optim.global_batch_size) >= _LEAST_UPDATES:
         return optim
@@ -99,15 +114,38 @@ def _enough(chosen: TrainConfig, num_images: int) -> OptimConfig:
     return dataclasses.replace(optim, **changes)  # type: ignore[arg-type]
 
 
-def _overridden(chosen: TrainConfig, config: TrainConfig) -> TrainConfig:
-    """`chosen`, but for what `config` has otherwise than the recipe `auto`."""
+def told(config: TrainConfig, given: frozenset[str]) -> tuple[str, ...]:
+    """The given names that decide, and whose values are those of the recipe: what `config` alone does not say."""
+    recipe = RECIPES["auto"]
+    if config.recipe != recipe.recipe:
+        return ()
+    undecided = _equal(RECIPES["finetune"], recipe) - {"optim.global_batch_size", "optim.num_epochs"} | {"recipe"}
+    return tuple(sorted((given & _equal(config, recipe)) - undecided))
+
+
+def _overridden(case: TrainConfig, config: TrainConfig, given: frozenset[str]) -> TrainConfig:
+    """`case`, but for what a person has set."""
+    open_names = _equal(config, RECIPES["auto"]) - given
     merged = {}
     for field in dataclasses.fields(TrainConfig):
-        default, mine, theirs = (getattr(of, field.name) for of in (RECIPES["auto"], config, chosen))
-        if dataclasses.is_dataclass(default):
-            names = [inner.name for inner in dataclasses.fields(default)]
-            set_here = {name: getattr(mine, name) for name in names if getattr(mine, name) != getattr(default, name)}
-            merged[field.name] = dataclasses.replace(theirs, **set_here)
+        ours, theirs = getattr(config, field.name), getattr(case, field.name)
+        if dataclasses.is_dataclass(ours):
+            inner_names = [inner.name for inner in dataclasses.fields(ours)]
+            kept = {name: getattr(ours, name) for name in inner_names if f"{field.name}.{name}" not in open_names}
+            merged[field.name] = dataclasses.replace(theirs, **kept)
         else:
-            merged[field.name] = mine if mine != default else theirs
+            merged[field.name] = theirs if field.name in open_names else ours
     return TrainConfig(**merged | {"recipe": config.recipe})
+
+
+def _equal(config: TrainConfig, other: TrainConfig) -> frozenset[str]:
+    """The dotted names of settings that are alike."""
+    names = []
+    for field in dataclasses.fields(TrainConfig):
+        left, right = getattr(config, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(left):
+            inner_names = [inner.name for inner in dataclasses.fields(left)]
+            names += [f"{field.name}.{name}" for name in inner_names if getattr(left, name) == getattr(right, name)]
+        elif left == right:
+            names.append(field.name)
+    return frozenset(names)

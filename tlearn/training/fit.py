@@ -1,102 +1,197 @@
-"""Ray Train: from a job to the folder of its best checkpoint, through kills and lost workers."""
+"""Learning: features, then Ray Train from a job to its best checkpoint, through kills and lost workers."""
 
 import contextlib
-import dataclasses
-import json
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from tlearn import storage
-from tlearn.config import TrainConfig
+from tlearn.config import TrainConfig, digest
 from tlearn.console import event, say
-from tlearn.distributed import launch
+from tlearn.data.manifest import File, Listing
+from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
-from tlearn.errors import IntegrityError, TrainingError, UsageError
-from tlearn.storage import Workplace
-from tlearn.training import worker
+from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, TrainingError, UsageError
+from tlearn.features.phases import Phase, Preparation
+from tlearn.network.frozen import Frozen
+from tlearn.network.trainable import Trainable
+from tlearn.training import checkpoint, live, worker
+from tlearn.training.checkpoint import Epoch, Progress
+from tlearn.training.run import RunFolder
+from tlearn.training.worker import Attempt, Job
 
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
 _STOP_SECONDS = 20.0
 
 
-def best_checkpoint(job: worker.Job, run: Workplace) -> tuple[Checkpoint, int]:
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What learning on the features of one arithmetic came to."""
+
+    train_files: list[File]
+    """Those that could be read."""
+    val_files: list[File]
+    phase: Phase
+    """In which the best checkpoint was written."""
+    frozen: Frozen
+    trainable: Trainable
+    val_logits: torch.Tensor
+    """(num_val, num_logits)"""
+    best: Epoch
+    num_epochs: int
+    features_computed: int
+    features_reused: int
+    seconds_features: float
+    seconds_train: float
+
+    def val_labels(self, indices: Mapping[str, int]) -> torch.Tensor:
+        """(num_val,) int64"""
+        return torch.tensor([indices[file.label] for file in self.val_files])
+
+
+def learn(config: TrainConfig, run: RunFolder, listing: Listing, preparation: Preparation, run_digest: str) -> Learned:
+    """Features, then training on them: the best checkpoint."""
+    started, frozens, classes = time.monotonic(), preparation.frozens, listing.classes
+    preparation.compute(listing)
+    run.write_manifest(listing)
+    live.describe_skipped(listing)
+    train_files, val_files = _readable(config, listing)
+    features_ended = time.monotonic()
+
+    phases = preparation.phases(train_files, val_files, classes)
+    num_reused = max(preparation.num_used - preparation.num_computed, 0)
+    event("features", run=run.location, computed=preparation.num_computed, reused=num_reused)
+    meters.count("features_reused", num_reused)
+    meters.count("stage_seconds", features_ended - started, stage="features")
+    job = Job(
+        config=config,
+        digest=digest([run_digest, frozens.arithmetic.name]),
+        num_classes=len(classes.names),
+        num_logits=classes.num_logits,
+        phases=phases,
+        val_labels=tuple(classes.indices[file.label] for file in val_files),
+    )
+    best, num_epochs = best_checkpoint(job, run)
+    meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
+
+    with best.as_directory() as folder:
+        progress = checkpoint.read_progress(folder)
+        tensors, val_logits = checkpoint.learned_tensors(Path(folder)), checkpoint.val_logits(Path(folder))
+    phase = phases[progress.phase]
+    trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
+    trainable.load_state_dict(tensors)
+    return Learned(
+        train_files=train_files,
+        val_files=val_files,
+        phase=phase,
+        frozen=frozens.frozen(phase.frozen_blocks),
+        trainable=trainable,
+        val_logits=val_logits,
+        best=progress.history[-1],
+        num_epochs=num_epochs,
+        features_computed=preparation.num_computed,
+        features_reused=num_reused,
+        seconds_features=round(features_ended - started, 2),
+        seconds_train=round(time.monotonic() - features_ended, 2),
+    )
+
+
+def _readable(config: TrainConfig, listing: Listing) -> tuple[list[File], list[File]]:
+    """The files of train and val that have features. TooManyBadFiles, InputError where they are too few."""
+    bad = [file for file in listing.files if file.status != "ok"]
+    if len(bad) > config.max_error_rate * len(listing.files):
+        raise TooManyBadFiles(
+            f"expected at most {config.max_error_rate:.1%} bad images, got {len(bad)} of {len(listing.files)} "
+            f"({bad[0].path}: {bad[0].error}): mend them, or raise --max-error-rate"
+        )
+    train, val = ([file for file in listing.of(split) if file.status == "ok"] for split in ("train", "val"))
+    empty = set(listing.classes.names) - {file.label for file in train}
+    for split, is_lacking, names in (("train", empty, sorted(empty)), ("val", not val, ["any class"])):
+        if is_lacking:
+            raise InputError(f"expected readable images of {', '.join(names)} in {split}/, found none")
+    return train, val
+
+
+def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:
     """Train from the newest whole checkpoint to the end; returns the best one and how many epochs ran."""
-    config = job.config
     root = storage.join(run.location, "checkpoints")
-    found = _checkpoints(root, job.digest)
-    if config.resume == "require" and not found:
-        raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
-    num_done = 0
+    found = checkpoint.whole(root, job.digest)
     if found:
-        newest = found[_newest(found)]
-        num_done = len(newest.history)
-        within = f" and {newest.start} updates" if newest.start else ""
-        say(f"resumed after epoch {num_done}{within}", quiet=config.quiet)
+        _say_resumed(found[checkpoint.newest(found)])
+    elif job.config.resume == "require":
+        raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
     if not any(progress.is_finished for progress in found.values()):
-        num_workers, use_gpu, num_cpus = _training_workers(config)
-        # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
-        # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
-        # dashboard shows the name.
-        attempt = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
-        folder = storage.join(root, attempt)
-        job = dataclasses.replace(
-            job,
-            initial_checkpoint=_take_over(root, storage.join(folder, "initial"), job.digest) if found else None,
-            num_threads=max(int(num_cpus), 1),
-            metrics_path=storage.join(folder, "metrics.jsonl"),
-        )
-        storage.write_bytes(job.metrics_path, b"")
-        system, path = storage.filesystem(root)
-        trainer = TorchTrainer(
-            worker.run,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=num_workers,  # type: ignore[arg-type]
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": num_cpus, "GPU": int(use_gpu)},
-                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
-            ),
-            run_config=RunConfig(
-                name=attempt,
-                storage_path=path,
-                storage_filesystem=system,
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
-                ),  # and the last one is always kept
-                failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
-            ),
-        )
-        with causes(), _live_metrics(job, run, num_done):
-            try:
-                trainer.fit()
-            except KeyboardInterrupt:  # SIGTERM: Ctrl-C goes to Ray's own handler
-                _checkpoint_and_stop(job, folder)
-                raise
-            except Exception as error:
-                raise TrainingError(f"training failed: {_root_cause(error)}") from error
-        found = _checkpoints(root, job.digest)
+        _train(job, run, root, found)
+        found = checkpoint.whole(root, job.digest)
     history = max((progress.history for progress in found.values()), key=len)
-    _write_metrics(run, "".join(json.dumps(line) + "\n" for line in history))
-    whole = {folder: progress.history[-1]["val_loss"] for folder, progress in found.items() if not progress.start}
-    return _checkpoint(min(whole, key=whole.__getitem__)), len(history)
+    run.write_metrics(checkpoint.lines(history))
+    return _checkpoint(checkpoint.best(found)), len(history)
 
 
-def _checkpoint_and_stop(job: worker.Job, attempt: str) -> None:
+def _say_resumed(progress: Progress) -> None:
+    within = f" and {progress.start} updates" if progress.start else ""
+    say(f"resumed after epoch {len(progress.history)}{within}")
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to us: at Ray's own handler the workers would end without a checkpoint, and we with code 0 or 1."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
+
+
+def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Progress]) -> None:
+    """One more attempt in the folder `root`, from the newest of the checkpoints found there."""
+    config, resources = job.config, _resources(job.config)
+    # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
+    # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
+    # dashboard shows the name.
+    name = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
+    folder = storage.join(root, name)
+    initial = _take_over(root, storage.join(folder, "initial"), job.digest) if found else None
+    attempt = Attempt(job, folder, max(int(resources.cpus_per_worker), 1), initial)
+    storage.write_bytes(attempt.metrics_location, b"")
+    system, path = storage.filesystem(root)
+    trainer = _Trainer(
+        worker.run,
+        train_loop_config={"attempt": attempt},
+        scaling_config=resources.scaling(),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=system,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
+            ),  # and the last one is always kept
+            failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
+        ),
+    )
+    num_seen = max((len(progress.history) for progress in found.values()), default=0)
+    with causes(), live.followed(attempt.metrics_location, run, job.num_epochs, num_seen):
+        try:
+            trainer.fit()
+        except KeyboardInterrupt:  # Ctrl-C, or SIGTERM by the handler of the command line
+            _checkpoint_and_stop(attempt)
+            raise
+        except Exception as error:
+            raise TrainingError(f"training failed: {_root_cause(error)}") from error
+
+
+def _checkpoint_and_stop(attempt: Attempt) -> None:
     """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, the workers may be gone too."""
-    seen = {"initial", *storage.folders(attempt)}
-    storage.write_bytes(job.stop_location, b"")
+    seen = {"initial", *storage.folders(attempt.folder)}
+    storage.write_bytes(attempt.stop_location, b"")
     deadline = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < deadline:
-        for name in set(storage.folders(attempt)) - seen:
+        for name in set(storage.folders(attempt.folder)) - seen:
             with contextlib.suppress(IntegrityError):
-                progress = worker.checkpoint_progress(storage.join(attempt, name))
+                progress = checkpoint.read_progress(storage.join(attempt.folder, name))
                 if progress.start or progress.is_finished:  # else an epoch ended before the workers looked
                     return
                 seen.add(name)
@@ -108,24 +203,37 @@ def _checkpoint(folder: str) -> Checkpoint:
     return Checkpoint(path, system)
 
 
-def _newest(found: dict[str, worker.Progress]) -> str:
-    return max(found, key=lambda folder: (len(found[folder].history), found[folder].start))
-
-
 def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
     """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
     for _ in range(5):
-        newest = _newest(_checkpoints(root, job_digest))
+        newest = checkpoint.newest(checkpoint.whole(root, job_digest))
         storage.remove_folder(target)
         with contextlib.suppress(OSError, IntegrityError):
             storage.copy_folder(newest, target)
-            worker.checkpoint_progress(target)
+            checkpoint.read_progress(target)
             return _checkpoint(target)
     raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
 
 
-def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool, float]:
-    """(workers, whether on GPUs, CPUs of each): the GPUs of the cluster, or one worker with all CPUs."""
+@dataclass(frozen=True, slots=True)
+class _Resources:
+    """What the workers have of the cluster."""
+
+    num_workers: int | tuple[int, int]
+    use_gpu: bool
+    cpus_per_worker: float
+
+    def scaling(self) -> ScalingConfig:
+        return ScalingConfig(
+            num_workers=self.num_workers,  # type: ignore[arg-type]
+            use_gpu=self.use_gpu,
+            resources_per_worker={"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)},
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
+        )
+
+
+def _resources(config: TrainConfig) -> _Resources:
+    """The GPUs of the cluster, or one worker with all CPUs."""
     nodes = launch.nodes()
     num_gpus, num_cpus = nodes.num_gpus, nodes.num_cpus
     use_gpu = config.device == "gpu" or (config.device == "auto" and num_gpus > 0)
@@ -136,27 +244,8 @@ def _training_workers(config: TrainConfig) -> tuple[int | tuple[int, int], bool,
             f"expected at most {available} workers on {'GPUs' if use_gpu else 'CPUs'} ({num_cpus} CPUs, {num_gpus} "
             f"GPUs in the cluster), got {config.workers or lowest}: lower --workers, or add nodes"
         )
-    cpus_of_each = nodes.cpus_of_each(min(highest, available), on_gpus=use_gpu)
-    return lowest if lowest == highest else (lowest, highest), use_gpu, cpus_of_each
-
-
-def _checkpoints(root: str, job_digest: str) -> dict[str, worker.Progress]:
-    """Every undamaged checkpoint of this job, and how far it had come."""
-    found: dict[str, worker.Progress] = {}
-    damaged = []
-    attempts = [storage.join(root, name) for name in storage.folders(root)]
-    names = [(attempt, name) for attempt in attempts for name in storage.folders(attempt) if name != "initial"]
-    for folder in [storage.join(*one) for one in names]:
-        try:
-            progress = worker.checkpoint_progress(folder)
-        except IntegrityError as error:
-            damaged.append(error)
-            continue
-        if progress.digest == job_digest:
-            found[folder] = progress
-    for damage in damaged:
-        print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
-    return found
+    cpus_per_worker = nodes.cpus_of_each(min(highest, available), on_gpus=use_gpu)
+    return _Resources(lowest if lowest == highest else (lowest, highest), use_gpu, cpus_per_worker)
 
 
 def _root_cause(error: BaseException) -> str:
@@ -166,54 +255,3 @@ def _root_cause(error: BaseException) -> str:
         return f"worker {rank}: {_root_cause(failure)}"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _live_metrics(job: worker.Job, run: Workplace, num_seen: int) -> Iterator[None]:
-    """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
-    # Where TensorFlow is installed, TensorBoard would load it for opening files, and torch's compiler, loaded after it,
-    # would end the process: both hold an LLVM. By this module TensorBoard knows that it is to do without.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-    from torch.utils.tensorboard import SummaryWriter
-
-    seconds = 2.0 if storage.is_remote(job.metrics_path) else 0.2  # each look there is a request
-    ended = threading.Event()
-    num_epochs = sum(phase.optim.num_epochs for phase in job.phases)
-
-    def follow() -> None:
-        seen = num_seen
-        with SummaryWriter(str(run.path)) as board:
-            while True:
-                last = ended.is_set()
-                text = storage.read(job.metrics_path).data.decode()
-                new = [json.loads(line) for line in text.splitlines()[seen:]]
-                for line in new:
-                    for name in line.keys() - {"phase", "epoch", "seconds"}:
-                        board.add_scalar(name, line[name], line["epoch"])
-                    event("epoch", run=run.location, **line)
-                    say(
-                        f"epoch {line['epoch']:>3} of {num_epochs}: "
-                        f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.4f}, "
-                        f"val loss {line['val_loss']:.4f} accuracy {line['val_accuracy']:.4f}, {line['seconds']:.1f} s",
-                        quiet=job.config.quiet,
-                    )
-                seen += len(new)
-                if new:
-                    board.flush()
-                    _write_metrics(run, text)
-                if last:
-                    return
-                ended.wait(seconds)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _write_metrics(run: Workplace, lines: str) -> None:
-    storage.write_bytes(str(run.path / "metrics.jsonl"), lines.encode())
-    run.upload()

@@ -1,5 +1,7 @@
 """Whether int8 features may stand for plain ones: what the trained model says of validation images in both."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,27 +11,42 @@ from tlearn.training import loop
 MAX_IMAGES = 500
 
 
-def compare(plain: Tensor, int8: Tensor, labels: Tensor) -> dict[str, float]:
-    """Log-loss and accuracy of both logits, (N, num_logits), and the share of equal predictions."""
-    gate: dict[str, float] = {"gate_num_val": len(labels)}
-    for name, logits in (("plain", plain), ("int8", int8)):
-        gate[f"{name}_val_loss"], gate[f"{name}_val_accuracy"] = loop.measure(logits, labels).rates()
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Log-loss and accuracy with plain features and with int8 ones."""
+
+    gate_num_val: int
+    """Images that were compared."""
+    plain_val_loss: float
+    plain_val_accuracy: float
+    int8_val_loss: float
+    int8_val_accuracy: float
+    agreement: float
+    """The share of equal predictions."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether int8 costs nothing: half a point, 1% of the predictions (or one of them), 0.01 of the log-loss."""
+        one_image = 1.0001 / self.gate_num_val
+        return (
+            self.int8_val_accuracy >= self.plain_val_accuracy - max(0.005, one_image)
+            and self.agreement >= 1 - max(0.01, one_image)
+            and self.int8_val_loss <= self.plain_val_loss + 0.01
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"int8 features change the predictions for {1 - self.agreement:.1%} of {self.gate_num_val} validation "
+            f"images (log-loss {self.int8_val_loss:.4f}, otherwise {self.plain_val_loss:.4f})"
+        )
+
+
+def compare(plain: Tensor, int8: Tensor, labels: Tensor) -> Gate:
+    """Of both logits, (N, num_logits), against labels (N,)."""
     same = metrics.predictions(plain) == metrics.predictions(int8)
-    return gate | {"agreement": same.to(torch.float64).mean().item()}
-
-
-def passes(gate: dict[str, float]) -> bool:
-    """Whether int8 costs nothing: half a point, 1% of the predictions (or one of them), 0.01 of the log-loss."""
-    one = 1.0001 / gate["gate_num_val"]
-    return (
-        gate["int8_val_accuracy"] >= gate["plain_val_accuracy"] - max(0.005, one)
-        and gate["agreement"] >= 1 - max(0.01, one)
-        and gate["int8_val_loss"] <= gate["plain_val_loss"] + 0.01
-    )
-
-
-def sentence(gate: dict[str, float]) -> str:
-    return (
-        f"int8 features change the predictions for {1 - gate['agreement']:.1%} of {gate['gate_num_val']} validation "
-        f"images (log-loss {gate['int8_val_loss']:.4f}, otherwise {gate['plain_val_loss']:.4f})"
+    return Gate(
+        len(labels),
+        *loop.measure(plain, labels).rates(),
+        *loop.measure(int8, labels).rates(),
+        same.to(torch.float64).mean().item(),
     )

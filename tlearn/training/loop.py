@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,8 +27,10 @@ from tlearn.evaluation.metrics import Totals, sample_losses
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
 from tlearn.training.optim import lr_factor
+from tlearn.training.samples import Samples
+from tlearn.training.streams import Stream, generator
 
-_MAX_SCALED = {True: 8192, False: 512}
+_MAX_SCALED_FROZEN, _MAX_SCALED = 8192, 512
 """Samples from which the scale of the features is estimated, where all blocks are frozen and where not."""
 
 Item = TypeVar("Item")
@@ -54,26 +56,6 @@ def _part(rows: slice, number: int, num_parts: int) -> slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """Features with labels. `gather` takes row numbers, (n,) int64, and gives (n, channels, height, width)."""
-
-    gather: Callable[[Tensor], Tensor]
-    labels: Tensor  # (N,) int64
-    weights: Tensor | None = None  # (N,) float32: of each sample in the loss; ones where there are none
-    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None
-    """From what was gathered, row numbers and epoch to what this epoch sees of it; on the CPU, ahead of the step."""
-    frozen: Callable[[Tensor], Tensor] | None = None
-    """Frozen layers that every step has to run, because what it sees is new."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Tensor, epoch: int | None = None) -> Tensor:
-        gathered = self.gather(rows)
-        return gathered if self.augment is None or epoch is None else self.augment(gathered, rows, epoch)
-
-
-@dataclass(frozen=True, slots=True)
 class Learner:
     """What is trained, and how."""
 
@@ -95,14 +77,6 @@ class Learner:
         return unwrapped(self.average or self.network)
 
 
-def generator(*keys: int) -> Generator:
-    """A generator of its own for each combination of keys."""
-    seed = 0
-    for key in keys:
-        seed = (seed * 6364136223846793005 + key + 1442695040888963407) % 2**63
-    return Generator().manual_seed(seed)
-
-
 def epoch_order(num_samples: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
     """(num_samples,) int64: the order in which epoch `epoch` (from 0) sees the samples."""
     return torch.randperm(num_samples, generator=generator(seed, epoch)) if shuffle else torch.arange(num_samples)
@@ -122,10 +96,7 @@ def train_epoch(
     dropout, num_units = trainable.head.dropout, trainable.head.config.width
 
     def load(number: int) -> list[_Part]:
-        mixing = _mixing(len(batches[number]), learner.seed, first_step + number, config.mixup)
-        mine = worker.share(len(batches[number]))
-        slices = [_part(mine, part, config.accumulation_steps) for part in range(config.accumulation_steps)]
-        return [_load(samples, batches[number], rows, epoch, mixing) for rows in slices]
+        return _load(learner, samples, batches[number], epoch, first_step + number)
 
     for number, parts in enumerate(_ahead(load, range(start, len(batches))), start):
         step, count = first_step + number, len(batches[number])
@@ -134,7 +105,7 @@ def train_epoch(
             group["lr"] = group["peak_lr"] * factor
         learner.optimizer.zero_grad()
         for part in parts:
-            keep = dropout.draw(generator(learner.seed, 1, step), count, part.rows, num_units)
+            keep = dropout.draw(generator(learner.seed, Stream.DROPOUT, step), count, part.rows, num_units)
             with _gathering(learner.network, last=part is parts[-1]):
                 logits = learner.network(part.features(trainable, samples.frozen, worker.device), keep, learner.columns)
                 losses = part.losses(logits, config.label_smoothing)
@@ -177,25 +148,31 @@ class _Part:
         """(n,)"""
         losses = sample_losses(logits, self.labels.to(logits.device), label_smoothing)
         if self.share != 1:
-            of_partners = sample_losses(logits, self.partner_labels.to(logits.device), label_smoothing)
-            losses = self.share * losses + (1 - self.share) * of_partners
+            partner_losses = sample_losses(logits, self.partner_labels.to(logits.device), label_smoothing)
+            losses = self.share * losses + (1 - self.share) * partner_losses
         return losses * self.weights.to(logits.device)
 
 
-def _load(samples: Samples, batch: Tensor, rows: slice, epoch: int, mixing: tuple[float, Tensor] | None) -> _Part:
+def _load(learner: Learner, samples: Samples, batch: Tensor, epoch: int, step: int) -> list[_Part]:
+    """This worker's share of a global batch (n,), in as many parts as gradients are added up over."""
+    mixing = _mixing(len(batch), learner.seed, step, learner.config.mixup)
     share, partners = mixing or (1.0, torch.arange(0))
-    own, others = batch[rows], batch[partners[rows]] if mixing else batch[:0]
-    weights = torch.ones(len(own)) if samples.weights is None else samples.weights[own]
-    gathered = samples.take(torch.cat([own, others]), epoch)
-    return _Part(rows, gathered, samples.labels[own], weights, samples.labels[others], share)
+    own_rows, num_parts, parts = learner.worker.share(len(batch)), learner.config.accumulation_steps, []
+    for number in range(num_parts):
+        rows = _part(own_rows, number, num_parts)
+        own, others = batch[rows], batch[partners[rows]] if mixing else batch[:0]
+        weights = torch.ones(len(own)) if samples.weights is None else samples.weights[own]
+        gathered = samples.take(torch.cat([own, others]), epoch)
+        parts.append(_Part(rows, gathered, samples.labels[own], weights, samples.labels[others], share))
+    return parts
 
 
 def _mixing(count: int, seed: int, step: int, alpha: float) -> tuple[float, Tensor] | None:
     """How a global batch is mixed (Zhang et al., mixup, 2018): the share of the sample itself, and its partner."""
     if not alpha:
         return None
-    share = float(np.random.default_rng([seed, 4, step]).beta(alpha, alpha))
-    return share, torch.randperm(count, generator=generator(seed, 4, step))
+    share = float(np.random.default_rng([seed, Stream.MIXUP, step]).beta(alpha, alpha))
+    return share, torch.randperm(count, generator=generator(seed, Stream.MIXUP, step))
 
 
 def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -223,8 +200,8 @@ def evaluate(network: nn.Module, samples: Samples, batch_size: int, worker: Work
     """(N, num_logits) float32 on the CPU: the logits of every sample, on every worker."""
     trainable = unwrapped(network).eval()
     logits = torch.zeros(len(samples), trainable.head.last.out_features, device=worker.device)
-    mine = torch.arange(len(samples))[worker.share(len(samples))]
-    for rows in mine.split(batch_size):
+    own_rows = torch.arange(len(samples))[worker.share(len(samples))]
+    for rows in own_rows.split(batch_size):
         logits[rows.to(worker.device)] = trainable(samples.take(rows).to(worker.device))
     if worker.num_workers > 1:
         torch.distributed.all_reduce(logits)  # every other worker's rows are zero here
@@ -245,7 +222,8 @@ def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
     One number for all channels: one for each would make as much of the rarely active ones as of the telling ones
     (0.987 instead of 0.991 of 1,000 photographs of cats and dogs).
     """
-    rows = torch.randperm(len(samples), generator=generator(seed, 2))[: _MAX_SCALED[not len(trainable.layers)]]
+    most = _MAX_SCALED if len(trainable.layers) else _MAX_SCALED_FROZEN
+    rows = torch.randperm(len(samples), generator=generator(seed, Stream.SCALE))[:most]
     count, total, squares = 0, 0.0, 0.0
     for part in rows.sort().values.split(64):
         features = samples.take(part, 0)
@@ -254,12 +232,6 @@ def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
         count, total, squares = count + seen.numel(), total + seen.sum().item(), squares + seen.square().sum().item()
     deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
     trainable.head.scale.fill_(deviation or 1.0)
-
-
-def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """(N,) float32: of each sample, so that every class has the same sum and the mean is 1."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return (len(labels) / (num_classes * counts.clamp(min=1)))[labels].float()
 
 
 def unwrapped(network: nn.Module) -> Trainable:

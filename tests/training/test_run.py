@@ -1,0 +1,61 @@
+"""A run folder: what is understood again, and that only its holder writes it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tlearn import storage
+from tlearn.config import TrainConfig
+from tlearn.errors import LockedError, UsageError
+from tlearn.network.arithmetic import Arithmetic
+from tlearn.training.gate import Gate
+from tlearn.training.run import Start, Summary, opened
+
+CONFIG = TrainConfig(data="data", output="run", cache="cache")
+START = Start("digest", Arithmetic(), CONFIG, {"python": "3"}, None, "tlearn", CONFIG)
+GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95)
+SUMMARY = Summary(
+    "frozen", ("cat", "dog"), 60, 24, 4, 3, 5, 0.9, 0.1, 0.8, 1.2, {"accuracy": 0.9}, "torch-fp32", None, 1, 144, 0,
+    1.5, 2.5, "0123456789abcdef", 5.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("gate", [None, GATE])
+def test_a_summary_is_a_flat_object_and_is_read_again(gate: Gate | None) -> None:
+    summary = dataclasses.replace(SUMMARY, gate=gate)
+    content = json.loads(json.dumps(summary.to_json()))
+    assert Summary.from_json(content) == summary
+    assert list(content)[11:14] == ["quality", "arithmetic", "gate_num_val" if gate else "skipped"]
+    assert ("agreement" in content) is (gate is not None) and "gate" not in content
+
+
+def test_an_earlier_start_of_the_same_run_is_known_by_its_digest(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "run")) as run:
+        assert run.earlier(CONFIG, "digest", ()) is None
+        with pytest.raises(UsageError, match="expected a run to go on with"):
+            run.earlier(dataclasses.replace(CONFIG, resume="require"), "digest", ())
+        run.write_start(dataclasses.replace(START, arithmetic=Arithmetic("openvino", "int8", (0.5,))))
+        assert run.earlier(CONFIG, "digest", ()) == Arithmetic("openvino", "int8", (0.5,))
+        assert run.finished() is None
+        with pytest.raises(UsageError, match="found another \\(seed 0 there, 1 here\\)"):
+            run.earlier(dataclasses.replace(CONFIG, seed=1, quiet=True), "other", ())
+        with pytest.raises(UsageError, match="found another \\(frozen_blocks left to auto there, 5 here\\)"):
+            run.earlier(CONFIG, "other", ("frozen_blocks",))
+        with pytest.raises(UsageError, match="the images or the weights have changed"):
+            run.earlier(CONFIG, "other", ())
+
+
+def test_a_run_that_another_has_taken_over_writes_nothing(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "run")) as run:
+        storage.write_bytes(run.lease.location, b'{"owner": "another"}')
+        for write in (
+            lambda: run.write_start(START),
+            lambda: run.write_metrics(""),
+            lambda: run.publish(SUMMARY),
+            run.publish_model,
+        ):
+            with pytest.raises(LockedError):
+                write()
+        assert [path.name for path in run.path.iterdir()] == ["lease.json"]

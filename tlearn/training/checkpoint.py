@@ -1,0 +1,166 @@
+"""A checkpoint: a folder whose last file, progress.json, holds the sha256 of the others.
+
+trainable.safetensors   the layers after the cut
+average.safetensors     their moving average, where one is kept
+optimizer.pt            read with weights_only=True
+logits.safetensors      of the validation images under these weights; not within an epoch
+progress.json           phase, updates done in its epoch, a line of metrics for each epoch done, digest of the job
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from tlearn import storage
+from tlearn.errors import IntegrityError, StorageError
+from tlearn.network.columns import Columns
+from tlearn.network.trainable import Trainable
+from tlearn.training.loop import Learner, unwrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A line of metrics.jsonl."""
+
+    phase: int
+    """From 1."""
+    epoch: int
+    """From 1, through all phases."""
+    lr: float
+    """Of the head, in the last step."""
+    train_count: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    num_workers: int
+    seconds: float
+
+
+def parsed_lines(text: str) -> list[Epoch]:
+    """The epochs of a metrics.jsonl."""
+    return [Epoch(**json.loads(line)) for line in text.splitlines()]
+
+
+def lines(epochs: Iterable[Epoch]) -> str:
+    return "".join(json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in epochs)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What progress.json says: how far a job has come."""
+
+    digest: str
+    phase: int = 0
+    start: int = 0
+    """Updates done in the epoch that follows the last line of the history; 0 between epochs."""
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Of these updates, over all workers."""
+    history: tuple[Epoch, ...] = ()
+    """A line for each epoch done, of all phases."""
+    is_finished: bool = False
+
+    def val_losses(self, phase: int) -> list[float]:
+        return [epoch.val_loss for epoch in self.history if epoch.phase == phase + 1]
+
+
+def save(
+    folder: Path, learner: Learner, optimizer_state: dict[str, Any], logits: Tensor | None, progress: Progress
+) -> None:
+    """Logits of the validation images, (num_val, num_logits), are there between epochs only."""
+    tensors = {"trainable": unwrapped(learner.network).state_dict()}
+    if learner.average is not None:
+        tensors["average"] = learner.average.state_dict()
+    if logits is not None:
+        tensors["logits"] = {"logits": logits}
+    for name, named in tensors.items():
+        save_file({key: tensor.contiguous() for key, tensor in named.items()}, folder / f"{name}.safetensors")
+    torch.save(optimizer_state, folder / "optimizer.pt")
+    hashes = {path.name: storage.sha256_file(path) for path in folder.iterdir()}
+    content = {**dataclasses.asdict(progress), "sha256": hashes}
+    storage.write_bytes(str(folder / "progress.json"), json.dumps(content).encode())
+
+
+def restore(
+    folder: Path,
+    trainable: Trainable,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    columns: Columns | None,
+) -> None:
+    """Fill what is trained, from a folder whose progress was read and its files so verified."""
+    trainable.load_state_dict(load_file(folder / "trainable.safetensors"))
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    optimizer.load_state_dict(columns.own_state(optimizer, state) if columns else state)
+    if average is not None:
+        average.load_state_dict(load_file(folder / "average.safetensors"))
+
+
+def learned_tensors(folder: Path) -> dict[str, Tensor]:
+    """What the checkpoint was evaluated with: the average of the weights where one is kept."""
+    average = folder / "average.safetensors"
+    if not average.exists():
+        return load_file(folder / "trainable.safetensors")
+    prefix = "module."
+    return {name.removeprefix(prefix): tensor for name, tensor in load_file(average).items() if prefix in name}
+
+
+def val_logits(folder: Path) -> Tensor:
+    """(num_val, num_logits); of a checkpoint between epochs."""
+    return load_file(folder / "logits.safetensors")["logits"]
+
+
+def read_progress(folder: str | Path) -> Progress:
+    """What progress.json says, every file checked against it. Raises IntegrityError, StorageError of a remote store."""
+    location = str(folder)
+    try:
+        values: dict[str, Any] = storage.read_json(storage.join(location, "progress.json"))
+        for name, sha256 in values.pop("sha256").items():
+            if storage.sha256_file(storage.join(location, name)) != sha256:
+                raise IntegrityError(f"expected the recorded sha256 of {location}/{name}, got another")
+        history = tuple(Epoch(**epoch) for epoch in values["history"])
+        return Progress(**values | {"sums": tuple(values["sums"]), "history": history})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if storage.is_remote(location) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StorageError(f"could not read {location}: {error}") from error  # it may be whole all the same
+        raise IntegrityError(f"expected a whole checkpoint in {location}: {error}") from None
+
+
+def whole(root: str, digest: str) -> dict[str, Progress]:
+    """Every undamaged checkpoint of a job in the folders of its attempts, and how far it had come."""
+    found: dict[str, Progress] = {}
+    damages = []
+    attempts = [storage.join(root, name) for name in storage.folders(root)]
+    for folder in [
+        storage.join(attempt, name) for attempt in attempts for name in storage.folders(attempt) if name != "initial"
+    ]:
+        try:
+            progress = read_progress(folder)
+        except IntegrityError as error:
+            damages.append(error)
+            continue
+        if progress.digest == digest:
+            found[folder] = progress
+    for damage in damages:
+        print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
+    return found
+
+
+def newest(found: Mapping[str, Progress]) -> str:
+    """The folder of the one that had come furthest."""
+    return max(found, key=lambda folder: (len(found[folder].history), found[folder].start))
+
+
+def best(found: Mapping[str, Progress]) -> str:
+    """The folder of the one, of those between epochs, with the lowest validation loss."""
+    losses = {folder: progress.history[-1].val_loss for folder, progress in found.items() if not progress.start}
+    return min(losses, key=losses.__getitem__)

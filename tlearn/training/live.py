@@ -1,0 +1,117 @@
+"""What a person sees of a run: its data and its layers before it, its epochs while it learns."""
+
+import contextlib
+import dataclasses
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from tlearn import storage
+from tlearn.classes import Classes
+from tlearn.config import TrainConfig
+from tlearn.console import Epochs, event, say, table
+from tlearn.data import manifest
+from tlearn.data.manifest import Listing
+from tlearn.errors import LockedError
+from tlearn.network import vgg
+from tlearn.training import checkpoint
+from tlearn.training.checkpoint import Epoch
+from tlearn.training.run import RunFolder
+
+_MAX_SHOWN = 20
+
+
+def describe_data(listing: Listing) -> None:
+    """Say what the notebook printed: images and class indices."""
+    for split in ("train", "val"):
+        counts = Counter(file.label for file in listing.of(split))
+        of_each = ", ".join(f"{name} {counts[name]:,}" for name in listing.classes.names)
+        say(f"{split}: {counts.total():,} images of {len(listing.classes.names)} classes ({of_each})")
+    for remark in [*listing.remarks, *manifest.leaks(listing.files)]:
+        say(f"note: {remark}")
+    say(f"class indices: {listing.classes.indices}\n")
+
+
+def describe_layers(config: TrainConfig, classes: Classes) -> None:
+    """Say what Keras's model.summary() prints."""
+    layers = list(vgg.summary(config.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch))
+    rows = []
+    for layer in layers:
+        state = ("trained" if layer.trained else "frozen") if layer.num_parameters else ""
+        shape = f"({', '.join(map(str, layer.output_shape))})"
+        rows.append((layer.name, layer.kind, shape, state, f"{layer.num_parameters:,}"))
+    say(table(("layer", "kind", "output shape", "", "parameters"), rows, num_left=4))
+    trained = sum(layer.num_parameters for layer in layers if layer.trained)
+    total = sum(layer.num_parameters for layer in layers)
+    say(f"parameters: {total:,} in all, {trained:,} trained, {total - trained:,} frozen\n")
+
+
+def describe_skipped(listing: Listing) -> None:
+    bad = [file for file in listing.files if file.status != "ok"]
+    if bad:
+        say(f"skipped {len(bad)} of {len(listing.files):,} images:")
+        for file in bad[:_MAX_SHOWN]:
+            say(f"  {file.path}: {file.status}: {file.error}")
+        if len(bad) > _MAX_SHOWN:
+            say(f"  and {len(bad) - _MAX_SHOWN} more, in manifest.parquet")
+
+
+@contextlib.contextmanager
+def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int) -> Iterator[None]:
+    """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
+    # Where TensorFlow is installed, TensorBoard would load it for opening files, and torch's compiler, loaded after it,
+    # would end the process: both hold an LLVM. By this module TensorBoard knows that it is to do without.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    seconds = 2.0 if storage.is_remote(metrics) else 0.2  # each look there is a request
+    ended = threading.Event()
+
+    def follow() -> None:
+        with SummaryWriter(str(run.path)) as board:
+            follower = _Follower(metrics, run, board, Epochs(num_epochs), num_seen)
+            while not ended.wait(seconds):
+                follower.look()
+            follower.look()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass(slots=True)
+class _Follower:
+    metrics: str
+    run: RunFolder
+    board: Any
+    """TensorBoard's."""
+    epochs: Epochs
+    num_seen: int
+
+    def look(self) -> None:
+        # What fails here fails for good where the run writes next; else the next epoch writes all lines again.
+        with contextlib.suppress(OSError, LockedError):
+            text = storage.read(self.metrics).data.decode()
+            new = checkpoint.parsed_lines(text)[self.num_seen :]
+            for epoch in new:
+                self._pass_on(epoch)
+            if new:
+                self.board.flush()
+                self.run.write_metrics(text)
+
+    def _pass_on(self, epoch: Epoch) -> None:
+        self.num_seen += 1
+        figures = dataclasses.asdict(epoch)
+        for name in figures.keys() - {"phase", "epoch", "seconds"}:
+            self.board.add_scalar(name, figures[name], epoch.epoch)
+        event("epoch", run=self.run.location, **figures)
+        train, val = (epoch.train_loss, epoch.train_accuracy), (epoch.val_loss, epoch.val_accuracy)
+        self.epochs.add(epoch.epoch, train=train, val=val, seconds=epoch.seconds)

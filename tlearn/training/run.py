@@ -1,0 +1,291 @@
+"""A run folder: who may write it, what an earlier start has left in it, what this one leaves.
+
+config.json         the settings, asked for and resolved, and what computed with them
+manifest.parquet    every file that was listed
+metrics.jsonl       a line an epoch
+validation.parquet  what the model says of every validation image
+model/              the model folder
+summary.json        written last: with it a run is finished
+report.html         one file, pictures inside
+"""
+
+import contextlib
+import dataclasses
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tlearn import storage
+from tlearn.classes import Classes
+from tlearn.config import TrainConfig
+from tlearn.data import manifest
+from tlearn.data.manifest import File, Listing
+from tlearn.errors import IntegrityError, UsageError
+from tlearn.evaluation import report
+from tlearn.evaluation.quality import Quality
+from tlearn.network import description
+from tlearn.network.arithmetic import Arithmetic
+from tlearn.storage import Workplace
+from tlearn.storage.lease import Lease
+from tlearn.training.gate import Gate
+
+# What a result does not depend on: where it is put, how it is computed and what is printed.
+_INCIDENTAL = (
+    "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
+    "quiet", "verbose",
+)  # fmt: skip
+_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
+_GATE = [field.name for field in dataclasses.fields(Gate)]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What summary.json says."""
+
+    recipe: str
+    classes: tuple[str, ...]
+    num_train: int
+    """Images that could be read."""
+    num_val: int
+    epochs: int
+    """That were trained, of all phases."""
+    best_epoch: int
+    """From 1; that with the lowest validation loss, whose weights are the model's."""
+    frozen_blocks: int
+    val_accuracy: float
+    val_loss: float
+    train_accuracy: float
+    temperature: float
+    quality: Quality
+    arithmetic: str
+    gate: Gate | None
+    """Where int8 was tried."""
+    skipped: int
+    """Files that could not be read."""
+    features_computed: int
+    features_reused: int
+    seconds_features: float
+    seconds_train: float
+    model_digest: str
+    seconds_total: float
+
+    def to_json(self) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for name, value in dataclasses.asdict(self).items():
+            content |= (value or {}) if name == "gate" else {name: value}
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Summary":
+        gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
+        rest = {name: value for name, value in content.items() if name not in _GATE}
+        typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
+        return cls(**rest | typed)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: where it is, and what its summary says."""
+
+    location: str
+    summary: Summary
+
+    @property
+    def val_accuracy(self) -> float:
+        """Share of the validation images that are predicted rightly."""
+        return self.summary.val_accuracy
+
+    @property
+    def val_loss(self) -> float:
+        """Log-loss of the validation images in the best epoch, before calibration."""
+        return self.summary.val_loss
+
+    @property
+    def model(self) -> str:
+        """The model folder, for `tlearn.load` and `tlearn.score`."""
+        return storage.join(self.location, "model")
+
+    @property
+    def report(self) -> str:
+        return storage.join(self.location, "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What config.json says."""
+
+    digest: str
+    """Of what the run was asked for: settings, weights, images."""
+    arithmetic: Arithmetic
+    """Of the frozen layers."""
+    config: TrainConfig
+    """What is trained: of the recipe auto, the case that was chosen."""
+    versions: dict[str, str]
+    git_commit: str | None
+    command: str
+    requested: TrainConfig
+    given: tuple[str, ...] = ()
+    """What auto was told by name, where its value is that of the recipe."""
+
+    def to_json(self) -> dict[str, Any]:
+        content = dataclasses.asdict(self)
+        return content if self.given else {name: value for name, value in content.items() if name != "given"}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tlearn itself in a job's working directory
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def essential(config: TrainConfig) -> dict[str, Any]:
+    """What a result depends on."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _INCIDENTAL}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder that this process holds. Nothing is written into it once another run has taken it over."""
+
+    workplace: Workplace
+    lease: Lease
+
+    @property
+    def location(self) -> str:
+        return self.workplace.location
+
+    @property
+    def path(self) -> Path:
+        """Where its files are written, on a local disk."""
+        return self.workplace.path
+
+    def earlier(self, config: TrainConfig, digest: str, given: Sequence[str]) -> Arithmetic | None:
+        """What an earlier start of this run computed with; None without one, UsageError where another run is there."""
+        try:
+            content: dict[str, Any] = storage.read_json(storage.join(self.location, "config.json"))
+        except FileNotFoundError:
+            if config.resume == "require":
+                raise UsageError(
+                    f"expected a run to go on with in {self.location}, found none: leave out --resume require"
+                ) from None
+            return None
+        except ValueError as error:
+            raise IntegrityError(
+                f"expected JSON in {self.location}/config.json: {error}; remove {self.location}"
+            ) from None
+        if config.resume == "never":
+            raise UsageError(f"expected no run in {self.location}, found one: choose another --output, or remove it")
+        if content.get("digest") != digest:
+            what = "; ".join(_changes(content, config, given)) or "the images or the weights have changed since"
+            raise UsageError(
+                f"expected the same run in {self.location}, found another ({what}): choose another --output"
+            )
+        return description.arithmetic_of(content["arithmetic"])
+
+    def finished(self) -> Summary | None:
+        """What a run that is finished says; None where it is not. IntegrityError where its model is another."""
+        try:
+            summary = Summary.from_json(storage.read_json(storage.join(self.location, "summary.json")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"expected a summary.json of tlearn in {self.location}: {error}; remove it") from None
+        if description.describe(storage.join(self.location, "model")).digest != summary.model_digest:
+            raise IntegrityError(
+                f"expected model {summary.model_digest} in {self.location}/model, found another: remove {self.location}"
+            )
+        return summary
+
+    def write_start(self, start: Start) -> None:
+        self._write_json("config.json", start.to_json())
+        self.workplace.upload()
+
+    def write_manifest(self, listing: Listing) -> None:
+        self.lease.check()
+        pq.write_table(manifest.table(listing.files), self.path / "manifest.parquet")
+        self.workplace.upload()
+
+    def write_metrics(self, lines: str) -> None:
+        self.lease.check()
+        storage.write_bytes(str(self.path / "metrics.jsonl"), lines.encode())
+        self.workplace.upload()
+
+    def write_validation(self, files: Sequence[File], probabilities: torch.Tensor, classes: Classes) -> None:
+        """What the model says of every validation image; probabilities are (images, classes)."""
+        best = probabilities.max(1)
+        columns = {
+            "path": [file.path for file in files],
+            "label": [file.label for file in files],
+            "prediction": [classes.names[int(i)] for i in best.indices],
+            "probability": pa.array(best.values.tolist(), pa.float32()),
+            "probabilities": pa.array(
+                [dict(zip(classes.names, values, strict=True)) for values in probabilities.tolist()],
+                pa.struct([(name, pa.float32()) for name in classes.names]),
+            ),
+        }
+        self.lease.check()
+        pq.write_table(pa.table(columns), self.path / "validation.parquet")
+
+    def publish_model(self) -> None:
+        """Let readers see the model folder, its description last."""
+        self.lease.check()
+        self.workplace.upload(last="model.json")
+
+    def publish(self, summary: Summary) -> None:
+        """Summary and report: with them the run is finished."""
+        self._write_json("summary.json", summary.to_json())
+        report.write_report(self.path)
+        self.lease.check()
+        self.workplace.upload(last="summary.json")
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        self.lease.check()
+        storage.write_bytes(str(self.path / name), (json.dumps(content, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def opened(output: str) -> Iterator[RunFolder]:
+    """Hold a run folder while the block runs. Raises StorageError, LockedError where another run holds it."""
+    storage.require_writable(output)
+    location = storage.absolute(output.rstrip("/"))
+    with Lease(location) as lease, storage.workplace(location) as workplace:
+        yield RunFolder(workplace, lease)
+
+
+def _changes(content: dict[str, Any], config: TrainConfig, given: Sequence[str]) -> list[str]:
+    """Each setting that differs from an earlier start, with both values."""
+    old, new = _flat(content.get("requested", {})), _flat(dataclasses.asdict(config))
+    names = [name for name, value in new.items() if old.get(name) != value and name not in _INCIDENTAL]
+    changes = [f"{name} {old.get(name)} there, {new[name]} here" for name in names]
+    given_there = content.get("given", [])
+    changes += [f"{name} left to auto there, {new[name]} here" for name in given if name not in given_there]
+    return changes + [f"{name} {old.get(name)} there, left to auto here" for name in given_there if name not in given]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
