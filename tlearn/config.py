@@ -3,25 +3,20 @@
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import Positional, Suppress
 
 from tlearn.errors import UsageError
+from tlearn.storage import default_cache
 
 Precision = Literal["fp32", "bf16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 DecodeChoice = Literal["here", "pool"]
 Arch = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vgg_tiny"]
-
-
-def default_cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlearn")
 
 
 def _at_least(name: str, value: float, least: float) -> None:
