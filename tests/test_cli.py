@@ -186,7 +186,7 @@ def test_every_process_decodes_with_torchvision_and_none_imports_it(cache: Path)
     import sys
 
     code = """
-import sys, torch, tlearn.demo.bench, tlearn.features.cache, tlearn.scoring.actor, tlearn.training.job
+import sys, torch, tlearn.demo.bench, tlearn.features.compute, tlearn.scoring.actor, tlearn.training.job
 tlearn.training.job.weights.load("imagenet", sys.argv[1])
 assert torch.ops.image.decode_jpeg
 print({'torchvision', 'torchmetrics', 'torch._dynamo', 'onnx'} & set(sys.modules))

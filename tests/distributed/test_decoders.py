@@ -19,8 +19,9 @@ from tlearn.data.manifest import File
 from tlearn.distributed import decoders
 from tlearn.distributed import pool as chunks
 from tlearn.distributed.chunks import Chunk
-from tlearn.features import cache as features
-from tlearn.features.cache import Compute, Cut
+from tlearn.features import compute as features
+from tlearn.features.compute import Compute, Task
+from tlearn.features.cut import Cut
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -155,7 +156,7 @@ def test_features_are_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
         cut = Cut("none", str(tmp_path / str(decode_threads)), 0, PREPROCESS, Arithmetic(), digest)
         todo = features.plan([(files, VIEWS)], cut)
         for chunk in todo:
-            Compute(str(pictures), cut, 1, decode_threads)(chunk)
+            Compute(Task(str(pictures), cut), 1, decode_threads)(chunk)
         written.append([path.read_bytes() for view in VIEWS for path in sorted(Path(cut.folder(view)).iterdir())])
     assert written[0] == written[1] and len(written[0]) == 2 * len(todo)
 

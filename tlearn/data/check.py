@@ -1,5 +1,6 @@
 """What is in a data folder and what is wrong with it, found by decoding every picture; nothing is written."""
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -32,15 +33,14 @@ def check(config: CheckConfig) -> dict[str, Any]:
             if fetched.status != "ok":
                 bad.append({"path": path, "status": fetched.status, "error": fetched.error})
             hashes[path] = fetched.sha256
-    for file in listing.files:
-        file.sha256 = hashes[file.path]
+    files = [dataclasses.replace(file, sha256=hashes[file.path]) for file in listing.files]
     return {
         "classes": list(listing.classes.names),
         "train": dict(Counter(file.label for file in listing.of("train"))),
         "val": dict(Counter(file.label for file in listing.of("val"))),
         "test": len(test),
         "ignored": listing.num_ignored,
-        "remarks": [*listing.remarks, *manifest.leaks(listing.files)],
+        "remarks": [*listing.remarks, *manifest.leaks(files)],
         "bad": bad,
     }
 

@@ -32,7 +32,9 @@ from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.distributed import launch
 from tlearn.errors import InputError
-from tlearn.features import cache as features
+from tlearn.features import compute as features
+from tlearn.features.cache import ranges
+from tlearn.features.cut import Cut
 from tlearn.network import arithmetic, engine, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -62,7 +64,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
-            ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
+            ours = Arithmetic("openvino", "int8", ranges(files, str(pictures), frozen, folder))
 
         figures: dict[str, float] = {
             "arithmetic": max(_matrix_product(plain.precision), _matrix_product_of_engine(ours)) / GFLOP_PER_IMAGE,
@@ -192,9 +194,9 @@ def _features(pictures: Path, files: list[File], config: BenchConfig, arithmetic
     frozen = Frozen(5, recipe.preprocess, arithmetic, tensors=weights.load("imagenet", config.cache))
     cache = folder / "cache"
     shutil.copytree(storage.local(config.cache) / "weights", cache / "weights")
-    cut = features.Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
+    cut = Cut("imagenet", str(cache), 5, recipe.preprocess, arithmetic, frozen.digest())
     with Progress("features", len(files)) as progress:
-        features.compute(features.plan([(files, ("plain",))], cut), str(pictures), cut, None, progress)
+        features.run(features.plan([(files, ("plain",))], cut), str(pictures), cut, progress)
         return progress.rate()
 
 

@@ -29,10 +29,10 @@ from tlearn.distributed import meters
 from tlearn.distributed.launch import has_gpus, require_shared, start_ray
 from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
 from tlearn.evaluation import drift, metrics, quality, report
-from tlearn.features import cache as features
-from tlearn.features import phases
-from tlearn.features.cache import Cut, Features
-from tlearn.features.phases import Frozens, Phase, Preparation
+from tlearn.features.cache import Features, outcomes, pooled, ranges
+from tlearn.features.compute import compute, plan
+from tlearn.features.cut import Cut, Frozens
+from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network import arithmetic, description, model, vgg, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     storage.require_writable(config.output)
     output = storage.absolute(config.output.rstrip("/"))
     with Lease(output), storage.workplace(output) as run:
-        manifest.add_hashes(config.data, listing.files, config.cache)
+        listing = listing.with_outcomes(manifest.add_hashes(config.data, listing.files, config.cache))
         return _train(config, run, listing, started)
 
 
@@ -82,7 +82,7 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
     plain, candidates = _arithmetics(config, tensors, listing, previous)
     num_computed = 0
     if config.recipe == "auto":
-        config, num_computed = _decide(config, tensors, listing, candidates[0])
+        config, listing, num_computed = _decide(config, tensors, listing, candidates[0])
     _describe_layers(config, classes)
     gate: dict[str, float] = {}
     for candidate in candidates:
@@ -90,9 +90,8 @@ def _train(config: TrainConfig, run: Workplace, listing: Listing, started: float
         provenance = {**_provenance(config), "requested": dataclasses.asdict(requested)}
         _write_json(run.path / "config.json", {**facts, **provenance})
         run.upload()
-        preparation = Preparation(config, Frozens(config, tensors, candidate), num_computed)
-        learned = _learn(config, run, listing, preparation, job_digest)
-        num_computed = preparation.num_computed
+        learned = _learn(run, listing, Frozens(config, tensors, candidate), job_digest, num_computed)
+        listing, num_computed = learned.listing, learned.facts["features_computed"]
         if not learned.frozen.arithmetic.ranges:
             break
         gate = _gate(config, classes, learned, Frozens(config, tensors, plain).cut(learned.phase.frozen_blocks))
@@ -160,8 +159,8 @@ def _arithmetics(
         first = description.arithmetic_of(previous["arithmetic"])
     elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
         frozen = Frozens(config, tensors, plain).frozen(5)
-        ranges = features.ranges(listing.of("train"), config.data, frozen, config.cache)
-        first = Arithmetic("openvino", "int8", ranges) if ranges else plain
+        peaks = ranges(listing.of("train"), config.data, frozen, config.cache)
+        first = Arithmetic("openvino", "int8", peaks) if peaks else plain
     else:
         first = plain
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
@@ -169,23 +168,27 @@ def _arithmetics(
 
 def _decide(
     config: TrainConfig, tensors: dict[str, torch.Tensor], listing: Listing, chosen: Arithmetic
-) -> tuple[TrainConfig, int]:
+) -> tuple[TrainConfig, Listing, int]:
     """The recipe `auto`: which case this is, by the features that every case needs, and how many were computed."""
     cut, files = Frozens(config, tensors, chosen).cut(5), listing.of("train")
-    num_computed = phases.compute(config, features.plan([(files, ("plain",))], cut), cut)
-    pooled = features.pooled(Features(features.collect(files, "plain", cut), cut.shape))
-    labels = [listing.classes.indices[file.label] for file in files if file.status == "ok"]
+    num_computed = compute(config, plan([(files, ("plain",))], cut), cut)
+    found = outcomes(files, "plain", cut)
+    labels = [listing.classes.indices[file.label] for file in found.files if file.status == "ok"]
     counts = Counter(labels)
-    separability = auto.separability(pooled, torch.tensor(labels), len(listing.classes.names), config.seed)
+    separability = auto.separability(
+        pooled(Features(found.places, cut.shape)), torch.tensor(labels), len(listing.classes.names), config.seed
+    )
     choice = auto.choose(config, len(labels), min(counts.values(), default=0), separability)
     say(f"auto: {choice.reason}\n", quiet=config.quiet)
-    return choice.config, num_computed
+    return choice.config, listing.with_outcomes(found.files), num_computed
 
 
 @dataclass(frozen=True, slots=True)
 class _Learned:
     """What training on the features of one arithmetic came to."""
 
+    listing: Listing
+    """Each file with what became of it."""
     files: dict[str, list[File]]
     """Those that could be read, of train and val."""
     phase: Phase
@@ -199,21 +202,20 @@ class _Learned:
     facts: dict[str, Any]
 
 
-def _learn(
-    config: TrainConfig, run: Workplace, listing: Listing, preparation: Preparation, job_digest: str
-) -> _Learned:
-    """Features, then training; the best checkpoint."""
-    started, frozens = time.monotonic(), preparation.frozens
-    preparation.compute(listing)
+def _learn(run: Workplace, listing: Listing, frozens: Frozens, job_digest: str, num_computed: int) -> _Learned:
+    """Features, then training; the best checkpoint. `num_computed` features were computed before."""
+    started, config = time.monotonic(), frozens.config
+    prepared = prepare(config, frozens, listing)
+    listing, num_computed = prepared.listing, num_computed + prepared.num_computed
     pq.write_table(manifest.table(listing.files), run.path / "manifest.parquet")
     run.upload()
     _say_skipped(config, listing)
-    files = {split: [file for file in listing.of(split) if file.status == "ok"] for split in ("train", "val")}
+    files = {split: listing.usable(split) for split in ("train", "val")}
     _require_enough(config, listing, files["train"], files["val"])
     train_started = time.monotonic()
 
     classes = listing.classes
-    found = preparation.phases(files["train"], files["val"], classes)
+    found = prepared.phases()
     job = worker.Job(
         config=config,
         digest=digest([job_digest, frozens.arithmetic.name]),
@@ -225,8 +227,8 @@ def _learn(
         metrics_path="",
         initial_checkpoint=None,
     )
-    num_reused = max(preparation.num_used - preparation.num_computed, 0)
-    event("features", run=run.location, computed=preparation.num_computed, reused=num_reused)
+    num_reused = max(num_used(found) - num_computed, 0)
+    event("features", run=run.location, computed=num_computed, reused=num_reused)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", train_started - started, stage="features")
     checkpoint, num_epochs = fit.best_checkpoint(job, run)
@@ -239,6 +241,7 @@ def _learn(
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(learned)
     return _Learned(
+        listing=listing,
         files=files,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),
@@ -247,7 +250,7 @@ def _learn(
         history=progress.history,
         num_epochs=num_epochs,
         facts={
-            "features_computed": preparation.num_computed,
+            "features_computed": num_computed,
             "features_reused": num_reused,
             "seconds_features": round(train_started - started, 2),
             "seconds_train": round(time.monotonic() - train_started, 2),
@@ -258,12 +261,12 @@ def _learn(
 def _gate(config: TrainConfig, classes: Classes, learned: _Learned, plain: Cut) -> dict[str, float]:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.files["val"], key=lambda file: file.sha256 or "")[:MAX_IMAGES]
-    phases.compute(config, features.plan([(files, ("plain",))], plain), plain)
+    compute(config, plan([(files, ("plain",))], plain), plain)
     rows = {file.path: row for row, file in enumerate(learned.files["val"])}
-    places = features.collect(files, "plain", plain)
-    files = [file for file in files if file.status == "ok"]
+    found = outcomes(files, "plain", plain)
+    files = [file for file in found.files if file.status == "ok"]
     labels = torch.tensor([classes.indices[file.label] for file in files])
-    samples = Samples(Features(places, plain.shape).gather, labels)
+    samples = Samples(Features(found.places, plain.shape).gather, labels)
     logits = loop.evaluate(learned.trainable, samples, config.optim.global_batch_size, Worker())
     return compare(logits, learned.logits[[rows[file.path] for file in files]], labels)
 
