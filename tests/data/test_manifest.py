@@ -1,5 +1,6 @@
 """What is listed, how it is split, what is opened."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -108,12 +109,10 @@ def test_unchanged_files_are_not_opened_again(data: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(storage, "read_listed", counted)
     cache = str(tmp_path / "cache")
-    first = read(data).files
-    manifest.add_hashes(str(data), first, cache)
+    first = manifest.add_hashes(str(data), read(data).files, cache)
     assert len(opened) == 40
     opened.clear()
-    again = read(data).files
-    manifest.add_hashes(str(data), again, cache)
+    again = manifest.add_hashes(str(data), read(data).files, cache)
     assert opened == [] and [file.sha256 for file in again] == [file.sha256 for file in first]
     put(data, "train/cat/00.jpg", "other bytes")
     (data / "train" / "dog" / "00.jpg").touch()  # now: may change again within the resolution of its time
@@ -127,7 +126,7 @@ def test_unchanged_files_are_not_opened_again(data: Path, tmp_path: Path, monkey
 def test_a_file_that_vanishes_has_a_status(data: Path, tmp_path: Path) -> None:
     files = read(data).files
     (data / files[0].path).unlink()
-    manifest.add_hashes(str(data), files, str(tmp_path / "cache"))
+    files = manifest.add_hashes(str(data), files, str(tmp_path / "cache"))
     assert (files[0].status, files[0].sha256) == ("missing", None)
     table = manifest.table(files)
     assert table.schema == manifest.SCHEMA and table.num_rows == 40
@@ -136,6 +135,15 @@ def test_a_file_that_vanishes_has_a_status(data: Path, tmp_path: Path) -> None:
 def test_the_same_bytes_in_two_splits_or_classes_are_remarked_on(data: Path, tmp_path: Path) -> None:
     put(data, "val/cat/copy.jpg", "train/cat/00.jpg")
     put(data, "val/dog/copy.jpg", "train/cat/01.jpg")
+    files = manifest.add_hashes(str(data), read(data).files, str(tmp_path / "cache"))
+    assert [remark.split(" images ")[0] for remark in manifest.leaks(files)] == ["2", "1"]
+
+
+def test_outcomes_of_some_files_leave_the_others_and_the_order(data: Path) -> None:
     listing = read(data)
-    manifest.add_hashes(str(data), listing.files, str(tmp_path / "cache"))
-    assert [remark.split(" images ")[0] for remark in manifest.leaks(listing.files)] == ["2", "1"]
+    bad = [dataclasses.replace(file, status="unreadable", error="no") for file in listing.of("train")[3:5]]
+    judged = listing.with_outcomes(reversed(bad))
+    assert [file.path for file in judged.files] == [file.path for file in listing.files]
+    assert [file for file in judged.files if file.status != "ok"] == bad
+    assert judged.usable("train") == [file for file in listing.of("train") if file.path not in {b.path for b in bad}]
+    assert judged.usable("val") == listing.of("val")

@@ -19,8 +19,9 @@ from tlearn.data.manifest import File
 from tlearn.distributed import decoders, launch, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import ByTasks, Decode, Here, Threads
-from tlearn.features import cache as features
-from tlearn.features.cache import Compute, Cut, Task
+from tlearn.features import compute as features
+from tlearn.features.compute import Compute, Task
+from tlearn.features.cut import Cut
 from tlearn.network import model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft

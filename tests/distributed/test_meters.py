@@ -18,7 +18,7 @@ from test_scorer import picture, save_model
 from tlearn.config import ScoreConfig, TrainConfig
 from tlearn.distributed import meters
 from tlearn.distributed.chunks import Chunk
-from tlearn.features import phases
+from tlearn.features import compute as features
 from tlearn.network import weights
 from tlearn.scoring import job as scoring
 
@@ -76,8 +76,8 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
 def test_features_are_counted_where_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[tuple[Any, ...]] = []
     monkeypatch.setattr(meters, "count", lambda *figures: counted.append(figures))
-    monkeypatch.setattr("tlearn.features.cache.compute", lambda *_: (7, 0))
+    monkeypatch.setattr("tlearn.features.compute.run", lambda *_: (7, 0))
     plan: Any = [Chunk("id", pa.table({"views": [["plain"]] * 8}))]
     cut: Any = None
-    assert phases.compute(TrainConfig(data="", output="", quiet=True), plan, cut) == 7
+    assert features.compute(TrainConfig(data="", output="", quiet=True), plan, cut) == 7
     assert counted == [("features_computed", 7)]

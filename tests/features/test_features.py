@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import io
 import pickle
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,20 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import Arch, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.data import images
-from tlearn.data.manifest import File
+from tlearn.data.manifest import File, Listing
 from tlearn.distributed.chunks import ChunkResult
 from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
-from tlearn.features import cache as features
 from tlearn.features import phases
-from tlearn.features.cache import Compute, Cut, Features, Task, View
+from tlearn.features.cache import Features, Place, index, outcomes
+from tlearn.features.compute import Compute, Task, num_views, plan
+from tlearn.features.cut import Cut, Frozens, View
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import Frozen
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
+TINY = TrainConfig(data="", output="", weights="none", arch="vgg_tiny", preprocess=PREPROCESS)
 
 
 def picture(seed: int, size: tuple[int, int] = (90, 80)) -> bytes:
@@ -66,9 +69,13 @@ def cut(cache: Path, frozen_blocks: int = 0, tensors: dict[str, Tensor] | None =
 
 
 def compute(files: list[File], data: Path, one: Cut, views: tuple[View, ...] = ("plain",)) -> list[ChunkResult]:
-    """What features.compute does, in this process."""
+    """What an actor does, in this process."""
     work = Compute(Task(str(data), one), Threads(1, Here(1)))
-    return [work(chunk) for chunk in features.plan([(files, views)], one)]
+    return [work(chunk) for chunk in plan([(files, views)], one)]
+
+
+def places(files: list[File], view: View, one: Cut) -> list[Place]:
+    return outcomes(files, view, one).places
 
 
 def pixels_of(path: Path) -> Tensor:
@@ -114,56 +121,58 @@ def test_every_view_is_one_file_a_chunk_and_holds_what_the_frozen_layers_make(
         folder = Path(one.folder(view))
         names = {path.name for path in folder.iterdir()}
         assert names == {f"{result.chunk}.arrow" for result in results}
-        assert features.index(str(folder)).keys() == {file.sha256 for file in files}
-        places = features.collect(files, view, one)
-        held = Features(places, one.shape)
+        assert index(str(folder)).keys() == {file.sha256 for file in files}
+        held = Features(places(files, view, one), one.shape)
         assert len(held) == 19
         for i in (0, 7, 8, 18):
             pixels = pixels_of(data / f"{i}.png")[None]
             expected = frozen(pixels.flip(3) if view == "mirror" else pixels)
             assert held.gather([i]).shape == (1, 512, 2, 2) and held.gather([i]).dtype == torch.float16
             torch.testing.assert_close(held.gather([i]).float(), expected.float(), rtol=4e-3, atol=4e-3)
-    assert all(file.status == "ok" for file in files)
+    assert outcomes(files, "mirror", one).files == files
     assert not list(own_cache.rglob("*.tmp"))
 
 
 def test_nothing_is_planned_twice_and_only_what_is_new(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i)) for i in range(5)]
-    (first,) = features.plan([(files, ("plain",))], one)
+    (first,) = plan([(files, ("plain",))], one)
     assert first.rows["views"].to_pylist() == [["plain"]] * 5
     compute(files, data, one)
-    assert features.plan([(files, ("plain",))], one) == []
+    assert plan([(files, ("plain",))], one) == []
     more = [*files, add(data, "new.png", picture(9)), add(data, "copy.png", picture(2))]
-    (second,) = features.plan([(more, ("plain",))], one)
+    (second,) = plan([(more, ("plain",))], one)
     assert second.rows["path"].to_pylist() == ["new.png"]
-    both = features.plan([(more, ("plain", "mirror"))], one)
+    both = plan([(more, ("plain", "mirror"))], one)
     assert [chunk.rows["views"].to_pylist() for chunk in both] == [[["mirror"]] * 5, [["plain", "mirror"]]]
-    assert features.num_views(both) == 7
+    assert num_views(both) == 7
     compute(more, data, one, ("plain", "mirror"))
-    assert features.plan([(more, ("plain", "mirror"))], one) == []
-    assert len(features.collect(more, "mirror", one)) == 7
+    assert plan([(more, ("plain", "mirror"))], one) == []
+    assert len(places(more, "mirror", one)) == 7
 
 
 def test_what_is_wanted_twice_is_computed_once(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     val, train = ([add(data, f"{i}.png", picture(i)) for i in of] for of in ((0, 1), (1, 2)))
-    plan = features.plan([(val, ("plain",)), (train, ("plain", "mirror"))], one)
-    wanted = {row["path"]: row["views"] for chunk in plan for row in chunk.rows.to_pylist()}
+    todo = plan([(val, ("plain",)), (train, ("plain", "mirror"))], one)
+    wanted = {row["path"]: row["views"] for chunk in todo for row in chunk.rows.to_pylist()}
     assert wanted == {"0.png": ["plain"], "1.png": ["plain", "mirror"], "2.png": ["plain", "mirror"]}
-    assert features.num_views(plan) == 5
+    assert num_views(todo) == 5
 
 
 def test_one_pool_computes_validation_and_training_images(
     data: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = {"val": [add(data, "0.png", picture(0))], "train": [add(data, f"{i}.png", picture(i)) for i in (1, 2)]}
-    listing: Any = SimpleNamespace(of=splits.__getitem__)
+    val = dataclasses.replace(add(data, "0.png", picture(0)), split="val")
+    listing = Listing([val, *[add(data, f"{i}.png", picture(i)) for i in (1, 2)]], Classes(("cat", "dog")))
     pools = []
-    monkeypatch.setattr(phases, "compute", lambda _, plan, cut: pools.append(features.num_views(plan)) or 0)
-    config = TrainConfig(data=str(data), output="", weights="none", cache=str(own_cache), preprocess=PREPROCESS)
-    phases.Preparation(config, phases.Frozens(config, weights.load("none", ""), Arithmetic()), 0).compute(listing)
-    assert pools == [1 + 2 * 2]
+    monkeypatch.setattr(phases, "compute", lambda _, todo, cut: pools.append(num_views(todo)) or 7)
+    config = dataclasses.replace(TINY, data=str(data), cache=str(own_cache))
+    prepared = phases.prepare(config, Frozens(config, weights.load("none", "", "vgg_tiny"), Arithmetic()), listing)
+    assert pools == [1 + 2 * 2] and prepared.num_computed == 7
+    # Nothing was computed here: as if every file had changed since it was listed.
+    assert {file.status for file in prepared.listing.files} == {"changed"}
+    assert {file.status for file in listing.files} == {"ok"}
 
 
 @pytest.mark.parametrize(("head_lr", "rates"), [(None, [4e-5, 4e-5]), (1e-4, [1e-4, 4e-5])])
@@ -171,9 +180,9 @@ def test_the_head_may_learn_at_another_rate_before_the_layers_below_it(
     own_cache: Path, head_lr: float | None, rates: list[float]
 ) -> None:
     optim = OptimConfig(head_epochs=2, num_epochs=3, lr=4e-5, head_lr=head_lr)
-    config = TrainConfig(data="", output="", weights="none", cache=str(own_cache), frozen_blocks=4, optim=optim)
-    preparation = phases.Preparation(config, phases.Frozens(config, weights.load("none", ""), Arithmetic()), 0)
-    found = preparation.phases([], [], Classes(("cat", "dog")))
+    config = dataclasses.replace(TINY, cache=str(own_cache), frozen_blocks=4, optim=optim)
+    frozens = Frozens(config, weights.load("none", "", "vgg_tiny"), Arithmetic())
+    found = phases.prepare(config, frozens, Listing([], Classes(("cat", "dog")))).phases()
     assert [phase.optim.lr for phase in found] == rates
     assert [(phase.frozen_blocks, phase.optim.num_epochs) for phase in found] == [(5, 2), (4, 3)]
 
@@ -181,10 +190,10 @@ def test_the_head_may_learn_at_another_rate_before_the_layers_below_it(
 def test_files_of_equal_content_share_a_place(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i // 2)) for i in range(6)]
-    assert features.num_views(features.plan([(files, ("plain",))], one)) == 3
+    assert num_views(plan([(files, ("plain",))], one)) == 3
     compute(files, data, one)
-    places = features.collect(files, "plain", one)
-    assert len(places) == 6 and places[0] == places[1] and places[0] != places[2]
+    first, second, third, *_ = found = places(files, "plain", one)
+    assert len(found) == 6 and first == second and first != third
 
 
 def test_chunks_are_named_after_their_content(data: Path, own_cache: Path) -> None:
@@ -192,7 +201,7 @@ def test_chunks_are_named_after_their_content(data: Path, own_cache: Path) -> No
     one = cut(own_cache)
 
     def ids(of: list[File]) -> list[str]:
-        return [chunk.id for chunk in features.plan([(of, ("plain",))], one)]
+        return [chunk.id for chunk in plan([(of, ("plain",))], one)]
 
     assert ids(files) == ids(files) and len(set(ids(files))) == 2
     assert ids(files[:8]) == ids(files)[:1]
@@ -201,12 +210,14 @@ def test_chunks_are_named_after_their_content(data: Path, own_cache: Path) -> No
 
 def test_files_without_a_hash_or_with_a_status_are_not_planned(data: Path, own_cache: Path) -> None:
     files = [add(data, f"{i}.png", picture(i)) for i in range(2)]
-    files[0].sha256, files[0].status, files[0].error = None, "missing", "gone"
-    files[1].status, files[1].error = "io_error", "no"
+    files = [
+        dataclasses.replace(files[0], sha256=None, status="missing", error="gone"),
+        dataclasses.replace(files[1], status="io_error", error="no"),
+    ]
     one = cut(own_cache)
-    assert features.plan([(files, ("plain",))], one) == []
-    assert features.collect(files, "plain", one) == []
-    assert [(file.status, file.error) for file in files] == [("missing", "gone"), ("io_error", "no")]
+    assert plan([(files, ("plain",))], one) == []
+    found = outcomes(files, "plain", one)
+    assert found.files == files and found.places == []
 
 
 def test_other_layers_precision_or_preprocessing_have_folders_of_their_own(
@@ -242,29 +253,29 @@ def test_bad_files_get_their_status_and_are_remembered_by_content(
     files = [add(data, "first.png", picture(0)), *bad, add(data, "last.png", picture(1))]
     (result,) = compute(files, data, one)
     assert (result.num_images, result.num_failed) == (7, 5)
-    places = features.collect(files, "plain", one)
-    assert [file.status for file in files] == ["ok", "unreadable", "too_large", "too_large", "changed", "changed", "ok"]
-    assert all((file.error is None) == (file.status == "ok") for file in files)
-    held = Features(places, one.shape)
+    found = outcomes(files, "plain", one)
+    statuses = [file.status for file in found.files]
+    assert statuses == ["ok", "unreadable", "too_large", "too_large", "changed", "changed", "ok"]
+    assert all((file.error is None) == (file.status == "ok") for file in found.files)
+    held = Features(found.places, one.shape)
     frozen = one.load().prepare()
     for row, name in enumerate(["first.png", "last.png"]):
         expected = frozen(pixels_of(data / name)[None])[0].float()
         torch.testing.assert_close(held.gather([row])[0].float(), expected, rtol=4e-3, atol=4e-3)
     # The next run tries again what depends on the moment, under any name, and nothing else.
-    for file in files:
-        file.status, file.error = "ok", None
-    (again,) = features.plan([(files, ("plain",))], one)
+    (again,) = plan([(files, ("plain",))], one)
     assert again.rows["path"].to_pylist() == ["gone.png", "rewritten.png"]
     (data / "renamed.png").write_bytes((data / "broken.png").read_bytes())
     renamed = dataclasses.replace(files[1], path="renamed.png")
-    assert features.plan([([renamed], ("plain",))], one) == []
-    assert features.collect([renamed], "plain", one) == [] and renamed.status == "unreadable"
+    assert plan([([renamed], ("plain",))], one) == []
+    (judged,) = outcomes([renamed], "plain", one).files
+    assert judged.status == "unreadable" and places([renamed], "plain", one) == []
 
 
 def test_changed_bytes_are_not_stored_under_the_old_name(data: Path, own_cache: Path, bad: list[File]) -> None:
     one = cut(own_cache)
     compute(bad, data, one)
-    known = features.index(one.folder("plain"))
+    known = index(one.folder("plain"))
     changed = next(file for file in bad if file.path == "rewritten.png")
     assert changed.sha256 not in known
     assert hashlib.sha256((data / "rewritten.png").read_bytes()).hexdigest() not in known
@@ -275,15 +286,16 @@ def test_a_file_that_grew_too_large_is_changed(data: Path, own_cache: Path) -> N
     file = add(data, "grown.png", picture(0))
     (data / "grown.png").write_bytes(bytes(50_000))
     compute([file], data, one)
-    assert features.collect([file], "plain", one) == [] and file.status == "changed"
-    assert features.index(one.folder("plain")) == {}
+    found = outcomes([file], "plain", one)
+    assert [judged.status for judged in found.files] == ["changed"] and found.places == []
+    assert index(one.folder("plain")) == {}
 
 
 def test_a_chunk_of_bad_files_only_is_written(data: Path, own_cache: Path, bad: list[File]) -> None:
     one = cut(own_cache)
     (result,) = compute(bad[:1], data, one)
     assert result.num_failed == 1
-    (place,) = features.index(one.folder("plain")).values()
+    (place,) = index(one.folder("plain")).values()
     assert (place.row, place.status) == (0, "unreadable") and place.error is not None and "PNG" in place.error
 
 
@@ -300,10 +312,10 @@ def test_what_is_no_chunk_file_counts_as_absent_and_is_computed_again(
     compute(files, data, one)
     before = chunk_file(one).read_bytes()
     chunk_file(one).write_bytes(content)
-    assert features.num_views(features.plan([(files, ("plain",))], one)) == 3
+    assert num_views(plan([(files, ("plain",))], one)) == 3
     compute(files, data, one)
     assert chunk_file(one).read_bytes() == before
-    assert len(features.collect(files, "plain", one)) == 3
+    assert len(places(files, "plain", one)) == 3
 
 
 def test_a_chunk_file_cut_off_anywhere_counts_as_absent(data: Path, own_cache: Path) -> None:
@@ -313,7 +325,7 @@ def test_a_chunk_file_cut_off_anywhere_counts_as_absent(data: Path, own_cache: P
     whole = path.read_bytes()
     for length in [*range(0, len(whole), 997), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        assert features.index(str(path.parent)) == {} and not path.exists()
+        assert index(str(path.parent)) == {} and not path.exists()
 
 
 def test_a_chunk_file_of_another_kind_counts_as_absent(data: Path, own_cache: Path) -> None:
@@ -323,7 +335,7 @@ def test_a_chunk_file_of_another_kind_counts_as_absent(data: Path, own_cache: Pa
     for table in (pa.table({"sha256": ["a"]}), pa.table({"other": [1]}).slice(1)):
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
-        assert features.index(str(path.parent)) == {} and not path.exists()
+        assert index(str(path.parent)) == {} and not path.exists()
 
 
 def test_a_damaged_bit_in_the_head_or_foot_of_a_chunk_file_crashes_nothing(data: Path, own_cache: Path) -> None:
@@ -337,7 +349,7 @@ def test_a_damaged_bit_in_the_head_or_foot_of_a_chunk_file_crashes_nothing(data:
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        for place in features.index(str(path.parent)).values():
+        for place in index(str(path.parent)).values():
             if place.status == "ok":
                 gathered = Features([place], one.shape).gather([0])
                 assert gathered.shape == (1, *one.shape) and gathered.dtype == torch.uint8
@@ -347,7 +359,7 @@ def test_features_are_gathered_in_any_order_pickle_small_and_reopen(data: Path, 
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i)) for i in range(12)]
     compute(files, data, one)
-    held = Features(features.collect(files, "plain", one), one.shape)
+    held = Features(places(files, "plain", one), one.shape)
     expected = torch.stack([pixels_of(data / file.path) for file in files])
     rows = torch.tensor([11, 0, 7, 7, 3])
     assert torch.equal(held.gather(rows), expected[rows])
@@ -369,7 +381,7 @@ def test_no_rows_are_gathered_as_no_features(
     one = cut(own_cache, frozen_blocks, pretrained)
     files = [add(data, "0.png", picture(0))]
     compute(files, data, one)
-    held = Features(features.collect(files, "plain", one), one.shape)
+    held = Features(places(files, "plain", one), one.shape)
     nothing: tuple[Tensor, list[int]] = (torch.zeros(0, dtype=torch.int64), [])
     for rows in nothing:
         gathered = held.gather(rows)
@@ -383,7 +395,7 @@ def test_with_nothing_frozen_the_pixels_are_stored(data: Path, own_cache: Path) 
     compute(files, data, one, ("plain", "mirror"))
     pixels = pixels_of(data / "0.png")
     for view, expected in (("plain", pixels), ("mirror", pixels.flip(2))):
-        held = Features(features.collect(files, view, one), one.shape)  # type: ignore[arg-type]
+        held = Features(places(files, view, one), one.shape)  # type: ignore[arg-type]
         assert held.gather([0]).dtype == torch.uint8 and torch.equal(held.gather([0])[0], expected)
     assert storage.local(str(own_cache)) == own_cache
 
@@ -391,10 +403,16 @@ def test_with_nothing_frozen_the_pixels_are_stored(data: Path, own_cache: Path) 
 def test_several_threads_write_what_one_writes(data: Path, own_cache: Path) -> None:
     one = cut(own_cache)
     files = [add(data, f"{i}.png", picture(i)) for i in range(20)]
-    plan = features.plan([(files, ("plain",))], one)
+    todo = plan([(files, ("plain",))], one)
     written = []
     for threads in (1, 4):
-        for chunk in plan:
+        for chunk in todo:
             Compute(Task(str(data), one), Threads(1, Here(threads)))(chunk)
         written.append({path.name: path.read_bytes() for path in Path(one.folder("plain")).iterdir()})
     assert written[0] == written[1]
+
+
+def test_features_are_read_without_ray() -> None:
+    code = "import sys, tlearn.features.cut, tlearn.features.cache; print({'ray', 'torch._dynamo'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "set()\n"

@@ -310,7 +310,7 @@ def test_fresh_crops_learn_the_same_whether_pixels_are_kept_or_decoded(
 ) -> None:
     more = ["--augment", "full", "--optim.num-epochs", "1", "--engine", "torch", "--precision", "fp32"]
     assert main(["train", *arguments(data, tmp_path / "kept", cache, *more)]) == 0
-    monkeypatch.setattr(phases.features, "fits", lambda plans, cut: cut.frozen_blocks > 0)
+    monkeypatch.setattr(phases, "fits", lambda plans, cut: cut.frozen_blocks > 0)
     empty = tmp_path / "cache"
     empty.mkdir()
     (empty / "weights").symlink_to(cache / "weights")

@@ -32,8 +32,9 @@ from tlearn.demo import drawings
 from tlearn.distributed import launch, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Threads
-from tlearn.features import cache as features
-from tlearn.features.cache import Compute, Cut, Task
+from tlearn.features import compute as features
+from tlearn.features.compute import Compute, Task
+from tlearn.features.cut import Cut
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import Frozen
@@ -183,7 +184,7 @@ def test_features_are_the_same_bytes_when_a_node_is_lost(
         cut = Cut("none", str(tmp_path / name), 5, PREPROCESS, Arithmetic(), frozen.digest())
         plan = features.plan([(files, ("plain", "mirror"))], cut)
         with Progress("features", 65, quiet=True) as progress:
-            assert features.compute(plan, str(data), cut, None, progress) == (128, 1)
+            assert features.run(plan, str(data), cut, progress) == (128, 1)
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in tmp_path.rglob(f"{name}/**/*.arrow")}
 
     expected = compute("one")

@@ -13,7 +13,7 @@ from tlearn.config import Arch, PreprocessConfig
 from tlearn.data.images import resize
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
-from tlearn.features import cache as features
+from tlearn.features import cache
 from tlearn.network import engine
 from tlearn.network.arithmetic import Arithmetic, native_precision
 from tlearn.network.frozen import Frozen
@@ -125,12 +125,12 @@ def test_a_folder_that_grows_keeps_its_ranges(pretrained: dict[str, Tensor], tmp
     folder = tmp_path / "drawn" / "train"
     paths = sorted(path for path in folder.rglob("*.*") if path.name != "broken.jpg")
     files = [File("train", str(path.relative_to(folder)), "cat", 1, 1, f"{i}" * 64) for i, path in enumerate(paths, 2)]
-    cache = str(tmp_path / "cache")
-    first = features.ranges(files[2:], str(folder), frozen, cache)
+    kept = str(tmp_path / "cache")
+    first = cache.ranges(files[2:], str(folder), frozen, kept)
     assert len(first) == 3
-    assert features.ranges(files, str(folder), frozen, cache) == first
-    assert features.ranges(files[:2], str(folder), frozen, cache) != first
-    assert features.ranges([], str(folder), frozen, cache) == ()
+    assert cache.ranges(files, str(folder), frozen, kept) == first
+    assert cache.ranges(files[:2], str(folder), frozen, kept) != first
+    assert cache.ranges([], str(folder), frozen, kept) == ()
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,10 @@ from tlearn.distributed.chunks import Chunk
 from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import metrics
-from tlearn.features import cache as features
-from tlearn.features.cache import Cut, Features
+from tlearn.features.cache import Features, outcomes
+from tlearn.features.compute import Compute, Task
+from tlearn.features.compute import plan as planned_features
+from tlearn.features.cut import Cut
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -219,9 +221,9 @@ def test_probabilities_are_those_of_the_cached_features(
     loaded = model.load(str(saved))
     cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
-    (todo,) = features.plan([(files, ("plain",))], cut)
-    features.Compute(str(folder), cut, 1, 1)(todo)
-    held = Features(features.collect(files, "plain", cut), cut.shape)
+    (todo,) = planned_features([(files, ("plain",))], cut)
+    Compute(Task(str(folder), cut), 1, 1)(todo)
+    held = Features(outcomes(files, "plain", cut).places, cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
     for row, values in zip(scored, expected.tolist(), strict=True):

@@ -11,9 +11,10 @@ from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import fetch
 from tlearn.data.manifest import File
 from tlearn.errors import StorageError
-from tlearn.features import cache as features
+from tlearn.features import compute as features
 from tlearn.features import phases
 from tlearn.features.cache import Pictures
+from tlearn.features.cut import Cut
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.training.samples import Augment
 
@@ -89,7 +90,7 @@ def test_a_picture_that_is_gone_is_named(folder: Path) -> None:
 def test_what_does_not_fit_on_the_disk_is_known_before_it_is_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut = features.Cut("imagenet", str(folder / "cache"), 0, PREPROCESS, Arithmetic(), "digest")
+    cut = Cut("imagenet", str(folder / "cache"), 0, PREPROCESS, Arithmetic(), "digest")
     plan = features.plan([([File("train", "a.png", "a", 1, 1, "hash")], ("plain", "mirror"))], cut)
     assert features.num_bytes(plan, cut) == 2 * 3 * 32 * 32
     assert features.fits(plan, cut)

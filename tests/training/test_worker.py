@@ -23,7 +23,8 @@ from torch import Tensor
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import IntegrityError
 from tlearn.features.cache import Features, Place
-from tlearn.features.phases import Frozens, Phase
+from tlearn.features.cut import Frozens
+from tlearn.features.phases import Phase
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.training import checkpoint, worker
 from tlearn.training.checkpoint import Epoch, Progress

@@ -50,15 +50,14 @@ def check(data: str) -> Findings:
     test = storage.in_order(manifest.pictures(f"{data}/test")) if has_test else []
     paths = [file.path for file in listing.files] + [f"test/{entry.path}" for entry in test]
     hashes, bad = _decode(data, paths)
-    for file in listing.files:
-        file.sha256 = hashes[file.path]
+    files = [dataclasses.replace(file, sha256=hashes[file.path]) for file in listing.files]
     return Findings(
         classes=listing.classes.names,
         train=dict(Counter(file.label for file in listing.of("train"))),
         val=dict(Counter(file.label for file in listing.of("val"))),
         test=len(test),
         ignored=listing.num_ignored,
-        remarks=(*listing.remarks, *manifest.leaks(listing.files)),
+        remarks=(*listing.remarks, *manifest.leaks(files)),
         bad=tuple(bad),
     )
 

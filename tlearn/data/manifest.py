@@ -1,10 +1,11 @@
 """What is in a folder: one row for every file, in the order of the bytes of its path."""
 
+import dataclasses
 import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A picture of the training data; `path` is relative to the data folder."""
 
@@ -70,7 +71,7 @@ class File:
     error: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The pictures of a data folder, and what is in it beside them."""
 
@@ -83,6 +84,15 @@ class Listing:
 
     def of(self, split: str) -> list[File]:
         return [file for file in self.files if file.split == split]
+
+    def usable(self, split: str) -> list[File]:
+        """Those that can be read."""
+        return [file for file in self.of(split) if file.status == "ok"]
+
+    def with_outcomes(self, files: Iterable[File]) -> "Listing":
+        """The same pictures; of these files what is known of them now."""
+        known = {file.path: file for file in files}
+        return dataclasses.replace(self, files=[known.get(file.path, file) for file in self.files])
 
 
 def is_picture(path: str) -> bool:
@@ -123,16 +133,16 @@ def read(data: str, *, val_fraction: float, seed: int) -> Listing:
         val = _hold_out(train, val_fraction, seed)
         held_out = {file.path for file in val}
         train = [file for file in train if file.path not in held_out]
-    listing = Listing(train + val, classes, num_ignored)
+    remarks = []
     if "val" not in present:
-        listing.remarks.append(f"no val/: {len(val)} of {len(val) + len(train)} images of train/ are held out")
+        remarks.append(f"no val/: {len(val)} of {len(val) + len(train)} images of train/ are held out")
     if num_ignored:
-        listing.remarks.append(f"{num_ignored} files are no images by name, or in no class folder: ignored")
+        remarks.append(f"{num_ignored} files are no images by name, or in no class folder: ignored")
     counts = Counter(file.label for file in train)
     if max(counts.values()) > 3 * min(counts.values()):
         sizes = ", ".join(f"{name} {counts[name]}" for name in classes.names)
-        listing.remarks.append(f"the classes differ much in size: {sizes}")
-    return listing
+        remarks.append(f"the classes differ much in size: {sizes}")
+    return Listing(train + val, classes, num_ignored, remarks)
 
 
 def _require_folder(data: str) -> list[str]:
@@ -181,36 +191,36 @@ def _hold_out(files: list[File], fraction: float, seed: int) -> list[File]:
         count = min(max(round(len(of_class) * fraction), 1), len(of_class) - 1)
         of_class.sort(key=lambda file: hashlib.sha256(f"{seed}/{file.path}".encode()).digest())
         held_out += of_class[:count]
-    return [
-        File("val", file.path, file.label, file.size, file.modified)
-        for file in sorted(held_out, key=lambda file: file.path)
-    ]
+    return [dataclasses.replace(file, split="val") for file in sorted(held_out, key=lambda file: file.path)]
 
 
-def add_hashes(data: str, files: list[File], cache: str) -> None:
-    """Fill in `sha256`, opening only files that are new or changed since the last time; bad files get a status."""
+def add_hashes(data: str, files: list[File], cache: str) -> list[File]:
+    """The files with their `sha256`, or the status of those that cannot be read.
+
+    Opens only what is new or changed since the last time.
+    """
     name = hashlib.sha256(storage.absolute(data).encode()).hexdigest()[:16]
     index = storage.join(storage.absolute(cache), "hashes", f"{name}.parquet")
     known = _read_hashes(index)
-    for file in files:
-        file.sha256 = known.get((file.path, file.size, file.modified))
-    unknown = [file for file in files if file.sha256 is None]
-    if not unknown:
-        return
+    hashes = {file: known.get((file.path, file.size, file.modified)) for file in files}
+    unknown = [file for file, sha256 in hashes.items() if sha256 is None]
     # A file changed in the last moments could change again within the resolution of its time stamp.
     settled = (time.time() - 2) * 1e6
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda file: _hash(data, file), unknown))
-    _write_hashes(index, [file for file in files if file.sha256 and file.modified < settled])
+        new = dict(zip(unknown, threads.map(lambda file: _hashed(data, file), unknown), strict=True))
+    files = [new.get(file) or dataclasses.replace(file, sha256=sha256) for file, sha256 in hashes.items()]
+    if unknown:
+        _write_hashes(index, [file for file in files if file.sha256 and file.modified < settled])
+    return files
 
 
-def _hash(data: str, file: File) -> None:
+def _hashed(data: str, file: File) -> File:
     try:
-        file.sha256 = storage.read_listed(data, file.path).sha256
+        return dataclasses.replace(file, sha256=storage.read_listed(data, file.path).sha256)
     except FileNotFoundError:
-        file.status, file.error = "missing", "listed, but gone when it was read"
+        return dataclasses.replace(file, status="missing", error="listed, but gone when it was read")
     except OSError as error:
-        file.status, file.error = "io_error", error.strerror or str(error)
+        return dataclasses.replace(file, status="io_error", error=error.strerror or str(error))
 
 
 def _read_hashes(index: str) -> dict[tuple[str, int, int], str]:

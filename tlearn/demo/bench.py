@@ -34,7 +34,9 @@ from tlearn.data.manifest import File
 from tlearn.demo import drawings
 from tlearn.distributed import launch
 from tlearn.errors import InputError
-from tlearn.features import cache as features
+from tlearn.features import compute as features
+from tlearn.features.cache import ranges
+from tlearn.features.cut import Cut
 from tlearn.network import arithmetic, engine, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -83,7 +85,7 @@ def run(config: BenchConfig) -> Figures:
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
-            ours = Arithmetic("openvino", "int8", features.ranges(files, str(pictures), frozen, folder))
+            ours = Arithmetic("openvino", "int8", ranges(files, str(pictures), frozen, folder))
         rates = _rates(config, Path(folder), files, frozen, ours, tensors)
     return Figures(
         images_per_second={name: round(rate, 2) for name, rate in rates.items()},
@@ -228,9 +230,11 @@ def _features(files: list[File], arithmetic: Arithmetic, tensors: dict[str, torc
     # The actors load them from here, wherever the cache is.
     weights_file = folder / "weights.safetensors"
     weights_file.write_bytes(save_safetensors(tensors))
-    cut = features.Cut(str(weights_file), str(folder / "cache"), 5, recipe.preprocess, arithmetic, frozen.digest())
-    with Progress("features", len(files)) as progress:
-        features.compute(features.plan([(files, ("plain",))], cut), str(pictures), cut, None, progress)
+    cut = Cut(str(weights_file), str(folder / "cache"), 5, recipe.preprocess, arithmetic, frozen.digest())
+    plan = features.plan([(files, ("plain",))], cut)
+    actors = launch.nodes().pool(None, len(plan))
+    with Progress("features", len(files), num_parallel=actors.num_actors) as progress:
+        features.run(plan, str(pictures), cut, actors, progress)
         return progress.rate()
 
 

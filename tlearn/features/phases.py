@@ -1,25 +1,17 @@
 """The phases of a training run: at which boundary, for how long, on which features; and those features, computed."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor
-
-from tlearn.classes import Classes
 from tlearn.config import OptimConfig, PreprocessConfig, TrainConfig
-from tlearn.console import Progress
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed import meters
-from tlearn.distributed.chunks import Chunk
-from tlearn.distributed.launch import causes
 from tlearn.errors import StorageError
-from tlearn.features import cache as features
-from tlearn.features.cache import Cut, Features, Pictures, View
-from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.frozen import FP32, Frozen
-from tlearn.network.vgg import operations
+from tlearn.features.cache import Features, Pictures, outcomes
+from tlearn.features.compute import compute, fits, num_bytes, num_views, plan
+from tlearn.features.cut import Cut, Frozens, View
 
-_Wanted = tuple[list[File], tuple[View, ...]]
+_PLAIN: tuple[View, ...] = ("plain",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +28,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozens:
-    """The frozen layers of any boundary, in one arithmetic."""
-
-    config: TrainConfig
-    tensors: dict[str, Tensor]
-    arithmetic: Arithmetic
-
-    def frozen(self, frozen_blocks: int, preprocess: PreprocessConfig | None = None) -> Frozen:
-        arch = self.config.arch
-        num_convolutions = sum(layer.kind == "conv" and layer.block <= frozen_blocks for layer in operations(arch))
-        # Pixels are the same in any arithmetic.
-        arithmetic = self.arithmetic.of_first(num_convolutions) if num_convolutions else FP32
-        return Frozen(frozen_blocks, preprocess or self.config.preprocess, arithmetic, arch, self.tensors)
-
-    def cut(self, frozen_blocks: int, preprocess: PreprocessConfig | None = None) -> Cut:
-        frozen, config = self.frozen(frozen_blocks, preprocess), self.config
-        return Cut(
-            config.weights,
-            config.cache,
-            frozen_blocks,
-            frozen.preprocess,
-            frozen.arithmetic,
-            frozen.digest(),
-            config.arch,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Outline:
     """A phase before its features are there."""
 
     optim: OptimConfig
@@ -74,84 +38,77 @@ class _Draft:
     in_step: Cut | None
 
 
-@dataclass(slots=True)
-class Preparation:
-    """From a config to its phases."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run whose features are in the cache."""
 
     config: TrainConfig
-    frozens: Frozens
-    num_computed: int
-    """Views whose features this run has computed."""
-    num_used: int = 0
-    _uncached: set[Cut] = field(default_factory=set)
-    """Of pixels for which there is no room."""
+    listing: Listing
+    """Each file with what became of it."""
+    num_computed: int = 0
+    """Views whose features were computed; the others were there."""
+    outlines: tuple[_Outline, ...] = ()
+    uncached: frozenset[Cut] = frozenset()
+    """Of pixels for which there was no room: the workers decode."""
 
-    def _drafts(self) -> list[_Draft]:
-        config = self.config
-        flips: tuple[View, ...] = ("plain",) if config.augment == "none" else ("plain", "mirror")
-        drafts = []
-        if config.optim.head_epochs:
-            cut = self.frozens.cut(5)
-            optim = config.optim
-            optim = dataclasses.replace(
-                optim, num_epochs=optim.head_epochs, head_epochs=0, lr=optim.head_lr or optim.lr, head_lr=None
-            )
-            drafts.append(_Draft(optim, flips, cut, cut, None))
-        cut = self.frozens.cut(config.frozen_blocks)
-        if config.augment == "full":
-            pixels = self.frozens.cut(0, margin(config.preprocess))
-            drafts.append(_Draft(config.optim, ("plain",), pixels, cut, cut))
-        else:
-            drafts.append(_Draft(config.optim, flips, cut, cut, None))
-        return drafts
-
-    def compute(self, listing: Listing) -> None:
-        """Compute what the cache lacks; a file without features gets its status. StorageError for want of room."""
-        val: _Wanted = (listing.of("val"), ("plain",))
-        for draft in self._drafts():
-            train: _Wanted = (listing.of("train"), draft.views)
-            if draft.train.frozen_blocks:  # then the same cut
-                self._compute(draft.val, val, train)
-                continue
-            self._compute(draft.val, val)
-            if not self._compute(draft.train, train, is_required=False):
-                # The workers decode; which files can be read is known from the features of all blocks, which are small.
-                self._uncached.add(draft.train)
-                self._compute(self.frozens.cut(5), (train[0], ("plain",)))
-
-    def _compute(self, cut: Cut, *wanted: _Wanted, is_required: bool = True) -> bool:
-        """Whether there was room for it."""
-        plan = features.plan(wanted, cut)
-        if not features.fits(plan, cut):
-            if not is_required:
-                return False
-            raise StorageError(
-                f"expected room in {cut.cache} for {features.num_views(plan):,} features, "
-                f"{features.num_bytes(plan, cut) / 2**30:.1f} GiB: choose another --cache, or more --frozen-blocks"
-            )
-        self.num_computed += compute(self.config, plan, cut)
-        for files, views in wanted:
-            for view in views:
-                features.collect(files, view, cut)
-        return True
-
-    def phases(self, train: list[File], val: list[File], classes: Classes) -> tuple[Phase, ...]:
-        """Of files that all have features."""
-        found = []
-        labels = tuple(classes.indices[file.label] for file in train)
-        for draft in self._drafts():
+    def phases(self) -> tuple[Phase, ...]:
+        """On the files that have features."""
+        train, val = self.listing.usable("train"), self.listing.usable("val")
+        labels = tuple(self.listing.classes.indices[file.label] for file in train)
+        phases = []
+        for outline in self.outlines:
             source: Features | Pictures
-            if draft.train in self._uncached:
+            if outline.train in self.uncached:
                 paths = [file.path for file in train]
-                source = Pictures(self.config.data, paths, draft.train.preprocess, draft.views)
+                source = Pictures(self.config.data, paths, outline.train.preprocess, outline.views)
             else:
-                source = _features(train, draft.views, draft.train)
-                self.num_used += len(source)
-            of_val = _features(val, ("plain",), draft.val)
-            self.num_used += len(of_val)
-            blocks = draft.val.frozen_blocks
-            found.append(Phase(blocks, draft.optim, source, labels * len(draft.views), of_val, draft.in_step))
-        return tuple(found)
+                source = _features(train, outline.views, outline.train)
+            held_out = _features(val, _PLAIN, outline.val)
+            targets = labels * len(outline.views)
+            phases.append(Phase(outline.val.frozen_blocks, outline.optim, source, targets, held_out, outline.in_step))
+        return tuple(phases)
+
+    def _compute(self, cut: Cut, *wanted: tuple[str, tuple[View, ...]]) -> "Prepared":
+        """With the features of these splits. Raises StorageError for want of room."""
+        files = [(self.listing.of(split), views) for split, views in wanted]
+        todo = plan(files, cut)
+        if not fits(todo, cut):
+            raise _NoRoom(
+                f"expected room in {cut.cache} for {num_views(todo):,} features, "
+                f"{num_bytes(todo, cut) / 2**30:.1f} GiB: choose another --cache, or more --frozen-blocks"
+            )
+        num_computed, listing = self.num_computed + compute(self.config, todo, cut), self.listing
+        for split, views in wanted:
+            for view in views:
+                listing = listing.with_outcomes(outcomes(listing.of(split), view, cut).files)
+        return dataclasses.replace(self, listing=listing, num_computed=num_computed)
+
+
+class _NoRoom(StorageError):
+    """Known before anything is computed."""
+
+
+def prepare(config: TrainConfig, frozens: Frozens, listing: Listing) -> Prepared:
+    """Compute the features that the cache lacks. Raises StorageError where there is no room for them."""
+    prepared = Prepared(config, listing, outlines=tuple(_outlines(config, frozens)))
+    for outline in prepared.outlines:
+        if outline.train.frozen_blocks:  # then the cut of val
+            prepared = prepared._compute(outline.val, ("val", _PLAIN), ("train", outline.views))
+            continue
+        prepared = prepared._compute(outline.val, ("val", _PLAIN))
+        try:
+            prepared = prepared._compute(outline.train, ("train", outline.views))
+        except _NoRoom:
+            # Which files can be read is known from the features of all blocks, which are small.
+            prepared = dataclasses.replace(prepared, uncached=prepared.uncached | {outline.train})
+            prepared = prepared._compute(frozens.cut(5), ("train", _PLAIN))
+    return prepared
+
+
+def num_used(phases: Sequence[Phase]) -> int:
+    """How many features they read from the cache."""
+    sources = [source for phase in phases for source in (phase.train, phase.val)]
+    return sum(len(source) for source in sources if isinstance(source, Features))
 
 
 def margin(preprocess: PreprocessConfig) -> PreprocessConfig:
@@ -160,18 +117,24 @@ def margin(preprocess: PreprocessConfig) -> PreprocessConfig:
     return dataclasses.replace(preprocess, image_size=larger, short_side=max(larger, preprocess.short_side))
 
 
+def _outlines(config: TrainConfig, frozens: Frozens) -> list[_Outline]:
+    flips: tuple[View, ...] = _PLAIN if config.augment == "none" else ("plain", "mirror")
+    outlines = []
+    if config.optim.head_epochs:
+        cut = frozens.cut(5)
+        optim = config.optim
+        optim = dataclasses.replace(
+            optim, num_epochs=optim.head_epochs, head_epochs=0, lr=optim.head_lr or optim.lr, head_lr=None
+        )
+        outlines.append(_Outline(optim, flips, cut, cut, None))
+    cut = frozens.cut(config.frozen_blocks)
+    if config.augment == "full":
+        pixels = frozens.cut(0, margin(config.preprocess))
+        outlines.append(_Outline(config.optim, _PLAIN, pixels, cut, cut))
+    else:
+        outlines.append(_Outline(config.optim, flips, cut, cut, None))
+    return outlines
+
+
 def _features(files: list[File], views: tuple[View, ...], cut: Cut) -> Features:
-    return Features([place for view in views for place in features.collect(files, view, cut)], cut.shape)
-
-
-def compute(config: TrainConfig, plan: list[Chunk], cut: Cut) -> int:
-    """Run a plan on the cluster; returns how many views were computed."""
-    if not plan:
-        return 0
-    lowest, highest = config.num_workers or (None, None)
-    workers = config.num_workers if lowest == highest else None
-    total = features.num_views(plan)
-    with causes(), Progress("features", total, unit="views") as progress:
-        num_computed, _ = features.compute(plan, config.data, cut, workers, progress, config.decode)
-    meters.count("features_computed", num_computed)
-    return num_computed
+    return Features([place for view in views for place in outcomes(files, view, cut).places], cut.shape)

@@ -17,7 +17,8 @@ from tlearn.data.manifest import File, Listing
 from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
 from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, TrainingError, UsageError
-from tlearn.features.phases import Phase, Preparation
+from tlearn.features.cut import Frozens
+from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.training import checkpoint, live, worker
@@ -34,9 +35,8 @@ _STOP_SECONDS = 20.0
 class Learned:
     """What learning on the features of one arithmetic came to."""
 
-    train_files: list[File]
-    """Those that could be read."""
-    val_files: list[File]
+    listing: Listing
+    """Each file with what became of it."""
     phase: Phase
     """In which the best checkpoint was written."""
     frozen: Frozen
@@ -50,23 +50,33 @@ class Learned:
     seconds_features: float
     seconds_train: float
 
+    @property
+    def train_files(self) -> list[File]:
+        return self.listing.usable("train")
+
+    @property
+    def val_files(self) -> list[File]:
+        return self.listing.usable("val")
+
     def val_labels(self, indices: Mapping[str, int]) -> torch.Tensor:
         """(num_val,) int64"""
         return torch.tensor([indices[file.label] for file in self.val_files])
 
 
-def learn(config: TrainConfig, run: RunFolder, listing: Listing, preparation: Preparation, run_digest: str) -> Learned:
-    """Features, then training on them: the best checkpoint."""
-    started, frozens, classes = time.monotonic(), preparation.frozens, listing.classes
-    preparation.compute(listing)
+def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, num_computed: int) -> Learned:
+    """Features, then training on them: the best checkpoint. So many features were computed for it before."""
+    started, config, classes = time.monotonic(), frozens.config, listing.classes
+    prepared = prepare(config, frozens, listing)
+    listing = prepared.listing
     run.write_manifest(listing)
     live.describe_skipped(listing)
-    train_files, val_files = _readable(config, listing)
+    _require_enough(config, listing)
     features_ended = time.monotonic()
 
-    phases = preparation.phases(train_files, val_files, classes)
-    num_reused = max(preparation.num_used - preparation.num_computed, 0)
-    event("features", run=run.location, computed=preparation.num_computed, reused=num_reused)
+    phases = prepared.phases()
+    num_computed += prepared.num_computed
+    num_reused = max(num_used(phases) - num_computed, 0)
+    event("features", run=run.location, computed=num_computed, reused=num_reused)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", features_ended - started, stage="features")
     job = Job(
@@ -75,11 +85,10 @@ def learn(config: TrainConfig, run: RunFolder, listing: Listing, preparation: Pr
         num_classes=len(classes.names),
         num_logits=classes.num_logits,
         phases=phases,
-        val_labels=tuple(classes.indices[file.label] for file in val_files),
+        val_labels=tuple(classes.indices[file.label] for file in listing.usable("val")),
     )
     best, num_epochs = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
-
     with best.as_directory() as folder:
         progress = checkpoint.read_progress(folder)
         tensors, val_logits = checkpoint.learned_tensors(Path(folder)), checkpoint.val_logits(Path(folder))
@@ -87,35 +96,35 @@ def learn(config: TrainConfig, run: RunFolder, listing: Listing, preparation: Pr
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(tensors)
     return Learned(
-        train_files=train_files,
-        val_files=val_files,
+        listing=listing,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),
         trainable=trainable,
         val_logits=val_logits,
         best=progress.history[-1],
         num_epochs=num_epochs,
-        features_computed=preparation.num_computed,
+        features_computed=num_computed,
         features_reused=num_reused,
         seconds_features=round(features_ended - started, 2),
         seconds_train=round(time.monotonic() - features_ended, 2),
     )
 
 
-def _readable(config: TrainConfig, listing: Listing) -> tuple[list[File], list[File]]:
-    """The files of train and val that have features. TooManyBadFiles, InputError where they are too few."""
+def _require_enough(config: TrainConfig, listing: Listing) -> None:
+    """Raise TooManyBadFiles or InputError where too few files have features."""
     bad = [file for file in listing.files if file.status != "ok"]
     if len(bad) > config.max_error_rate * len(listing.files):
         raise TooManyBadFiles(
             f"expected at most {config.max_error_rate:.1%} bad images, got {len(bad)} of {len(listing.files)} "
             f"({bad[0].path}: {bad[0].error}): mend them, or raise --max-error-rate"
         )
-    train, val = ([file for file in listing.of(split) if file.status == "ok"] for split in ("train", "val"))
-    empty = set(listing.classes.names) - {file.label for file in train}
-    for split, is_lacking, names in (("train", empty, sorted(empty)), ("val", not val, ["any class"])):
+    empty = set(listing.classes.names) - {file.label for file in listing.usable("train")}
+    for split, is_lacking, names in (
+        ("train", bool(empty), sorted(empty)),
+        ("val", not listing.usable("val"), ["any class"]),
+    ):
         if is_lacking:
             raise InputError(f"expected readable images of {', '.join(names)} in {split}/, found none")
-    return train, val
 
 
 def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:

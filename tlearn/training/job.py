@@ -16,10 +16,9 @@ from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import nodes, require_shared, start_ray
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
-from tlearn.features import cache as features
-from tlearn.features import phases
-from tlearn.features.cache import Cut, Features
-from tlearn.features.phases import Frozens, Preparation
+from tlearn.features.cache import Features, outcomes, pooled, ranges
+from tlearn.features.compute import compute, plan
+from tlearn.features.cut import Cut, Frozens
 from tlearn.network import arithmetic, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
@@ -62,7 +61,7 @@ def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
     started = time.monotonic()
     listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
     with opened(config.output) as run:
-        manifest.add_hashes(config.data, listing.files, config.cache)
+        listing = listing.with_outcomes(manifest.add_hashes(config.data, listing.files, config.cache))
         task = _Task(config, listing, _pretrained(config), auto.told(config, given))
         earlier = run.earlier(config, task.digest, task.told)
         finished = run.finished() if earlier else None
@@ -105,9 +104,8 @@ def _learn(
     for candidate in candidates:
         command = " ".join(sys.argv)
         run.write_start(Start(run_digest, candidate, config, versions(), git_commit(), command, requested, task.told))
-        preparation = Preparation(config, Frozens(config, task.tensors, candidate), num_computed)
-        learned = fit.learn(config, run, listing, preparation, run_digest)
-        num_computed = preparation.num_computed
+        learned = fit.learn(Frozens(config, task.tensors, candidate), run, listing, run_digest, num_computed)
+        num_computed = learned.features_computed
         if not learned.frozen.arithmetic.ranges:
             break
         figures = _gate(task, learned, Frozens(config, task.tensors, plain).cut(learned.phase.frozen_blocks))
@@ -127,16 +125,17 @@ def _arithmetics(task: _Task, earlier: Arithmetic | None) -> tuple[Arithmetic, l
         first = earlier
     elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
         frozen = Frozens(config, task.tensors, plain).frozen(5)
-        ranges = features.ranges(task.listing.of("train"), config.data, frozen, config.cache)
-        first = Arithmetic("openvino", "int8", ranges) if ranges else plain
+        peaks = ranges(task.listing.of("train"), config.data, frozen, config.cache)
+        first = Arithmetic("openvino", "int8", peaks) if peaks else plain
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 
 
 def _plain_features(config: TrainConfig, files: list[File], cut: Cut) -> tuple[list[File], Features, int]:
     """The files that can be read, their features without mirror images, and how many of these were computed."""
-    num_computed = phases.compute(config, features.plan([(files, ("plain",))], cut), cut)
-    places = features.collect(files, "plain", cut)
-    return [file for file in files if file.status == "ok"], Features(places, cut.shape), num_computed
+    num_computed = compute(config, plan([(files, ("plain",))], cut), cut)
+    outcome = outcomes(files, "plain", cut)
+    usable = [file for file in outcome.files if file.status == "ok"]
+    return usable, Features(outcome.places, cut.shape), num_computed
 
 
 def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Task, int]:
@@ -145,7 +144,7 @@ def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Tas
     cut = Frozens(config, task.tensors, first).cut(5)
     files, source, num_computed = _plain_features(config, task.listing.of("train"), cut)
     labels = torch.tensor([classes.indices[file.label] for file in files])
-    choice = auto.decide(config, features.pooled(source), labels, len(classes.names), given)
+    choice = auto.decide(config, pooled(source), labels, len(classes.names), given)
     say(f"auto: {choice.reason}\n")
     return dataclasses.replace(task, config=choice.config), num_computed
 
@@ -187,7 +186,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         quality=quality.measure(logits, labels, classes),
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
-        skipped=sum(file.status != "ok" for file in task.listing.files),
+        skipped=sum(file.status != "ok" for file in learned.listing.files),
         features_computed=learned.features_computed,
         features_reused=learned.features_reused,
         seconds_features=learned.seconds_features,

@@ -1,0 +1,190 @@
+"""Features computed: a plan of what the cache lacks, and the actor that turns each of its chunks into files."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tlearn import storage
+from tlearn.config import TrainConfig
+from tlearn.console import Progress
+from tlearn.data.fetch import Fetched
+from tlearn.data.manifest import File
+from tlearn.data.status import SETTLED, Status
+from tlearn.distributed import decoders, launch, meters, pool
+from tlearn.distributed.chunks import Chunk, ChunkResult, chunk_size
+from tlearn.distributed.nodes import Pool, Threads
+from tlearn.features.cache import index
+from tlearn.features.cut import Cut, View
+from tlearn.network.device import Device
+from tlearn.network.frozen import require_finite
+
+_USABLE = 0.9
+"""Of what is free on the cache's disk."""
+_ACTOR = "tlearn.features.compute:Compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an actor has to know."""
+
+    data: str
+    cut: Cut
+    num_views: int = 0
+    """That one actor will compute, about."""
+
+
+class Compute:
+    """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
+
+    def __init__(self, task: Task, threads: Threads):
+        self.cut = task.cut
+        self.device = Device.here(threads.compute, task.num_views)
+        self.extract = task.cut.load().prepare(self.device.name, self.device.compile_for)
+        self.decode = decoders.decoder(task.data, task.cut.preprocess, threads.decode, self.device.batch_size)
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        self.device.set_threads()
+        rows = chunk.rows.to_pylist()
+        views: list[View] = rows[0]["views"]
+        statuses: list[tuple[Status, str | None]] = []
+        outputs: dict[View, list[Tensor]] = {view: [] for view in views}
+        fetched = map(_as_planned, rows, self.decode([row["path"] for row in rows]))
+        for batch in _batches(fetched, self.device.batch_size):
+            statuses += [(file.status, file.error) for file in batch]
+            blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
+            seen = [blank if file.pixels is None else file.pixels for file in batch]
+            images = self.device.stack(seen)
+            for view in views:
+                outputs[view].append(self.extract(images.flip(3) if view == "mirror" else images))
+        for view, tensors in outputs.items():
+            require_finite(tensors)  # until here nothing has waited for a GPU
+            features = torch.cat(tensors).cpu().numpy()
+            self._write(chunk.id, view, [row["sha256"] for row in rows], statuses, features)
+        num_failed = sum(status != "ok" for status, _ in statuses)
+        return ChunkResult(chunk.id, len(rows), num_failed)
+
+    def _write(
+        self,
+        chunk_id: str,
+        view: View,
+        hashes: list[str],
+        statuses: list[tuple[Status, str | None]],
+        features: np.ndarray[Any, Any],
+    ) -> None:
+        # What depends on the moment and not on the content is tried again in the next run.
+        keep = [i for i, (status, _) in enumerate(statuses) if status in SETTLED]
+        size = int(np.prod(self.cut.shape))
+        columns = {
+            "sha256": pa.array([hashes[i] for i in keep], pa.string()),
+            "status": pa.array([statuses[i][0] for i in keep], pa.string()),
+            "error": pa.array([statuses[i][1] for i in keep], pa.string()),
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(features[keep].reshape(-1)), size),
+        }
+        batch = pa.RecordBatch.from_pydict(columns)
+
+        def write_to(sink: Any) -> None:
+            with pa.ipc.new_file(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+
+        storage.write(storage.join(self.cut.folder(view), f"{chunk_id}.arrow"), write_to)
+
+
+def _as_planned(row: dict[str, Any], fetched: Fetched) -> Fetched:
+    """What was fetched if it holds the bytes that were planned; otherwise that it does not."""
+    # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
+    is_same = fetched.sha256 == row["sha256"] if fetched.sha256 is not None else fetched.size in (row["size"], None)
+    if not is_same:
+        return Fetched(status="changed", error="changed after it was listed")
+    return fetched
+
+
+def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
+    batch: list[Fetched] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def plan(wanted: Sequence[tuple[Sequence[File], tuple[View, ...]]], cut: Cut) -> list[Chunk]:
+    """Cut what is not in the cache into chunks, each of images that lack the same views: one pool computes all."""
+    known = {view: index(cut.folder(view)).keys() for view in {view for _, views in wanted for view in views}}
+    lacking: dict[str, tuple[File, tuple[View, ...]]] = {}
+    for files, views in wanted:
+        for file in files:
+            if file.sha256 and file.status == "ok":
+                before = lacking.get(file.sha256, (file, ()))[1]
+                more = tuple(view for view in views if file.sha256 not in known[view] and view not in before)
+                if more:
+                    lacking[file.sha256] = (file, before + more)
+    groups: dict[tuple[View, ...], list[File]] = {}
+    for file, views in lacking.values():
+        groups.setdefault(views, []).append(file)
+    return [chunk for views, files in groups.items() for chunk in _chunks(files, views)]
+
+
+def _chunks(files: Sequence[File], views: tuple[View, ...]) -> Iterator[Chunk]:
+    columns: dict[str, Any] = {
+        "path": [file.path for file in files],
+        "size": [file.size for file in files],
+        "sha256": [file.sha256 for file in files],
+        "views": [views] * len(files),
+    }
+    table, size = pa.table(columns), chunk_size(len(files))
+    for start in range(0, len(files), size):
+        rows = table.slice(start, size)
+        yield Chunk(hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16], rows)
+
+
+def num_views(plan: Sequence[Chunk]) -> int:
+    """How many features a plan computes."""
+    return sum(len(views) for chunk in plan for views in chunk.rows["views"].to_pylist())
+
+
+def fits(plan: Sequence[Chunk], cut: Cut) -> bool:
+    """Whether the disk of the cache, or of its copies, has room for what a plan would write."""
+    folder = storage.disk(cut.cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    return num_bytes(plan, cut) <= _USABLE * shutil.disk_usage(folder).free
+
+
+def num_bytes(plan: Sequence[Chunk], cut: Cut) -> int:
+    """What a plan would write."""
+    return num_views(plan) * int(np.prod(cut.shape)) * (2 if cut.frozen_blocks else 1)
+
+
+def compute(config: TrainConfig, plan: Sequence[Chunk], cut: Cut) -> int:
+    """Run a plan on the cluster, with progress and meters; returns how many views were computed."""
+    if not plan:
+        return 0
+    lowest, highest = config.num_workers or (None, None)
+    workers = config.num_workers if lowest == highest else None
+    actors = launch.nodes().pool(workers, len(plan), config.decode)
+    progress = Progress("features", num_views(plan), unit="views", num_parallel=actors.num_actors)
+    with launch.causes(), progress:
+        num_computed, _ = run(plan, config.data, cut, actors, progress)
+    meters.count("features_computed", num_computed)
+    return num_computed
+
+
+def run(plan: Sequence[Chunk], data: str, cut: Cut, actors: Pool, progress: Progress) -> tuple[int, int]:
+    """Let actors compute a plan; returns the numbers of views computed and of images that failed."""
+    task = Task(storage.absolute(data), cut, num_views(plan) // actors.num_actors)
+    views_per_image = {chunk.id: len(chunk.rows["views"][0]) for chunk in plan}
+    num_computed = num_failed = 0
+    for result in pool.run(plan, _ACTOR, task, actors, f"features-{cut.frozen_digest[:8]}"):
+        views = views_per_image[result.chunk]
+        num_computed += (result.num_images - result.num_failed) * views
+        num_failed += result.num_failed
+        progress.advance(result.num_images * views)
+    return num_computed, num_failed
