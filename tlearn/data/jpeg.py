@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+JpegDecoder = Literal["torchvision", "pillow"]
 
-def decoder() -> Literal["torchvision", "pillow"]:
+
+def decoder() -> JpegDecoder:
     """What decodes an ordinary JPEG in this process; the pixels of the two differ by up to 2."""
     return "pillow" if _operator() is None else "torchvision"
 
