@@ -3,24 +3,22 @@
 import dataclasses
 import datetime
 import hashlib
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import encode, picture
 from PIL import Image
-from support import build
-from torch import Tensor
+from support import CLASSES, save_model
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed.chunks import Chunk
@@ -29,51 +27,18 @@ from tlearn.evaluation import metrics
 from tlearn.features import cache as features
 from tlearn.features.cache import Cut, Features
 from tlearn.network import description, model
-from tlearn.network import layers as network
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Description
 from tlearn.scoring import plan, table
 from tlearn.scoring.actor import Score
 from tlearn.storage import Entry
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
-CLASSES = Classes(("cat", "dog"))
-
-
-def picture(seed: int, size: tuple[int, int] = (90, 80)) -> bytes:
-    generator = np.random.default_rng(seed)
-    pixels = np.full((*size, 3), generator.integers(0, 256, 3)) // 2 + generator.integers(0, 128, (*size, 3))
-    return encode(Image.fromarray(pixels.astype(np.uint8)))
-
-
-def encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = CLASSES) -> str:
-    frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
-    network.load_pretrained(frozen, pretrained)
-    trainable.head.initialize(torch.Generator().manual_seed(0))
-    description = Description(
-        classes=classes,
-        frozen_blocks=5,
-        preprocess=PREPROCESS,
-        head=HeadConfig(width=16),
-        arithmetic=Arithmetic(),
-        weights_sha256="",
-        training={"recipe": "frozen", "num_train": 1, "num_val": 1},
-        metrics={"val_accuracy": 1.0, "val_loss": 0.0},
-        reference={},
-    )
-    return model.save(folder, frozen.layers.state_dict(), trainable, description)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, pretrained: dict[str, Tensor]) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scored") / "model"
-    save_model(folder, pretrained)
+    save_model(folder, PREPROCESS)
     return folder
 
 
@@ -88,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
         "cat/heavy.png": picture(3, (120, 120)),
         "dog/2.png": picture(4),
         "dog/empty.png": b"",
-        "dog/wide.png": encode(Image.new("RGB", (20_001, 1))),
+        "dog/wide.png": encode(Image.new("RGB", (20_001, 1)), "PNG"),
         "ü %e4.png": picture(6),
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -208,13 +173,12 @@ def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: P
     assert len({round(value, 4) for value in scored[0].values()}) > 9
 
 
-def test_probabilities_are_those_of_the_cached_features(
-    folder: Path, saved: Path, own_cache: Path, tmp_path: Path
-) -> None:
+def test_probabilities_are_those_of_the_cached_features(folder: Path, saved: Path, tmp_path: Path) -> None:
     rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
-    cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
+    digest = loaded.convolutions.digest()
+    cut = Cut("none", str(tmp_path / "cache"), 5, PREPROCESS, Arithmetic(), digest, loaded.description.arch)
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = features.plan([(files, ("plain",))], cut)
     features.Compute(str(folder), cut, 1, 1)(todo)
@@ -225,9 +189,9 @@ def test_probabilities_are_those_of_the_cached_features(
         assert list(row["probabilities"].values()) == pytest.approx(values, abs=1e-4)
 
 
-def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
+def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path) -> None:
     classes = Classes(("a b", "cat", "dog"))
-    save_model(tmp_path / "model", pretrained, classes)
+    save_model(tmp_path / "model", PREPROCESS, classes)
     scoring = score(folder, tmp_path / "model", tmp_path / "parts")
     scoring(planned(tmp_path / "parts", list(storage.walk(str(folder)))))
     row = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()[0]
@@ -292,6 +256,7 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
     return fetch(folder, path, preprocess)
 
 
+@pytest.mark.slow
 def test_a_picture_that_kills_its_decoder_costs_one_row(folder: Path, saved: Path, tmp_path: Path) -> None:
     chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
     score(folder, saved, tmp_path / "parts")(chunk)

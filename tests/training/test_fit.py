@@ -28,6 +28,7 @@ with workplace(f"{folder}/run") as run, fit._live_metrics(job, run, 0):
 """
 
 
+@pytest.mark.slow
 def test_every_epoch_is_passed_on_and_tensorboard_does_without_tensorflow(tmp_path: Path) -> None:
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     line = json.dumps({"phase": 1, "epoch": 1, "seconds": 2.0} | dict.fromkeys(names, 0.5)) + "\n"
