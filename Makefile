@@ -1,14 +1,20 @@
 # Two commands set everything up on a machine with Python 3.11 or newer: make demo, make test.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes share the tests; those with Ray are all in one of them.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: demo test lint lock peers clean
+.PHONY: demo test test-quick lint lock peers clean
 
 demo: .venv/installed
 	$(BIN)/tlearn demo
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(PYTEST)
+
+# Without Ray and published weights, under a minute.
+test-quick: .venv/installed
+	$(PYTEST) -m 'not (cluster or weights or slow or long or photographs)'
 
 lint: .venv/installed
 	$(BIN)/ruff check .
