@@ -3,14 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Resolved for every platform; hashes, no index addresses.
 LOCK := --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header
+# Two processes share the tests; those with Ray are all in one of them.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: demo test lint lock peers clean
+.PHONY: demo test test-quick lint lock peers clean
 
 demo: .venv/installed
 	$(BIN)/tlearn demo
 
 test: .venv/developed
-	$(BIN)/pytest
+	$(PYTEST)
+
+# Without Ray and published weights, under a minute.
+test-quick: .venv/developed
+	$(PYTEST) -m 'not (cluster or weights or slow or long or photographs)'
 
 lint: .venv/developed
 	$(BIN)/ruff check .

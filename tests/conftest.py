@@ -1,5 +1,6 @@
-"""The real weights, once a session; they come from an installed package, not from a network."""
+"""What is made once a session: a Ray, and the real weights, from an installed package and not from a network."""
 
+import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -7,12 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import FOLDERS, ray_here
+from processes import FOLDERS, Head, joined, ray_head
 from torch import Tensor
 
 from tlearn.network import weights
 
 sys.path += FOLDERS
+# One token for whichever Ray a test starts or joins; Ray would write one into the home folder.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+# As one_thread does here, in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module stay together when several processes share the work, those with Ray all in one."""
+    for item in items:
+        is_cluster = item.get_closest_marker("cluster") is not None
+        group = "ray" if is_cluster else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        if "cache" in getattr(item, "fixturenames", ()):
+            item.add_marker("weights")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +65,14 @@ def own_cache(cache: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    with ray_head() as started:
+        yield started
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with ray_here():
+def cluster(head: Head) -> Iterator[None]:
+    """For the tests of a module, and the processes that they start: a Ray of two CPUs."""
+    with joined(head.address):
         yield

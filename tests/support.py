@@ -1,29 +1,24 @@
-"""What test modules share: networks to build, pictures, a model folder, a Ray of their own."""
+"""What test modules share of networks: some to build, tensors, a model folder."""
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from tlearn.classes import Classes
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
+from tlearn.network import model, weights
+from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.description import Draft
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
-from tlearn.network.vgg import shapes
+from tlearn.network.vgg import load_pretrained, shapes
 
 PUBLISHED = [arch for arch in get_args(Arch) if arch != "vgg_tiny"]
 
-TESTS = Path(__file__).parent
-PROJECT = TESTS.parent
-FOLDERS = [str(TESTS), *sorted(str(folder) for folder in TESTS.iterdir() if folder.is_dir())]
-PYTHONPATH = os.pathsep.join(FOLDERS)
-"""For processes that import test modules."""
+CLASSES = Classes(("cat", "dog"))
 
 
 def build(
@@ -68,23 +63,30 @@ def torchvision_file(features: nn.Module) -> dict[str, Tensor]:
     return {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
 
 
-@contextlib.contextmanager
-def ray_here() -> Iterator[None]:
-    """A Ray of its own on this machine, whose processes know the tests' modules."""
-    import ray
+def save_model(
+    folder: Path,
+    preprocess: PreprocessConfig,
+    classes: Classes = CLASSES,
+    pretrained: dict[str, Tensor] | None = None,
+) -> str:
+    """The folder of a model that was not trained; returns its digest.
 
-    from tlearn.distributed import launch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", "local")
-        patch.setenv("PYTHONPATH", PYTHONPATH, prepend=os.pathsep)
-        launch.start_ray()
-        yield
-        ray.shutdown()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.05)
+    Its frozen blocks are vgg16's where `pretrained` has their tensors, and noise in vgg_tiny's shapes otherwise.
+    """
+    arch: Arch = "vgg16" if pretrained else "vgg_tiny"
+    head = HeadConfig(width=16)
+    frozen, trainable = build(5, preprocess, head, classes.num_logits, arch)
+    load_pretrained(frozen.layers, pretrained or weights.load("none", "", arch))
+    trainable.head.initialize(torch.Generator().manual_seed(0))
+    draft = Draft(
+        classes=classes,
+        frozen_blocks=5,
+        preprocess=preprocess,
+        head=head,
+        arithmetic=Arithmetic(),
+        training={"recipe": "frozen", "num_train": 1, "num_val": 1},
+        metrics={"val_accuracy": 1.0, "val_loss": 0.0},
+        reference={},
+        arch=arch,
+    )
+    return model.save(folder, frozen.layers.state_dict(), trainable, draft)

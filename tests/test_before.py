@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from processes import TESTS
 from safetensors.torch import load_file, save
-from support import TESTS
 
 import tlearn
 from tlearn.cli import main

@@ -12,15 +12,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support import build
+from support import build, save_model
 
 from tlearn import errors
-from tlearn.classes import Classes
 from tlearn.cli import main, parse
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, SubmitConfig, TrainConfig
-from tlearn.network import model
-from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Draft
 from tlearn.recipes import SUMMARIES
 
 
@@ -112,19 +108,7 @@ def test_weights_with_a_flipped_byte_end_with_6(
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    preprocess, head = PreprocessConfig(image_size=32, short_side=32), HeadConfig(width=4)
-    frozen, trainable = build(5, preprocess, head, 1)
-    draft = Draft(
-        classes=Classes(("cat", "dog")),
-        frozen_blocks=5,
-        preprocess=preprocess,
-        head=head,
-        arithmetic=Arithmetic(),
-        training={"recipe": "frozen", "num_train": 1, "num_val": 1},
-        metrics={"val_accuracy": 0.5, "val_loss": 0.7},
-        reference={},
-    )
-    model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, draft)
+    save_model(tmp_path / "model", PreprocessConfig(image_size=32, short_side=32))
     return tmp_path / "model"
 
 

@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import picture, save_tiny_model
+from pictures import picture
+from support import save_model
 
 import tlearn
+from tlearn.config import PreprocessConfig
+
+PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -19,7 +23,7 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_face_is_these_names() -> None:
     assert tlearn.__all__ == [
-        "RECIPES", "Checked", "Predictor", "Row", "Run", "ScoreConfig", "Scored", "TlearnError", "TrainConfig",
+        "RECIPES", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored", "TlearnError", "TrainConfig",
         "check", "load", "score", "train",
     ]  # fmt: skip
     assert all(getattr(tlearn, name).__doc__ for name in tlearn.__all__)
@@ -33,14 +37,14 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 
 def test_predicting_loads_no_ray(tmp_path: Path) -> None:
-    save_tiny_model(tmp_path / "model")
+    save_model(tmp_path / "model", PREPROCESS)
     (tmp_path / "a.png").write_bytes(picture(1))
     code = f"import tlearn; print(tlearn.load({str(tmp_path / 'model')!r}).predict([{str(tmp_path / 'a.png')!r}]))"
     assert "ray" not in loaded_by(code)
 
 
 def test_rows_come_in_the_order_of_the_paths_whatever_the_files_are(tmp_path: Path) -> None:
-    save_tiny_model(tmp_path / "model")
+    save_model(tmp_path / "model", PREPROCESS)
     (tmp_path / "elsewhere").mkdir()
     for number in range(11):
         (tmp_path / ("elsewhere" if number % 2 else "") / f"{number}.png").write_bytes(picture(number))

@@ -1,12 +1,10 @@
-"""Pictures are drawn here, each quadrant in a colour of its own, and encoded in every kind there is."""
+"""Pictures whose quadrants have colours of their own, encoded in every kind there is."""
 
-import io
 import pickle
 import struct
 import subprocess
 import sys
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +13,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import (
+    BAD,
+    BLUE,
+    COLOURS,
+    ENCODED,
+    GREEN,
+    GREYS,
+    HEIGHT,
+    LOSSLESS,
+    LOSSY,
+    RED,
+    SAND,
+    WHITE,
+    WIDTH,
+    bomb,
+    chunk,
+    encode,
+    palette,
+    png16,
+    quadrants,
+    rgb,
+)
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -22,28 +42,6 @@ from torchvision.transforms.v2 import functional
 from tlearn.config import PreprocessConfig
 from tlearn.data import images, jpeg
 from tlearn.data.images import ImageError, Picture
-
-WIDTH, HEIGHT = 48, 32
-RED, GREEN, BLUE, SAND = (220, 30, 30), (30, 180, 60), (40, 50, 210), (230, 210, 120)
-COLOURS = (RED, GREEN, BLUE, SAND)
-GREYS = (0, 80, 160, 255)
-WHITE = (255, 255, 255)
-
-
-def quadrants(values: Any, dtype: Any = np.uint8) -> Any:
-    """(HEIGHT, WIDTH, ...) array; one value each for top left, top right, bottom left, bottom right."""
-    rows = np.array(values, dtype).reshape(2, 2, *np.shape(values)[1:])
-    return rows.repeat(HEIGHT // 2, axis=0).repeat(WIDTH // 2, axis=1)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def rgb() -> Image.Image:
-    return Image.fromarray(quadrants(COLOURS))
 
 
 def decode(data: bytes) -> Picture:
@@ -63,41 +61,6 @@ def assert_shows(picture: Picture, expected: Any, tolerance: int = 0) -> None:
     ]
     colours = [(value,) * 3 if np.isscalar(value) else value for value in expected]
     assert np.abs(np.array(seen) - np.array(colours)).max() <= tolerance, seen
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png16(colour_type: int, values: Any, extra: bytes = b"") -> bytes:
-    """Encode a 16-bit PNG by hand: Pillow writes 16 bits in grey only."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in quadrants(values, np.uint16))
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-LOSSLESS = {
-    "png": ("PNG", {}),
-    "webp": ("WEBP", {"lossless": True}),
-    "bmp": ("BMP", {}),
-    "tiff": ("TIFF", {}),
-    "tiff lzw": ("TIFF", {"compression": "tiff_lzw"}),
-    "tiff deflate": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    "tiff packbits": ("TIFF", {"compression": "packbits"}),
-}
-LOSSY = {
-    "jpeg": ("JPEG", {"quality": 95}),
-    "progressive jpeg": ("JPEG", {"quality": 95, "progressive": True}),
-    "webp": ("WEBP", {"quality": 95}),
-    "avif": ("AVIF", {"quality": 95}),
-    "mpo": ("MPO", {"quality": 95, "save_all": True, "append_images": [Image.new("RGB", (WIDTH, HEIGHT))]}),
-}
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -151,12 +114,6 @@ def test_grey_becomes_three_equal_channels(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
 def test_one_bit_becomes_black_and_white(kind: str) -> None:
     assert_shows(decode(encode(Image.fromarray(quadrants((0, 255, 255, 0))).convert("1"), kind)), (0, 255, 255, 0))
-
-
-def palette() -> Image.Image:
-    image = Image.fromarray(quadrants((0, 1, 2, 3))).convert("P")
-    image.putpalette(sum(COLOURS, ()))
-    return image
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
@@ -338,45 +295,6 @@ def test_what_pillow_warns_of_is_not_seen() -> None:
     assert not seen
 
 
-def broken_crc() -> bytes:
-    data = bytearray(encode(rgb(), "PNG"))
-    # The last of the four bytes that precede the 12 of IEND.
-    data[-13] ^= 1
-    return bytes(data)
-
-
-def zero_sized(kind: str) -> bytes:
-    if kind == "PNG":
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0))
-        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    data = bytearray(encode(rgb(), kind))
-    if kind == "BMP":
-        data[18:22] = bytes(4)
-    elif kind == "GIF":
-        data[6:10] = bytes(4)
-    else:
-        frame = data.find(b"\xff\xc0")
-        data[frame + 5 : frame + 7] = bytes(2)
-    return bytes(data)
-
-
-BAD = {
-    "empty": (b"", "empty"),
-    "text": (b"not a picture at all, but a line of text\n", "text"),
-    "html": (b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>", "HTML"),
-    "svg": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"),
-    "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(100), "PDF"),
-    "zeros": (bytes(1000), "unknown bytes"),
-    "eps": (b"\xc5\xd0\xd3\xc6" + bytes(100), "unknown bytes"),
-    "png crc": (broken_crc(), "PNG"),
-    "png zero": (zero_sized("PNG"), "PNG"),
-    "bmp zero": (zero_sized("BMP"), "BMP"),
-    "jpeg zero": (zero_sized("JPEG"), "JPEG"),
-    "jpeg start": (b"\xff\xd8\xff", "JPEG"),
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_picture_is_unreadable_and_says_what_came(name: str) -> None:
     data, what = BAD[name]
@@ -389,9 +307,6 @@ def test_what_is_no_picture_is_unreadable_and_says_what_came(name: str) -> None:
 def assert_one_clean_line(error: ImageError) -> None:
     message = str(error)
     assert message.isprintable() and len(message) <= 200 and " at 0x" not in message
-
-
-ENCODED = {**{f"lossless {name}": value for name, value in LOSSLESS.items()}, **LOSSY, "gif": ("GIF", {})}
 
 
 @pytest.mark.parametrize("name", ENCODED)
@@ -422,11 +337,6 @@ def test_more_than_max_pixels_is_too_large(kind: str) -> None:
         images.decode(data, max_pixels=WIDTH * HEIGHT - 1)
     assert (caught.value.status, caught.value.width, caught.value.height) == ("too_large", WIDTH, HEIGHT)
     images.decode(data, max_pixels=WIDTH * HEIGHT)
-
-
-def bomb() -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
 
 
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:

@@ -3,7 +3,6 @@
 import re
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from pictures import picture
+from processes import wait_for
 from ray._private import state
-from support import ray_here, wait_for
-from test_scorer import picture, save_model
+from support import save_model
 
-from tlearn.config import ScoreConfig, TrainConfig
+from tlearn.config import PreprocessConfig, ScoreConfig, TrainConfig
 from tlearn.distributed import meters
 from tlearn.distributed.chunks import Chunk
 from tlearn.features import compute as features
-from tlearn.network import weights
 from tlearn.scoring import job as scoring
 
-pytestmark = pytest.mark.cluster
 
-
-@pytest.fixture(scope="module")
-def eager_cluster() -> Iterator[None]:
-    """That exports what it has counted several times a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "200")
-        with ray_here():
-            yield
-
-
-def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: None) -> None:
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_prometheus_counts_what_the_table_holds(tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
     for number in range(10):
         (tmp_path / "input" / f"{number}.png").write_bytes(picture(number))
     (tmp_path / "input" / "broken.png").write_bytes(picture(10)[:700])
-    digest = save_model(tmp_path / "model", weights.load("none", ""))
+    digest = save_model(tmp_path / "model", PreprocessConfig(image_size=32, short_side=36))
     config = ScoreConfig(
         model=str(tmp_path / "model"),
         input=str(tmp_path / "input"),
@@ -47,12 +37,10 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
         cache=str(tmp_path / "cache"),
         engine="torch",
         precision="fp32",
+        workers=1,
         max_error_rate=1.0,
         quiet=True,
     )
-    scored = scoring.score(config)
-    statuses = Counter(pq.read_table(config.output)["status"].to_pylist())
-
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
@@ -64,11 +52,15 @@ def test_prometheus_counts_what_the_table_holds(tmp_path: Path, eager_cluster: N
         found = re.findall(r"^ray_tlearn_(\w+)\{(.*)\} (\S+)$", exported(), re.MULTILINE)
         return {f"{name} {tag}": float(value) for name, tags, value in found for tag in tags.split(",")}
 
+    before = figures()
+    scored = scoring.score(config)
+    statuses = Counter(pq.read_table(config.output)["status"].to_pylist())
     wait_for(lambda: f'images_failed_total model="{digest}"' in figures())
     found = figures()
     assert found[f'images_scored_total model="{digest}"'] == statuses["scored"] == 10
     assert found[f'images_failed_total model="{digest}"'] == statuses["unreadable"] == 1
-    assert 0 < found['stage_seconds_total stage="score"'] < scored.seconds_total
+    stage = 'stage_seconds_total stage="score"'
+    assert 0 < found[stage] - before.get(stage, 0.0) < scored.seconds_total
     wait_for(lambda: f'dataset="score-{scored.run}' in exported())
     assert "MapWorker(MapBatches(Score))" in {actor["ActorClassName"] for actor in state.actors().values()}
 

@@ -4,11 +4,9 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,49 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 import yaml
+from processes import PROJECT, RAY, TLEARN, Head, wait_for
 
 from tlearn.cli import main
 from tlearn.demo import drawings
 from tlearn.distributed import submit as submission
 
-PROJECT = Path(__file__).parents[2]
-TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
-RAY = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Of a client of a one-node cluster that lives as long as this module."""
-    dashboard = free_port()
-    values = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-    }
+def environment(head: Head) -> dict[str, str]:
+    """Of a client of the job server."""
+    values = {**os.environ, "RAY_API_SERVER_ADDRESS": head.dashboard}
     values.pop("RAY_ADDRESS", None)
-    command = [*RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={free_port()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    # Beside another Ray on this machine the agent, which starts jobs, would find its port taken.
-    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
-    command += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-    head = subprocess.Popen(command, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 90
-        while subprocess.run([*RAY, "job", "list"], env=values, capture_output=True).returncode:
-            assert head.poll() is None and time.monotonic() < deadline
-            time.sleep(0.5)
-        yield values
-    finally:
-        head.send_signal(signal.SIGTERM)
-        head.wait(60)
+    return values
 
 
 def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -69,13 +37,23 @@ def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.cluster
-def test_jobs_run_through_ray_job_submit(environment: dict[str, str], cache: Path, tmp_path: Path) -> None:
+def test_jobs_run_through_ray_job_submit(environment: dict[str, str], tmp_path: Path) -> None:
     data = tmp_path / "data"
     drawings.draw_folder(data, num_train=40, num_val=12, num_test=10, seed=2)
     run = tmp_path / "run"
     small = ["--preprocess.image-size", "64", "--preprocess.short-side", "72", "--optim.num-epochs", "2"]
-    small += ["--precision", "bf16"]
-    train = ["jobs/train.py", "frozen", "--data", str(data), "--output", str(run), "--cache", str(cache), *small]
+    small += ["--precision", "bf16", "--arch", "vgg_tiny", "--weights", "none"]
+    train = [
+        "jobs/train.py",
+        "frozen",
+        "--data",
+        str(data),
+        "--output",
+        str(run),
+        "--cache",
+        str(tmp_path / "cache"),
+        *small,
+    ]
     done = submit(environment, *train)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((run / "summary.json").read_bytes())["num_train"] == 40
@@ -123,10 +101,7 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint_and_the_same_command_ends_it(
     assert first.stderr is not None and first.stderr.readline() == "tlearn: submitted job one\n"
     second = tlearn_submit(environment, *one)
     assert second.stderr is not None and second.stderr.readline() == "tlearn: job one is there: following it\n"
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists():
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (run / "metrics.jsonl").exists(), first)
     first.send_signal(signal.SIGTERM)
     code, _, errors = ended(first)
     assert code == 143 and "stopping job one" in errors

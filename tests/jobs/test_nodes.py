@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from pictures import picture
+from processes import PYTHONPATH, wait_for
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 from safetensors.torch import load_file
-from support import PYTHONPATH, wait_for
-from test_scorer import PREPROCESS, picture, save_model
+from support import save_model
 
 from tlearn import storage
-from tlearn.config import ScoreConfig
+from tlearn.config import PreprocessConfig, ScoreConfig
 from tlearn.console import Progress
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
@@ -40,6 +41,8 @@ from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import Frozen
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
+
+PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -146,7 +149,7 @@ def lose(cluster: Cluster, node: Any, data: Path) -> None:
 def test_scores_are_the_same_when_a_node_is_lost_and_when_one_comes(
     tmp_path: Path, data: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_model(tmp_path / "model", weights.load("none", ""))
+    save_model(tmp_path / "model", PREPROCESS)
     monkeypatch.setattr(scoring, "_SCORER", f"{__name__}:SlowScore")
     lost = nodes.add_node(num_cpus=1)
     with_loss = during(lambda: score(tmp_path), lambda: lose(nodes, lost, data))
@@ -291,7 +294,7 @@ def network_of_two(tmp_path: Path) -> Iterator[Network]:
 
 
 def test_a_node_behind_a_cut_cable_is_a_lost_node(tmp_path: Path, data: Path, network_of_two: Network) -> None:
-    save_model(tmp_path / "model", weights.load("none", ""))
+    save_model(tmp_path / "model", PREPROCESS)
     words = [
         "score", "--model", str(tmp_path / "model"), "--input", str(data), "--cache", str(tmp_path / "cache"),
         "--engine", "torch", "--precision", "fp32", "--quiet", "--output",

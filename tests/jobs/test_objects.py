@@ -3,34 +3,33 @@
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import instant
 import pyarrow.parquet as pq
 import pytest
-import test_nightly
-import test_scoring
+from processes import TLEARN, Head, joined, started, wait_for
 from pyarrow import fs
-from support import ray_here
+from support import save_model
 
 from tlearn import storage
 from tlearn.cli import main
-from tlearn.config import ScoreConfig
+from tlearn.config import PreprocessConfig, ScoreConfig
 from tlearn.demo import drawings
 from tlearn.errors import LockedError, StorageError
 from tlearn.scoring import job as scoring
-from tlearn.scoring import parts, plan, table
+from tlearn.scoring import table
 from tlearn.scoring.ledger import Ledger
 from tlearn.scoring.plan import Run
 from tlearn.storage import files, lease
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
+
+pytestmark = pytest.mark.slow
 
 STALL_SECONDS = 5.0
 
@@ -86,10 +85,14 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
 
 
 @pytest.fixture(scope="module")
-def ray_with_store(faults: Faults) -> Iterator[None]:
-    """Ray's processes inherit the address of the store and the keys."""
-    with ray_here():
-        yield
+def ray_with_store(faults: Faults, head: Head) -> Iterator[None]:
+    """Ray's processes have the address of the store and the keys."""
+    names = [name for name in os.environ if name.startswith("AWS_")] + ["XDG_CACHE_HOME"]
+    settings = {"runtime_env": {"env_vars": {name: os.environ[name] for name in names}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(settings))  # as of a job that was submitted
+        with joined(head.address):
+            yield
 
 
 def create(name: str, faults: Faults) -> str:
@@ -111,15 +114,12 @@ def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     name = "photos"
     system, _ = storage.filesystem("s3://photos")
     create(name, faults)
-    upload(Path(test_scoring.save_model(tmp_path / "model")), f"s3://{name}/model")
+    upload(Path(instant.save_model(tmp_path / "model")), f"s3://{name}/model")
     for number in range(20):
         storage.write_bytes(f"s3://{name}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
 
     def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
-        with plan.opened(run.folder) as planned:
-            for number in missing:
-                rows = [test_scoring.row_of(config, entry, run) for entry in planned.entries(number)]
-                parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
+        instant.score(config, run, missing, [])
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
@@ -224,22 +224,22 @@ def test_a_lease_on_an_object_store_is_respected_and_taken_over_when_old(bucket:
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_with_store")
 def test_actors_read_and_write_the_object_store(
-    bucket: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Model, pictures and table there, a real Ray, a store that fails now and then."""
-
     monkeypatch.undo()
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        assert name in os.environ  # Ray's processes inherit them
-    test_nightly.save_model(tmp_path / "real", cache)
+    save_model(tmp_path / "real", PreprocessConfig(image_size=32, short_side=36))
     upload(tmp_path / "real", f"{bucket}/real")
     drawings.draw_folder(tmp_path / "drawn", num_train=2, num_val=2, num_test=10, seed=5)
     upload(tmp_path / "drawn" / "test", f"{bucket}/drawn")
     config = ScoreConfig(
         model=f"{bucket}/real", input=f"{bucket}/drawn", output=f"{bucket}/table/", cache=str(tmp_path / "cache")
     )
+    faults.every, faults.status, faults.num_faults = 13, "503 Slow Down", 0
     scored = scoring.score(config)
-    assert scored.exceeds(config.max_error_rate) and scored.statuses == {"scored": 10, "unreadable": 1}
+    faults.every = None
+    assert faults.num_faults
+    assert scored.exceeds(config.max_error_rate) and (scored.statuses == {"scored": 10, "unreadable": 1})
     assert len({row["path"] for row in rows(bucket)}) == len(rows(bucket)) == 11
     assert Ledger(f"{bucket}/table").verify() == []
 
@@ -255,7 +255,8 @@ EPOCHS = 12
 NUM_TRAIN, NUM_VAL = 24, 8
 FP32 = ["--engine", "torch", "--precision", "fp32"]
 SMALL = [
-    *FP32, "--weights", "none", "--preprocess.image-size", "32", "--preprocess.short-side", "40", "--head.width", "16",
+    *FP32, "--arch", "vgg_tiny", "--weights", "none",
+    "--preprocess.image-size", "32", "--preprocess.short-side", "40", "--head.width", "16",
     "--optim.num-epochs", str(EPOCHS), "--optim.global-batch-size", "8", "--quiet",
 ]  # fmt: skip
 
@@ -293,16 +294,10 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     place = create("training", faults)
     upload(tmp_path / "data", f"{place}/data")
     run, attempt = f"{place}/run", f"{place}/run/checkpoints/run-001"
-    code = "import sys; from tlearn.cli import main; sys.exit(main())"
-    driver = subprocess.Popen([sys.executable, "-c", code, *train(place)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
     metrics = storage.join(attempt, "metrics.jsonl")
-    while "metrics.jsonl" not in storage.names(attempt) or not storage.read(metrics).data:
-        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    with started(*TLEARN, *train(place)) as driver:
+        wait_for(lambda: "metrics.jsonl" in storage.names(attempt) and storage.read(metrics).data, driver)
+        driver.kill()
     assert len(storage.read(storage.join(attempt, "metrics.jsonl")).data.splitlines()) < EPOCHS
     assert not storage.exists(f"{run}/summary.json")
 

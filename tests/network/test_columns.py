@@ -79,6 +79,7 @@ def require_close(found: Any, expected: Any) -> None:
             require_close(found[key], expected[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_two_workers_that_share_a_layer_make_what_one_makes_and_resume_as_one(tmp_path: Path, name: str) -> None:
     start_processes(in_a_process, (tmp_path, name), nprocs=2, start_method="spawn")

@@ -175,6 +175,7 @@ def test_a_flipped_byte_in_the_description_is_found(damaged: Path, what: str) ->
     assert caught.value.code == 6 and len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_the_description_makes_another_model(damaged: Path) -> None:
     data, expected = (damaged / "model.json").read_bytes(), description.describe(str(damaged))
     harmless = []

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -12,18 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import encode, picture
 from PIL import Image
-from support import build
-from torch import Tensor
+from support import CLASSES, save_model
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed.chunks import Chunk
@@ -31,55 +29,28 @@ from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import metrics
 from tlearn.features.cache import Features, outcomes
-from tlearn.features.compute import Compute, Task
+from tlearn.features.compute import Compute
+from tlearn.features.compute import Task as FeaturesTask
 from tlearn.features.compute import plan as planned_features
 from tlearn.features.cut import Cut
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Draft
-from tlearn.network.vgg import load_pretrained
 from tlearn.scoring import plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
-CLASSES = Classes(("cat", "dog"))
 
 
-def picture(seed: int, size: tuple[int, int] = (90, 80)) -> bytes:
-    generator = np.random.default_rng(seed)
-    pixels = np.full((*size, 3), generator.integers(0, 256, 3)) // 2 + generator.integers(0, 128, (*size, 3))
-    return encode(Image.fromarray(pixels.astype(np.uint8)))
-
-
-def encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def save_model(folder: Path, pretrained: dict[str, Tensor], classes: Classes = CLASSES) -> str:
-    frozen, trainable = build(5, PREPROCESS, HeadConfig(width=16), classes.num_logits)
-    load_pretrained(frozen.layers, pretrained)
-    trainable.head.initialize(torch.Generator().manual_seed(0))
-    draft = Draft(
-        classes=classes,
-        frozen_blocks=5,
-        preprocess=PREPROCESS,
-        head=HeadConfig(width=16),
-        arithmetic=Arithmetic(),
-        training={"recipe": "frozen", "num_train": 1, "num_val": 1},
-        metrics={"val_accuracy": 1.0, "val_loss": 0.0},
-        reference={},
-    )
-    return model.save(folder, frozen.layers.state_dict(), trainable, draft)
+def listed(folder: Path) -> list[Entry]:
+    return storage.in_order(storage.stream(str(folder)))
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, pretrained: dict[str, Tensor]) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scored") / "model"
-    save_model(folder, pretrained)
+    save_model(folder, PREPROCESS)
     return folder
 
 
@@ -94,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
         "cat/heavy.png": picture(3, (120, 120)),
         "dog/2.png": picture(4),
         "dog/empty.png": b"",
-        "dog/wide.png": encode(Image.new("RGB", (20_001, 1))),
+        "dog/wide.png": encode(Image.new("RGB", (20_001, 1)), "PNG"),
         "ü %e4.png": picture(6),
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +105,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     (folder / "dog" / "gone.png").write_bytes(picture(7))
     (folder / "dog" / "longer.png").write_bytes(picture(8))
     (folder / "dog" / "newer.png").write_bytes(picture(9))
-    entries = list(storage.walk(str(folder)))
+    entries = listed(folder)
     (folder / "dog" / "gone.png").unlink()
     (folder / "dog" / "longer.png").write_bytes(picture(8) + b" ")
     os.utime(folder / "dog" / "newer.png", (1, 1))
@@ -175,7 +146,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
 
 
 def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = list(storage.walk(str(folder)))
+    entries = listed(folder)
     plain = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     limit = sorted(row["probability"] for row in plain if row["status"] == "scored")[2]
     rows = rows_of(score(folder, saved, tmp_path / "parts", abstain_below=limit), entries)
@@ -188,7 +159,7 @@ def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Pat
 
 
 def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = [entry for entry in storage.walk(str(folder)) if entry.path in ("cat/heavy.png", "dog/wide.png")]
+    entries = [entry for entry in listed(folder) if entry.path in ("cat/heavy.png", "dog/wide.png")]
     heavy, wide = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     assert heavy["bytes"] > PREPROCESS.max_bytes and heavy["sha256"] is None
     assert wide["sha256"] == hashlib.sha256((folder / "dog" / "wide.png").read_bytes()).hexdigest()
@@ -198,7 +169,7 @@ def test_the_hash_of_a_file_is_that_of_all_its_bytes_or_none(folder: Path, saved
 def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: Path, tmp_path: Path) -> None:
     for seed in range(20, 34):
         (folder / f"more-{seed}.png").write_bytes(picture(seed))
-    entries = list(storage.walk(str(folder)))
+    entries = listed(folder)
     scored = [
         {
             row["path"]: row["probabilities"]["dog"]
@@ -213,16 +184,15 @@ def test_the_batch_size_does_not_change_the_probabilities(folder: Path, saved: P
     assert len({round(value, 4) for value in scored[0].values()}) > 9
 
 
-def test_probabilities_are_those_of_the_cached_features(
-    folder: Path, saved: Path, own_cache: Path, tmp_path: Path
-) -> None:
-    rows = rows_of(score(folder, saved, tmp_path / "parts"), list(storage.walk(str(folder))))
+def test_probabilities_are_those_of_the_cached_features(folder: Path, saved: Path, tmp_path: Path) -> None:
+    rows = rows_of(score(folder, saved, tmp_path / "parts"), listed(folder))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
-    cut = Cut("imagenet", str(own_cache), 5, PREPROCESS, Arithmetic(), loaded.convolutions.digest())
+    digest = loaded.convolutions.digest()
+    cut = Cut("none", str(tmp_path / "cache"), 5, PREPROCESS, Arithmetic(), digest, loaded.description.arch)
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = planned_features([(files, ("plain",))], cut)
-    Compute(Task(str(folder), cut), 1, 1)(todo)
+    Compute(FeaturesTask(str(folder), cut), Threads(1, Here(1)))(todo)
     held = Features(outcomes(files, "plain", cut).places, cut.shape)
     with torch.no_grad():
         expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
@@ -233,8 +203,8 @@ def test_probabilities_are_those_of_the_cached_features(
 def test_files_anywhere_have_without_ray_the_rows_that_an_actor_makes(
     folder: Path, saved: Path, tmp_path: Path
 ) -> None:
-    paths = [entry.path for entry in storage.walk(str(folder))]
-    expected = rows_of(score(folder, saved, tmp_path / "parts", batch_size=8), list(storage.walk(str(folder))))
+    paths = [entry.path for entry in listed(folder)]
+    expected = rows_of(score(folder, saved, tmp_path / "parts", batch_size=8), listed(folder))
     assert [row["status"] for row in expected].count("scored") == 4
     there = [f"{folder}/{os.fsdecode(storage.decode_name(path))}" for path in paths]
     there[0] = Path(there[0]).as_uri()
@@ -270,11 +240,11 @@ def test_plan_table_ledger_and_prediction_do_not_load_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
+def test_three_classes_have_three_probabilities(folder: Path, tmp_path: Path) -> None:
     classes = Classes(("a b", "cat", "dog"))
-    save_model(tmp_path / "model", pretrained, classes)
+    save_model(tmp_path / "model", PREPROCESS, classes)
     scoring = score(folder, tmp_path / "model", tmp_path / "parts")
-    scoring(planned(tmp_path / "parts", list(storage.walk(str(folder)))))
+    scoring(planned(tmp_path / "parts", listed(folder)))
     row = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()[0]
     assert list(row["probabilities"]) == ["a b", "cat", "dog"]
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
@@ -298,7 +268,7 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 
 
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
-    entries = list(storage.walk(str(folder)))
+    entries = listed(folder)
     chunk = planned(tmp_path / "parts", entries)
     assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9, "num_failed": 5}
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
@@ -313,7 +283,7 @@ def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path
 def test_a_chunk_whose_part_exists_is_not_computed_again(
     folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
+    chunk = planned(tmp_path / "parts", listed(folder))
     scoring = score(folder, saved, tmp_path / "parts")
     first = scoring(chunk)
     path = tmp_path / "parts" / "000000.parquet"
@@ -337,8 +307,9 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
     return fetch(folder, path, preprocess)
 
 
+@pytest.mark.slow
 def test_a_picture_that_kills_its_decoder_costs_one_row(folder: Path, saved: Path, tmp_path: Path) -> None:
-    chunk = planned(tmp_path / "parts", list(storage.walk(str(folder))))
+    chunk = planned(tmp_path / "parts", listed(folder))
     score(folder, saved, tmp_path / "parts")(chunk)
     undisturbed = pq.read_table(tmp_path / "parts" / "000000.parquet").to_pylist()
     (tmp_path / "parts" / "000000.parquet").unlink()  # the file that says "started" is there: an actor died here

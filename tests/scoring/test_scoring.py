@@ -10,51 +10,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import instant
 import pyarrow.parquet as pq
 import pytest
-from support import PYTHONPATH
+from processes import PYTHONPATH
 
 from tlearn import storage
-from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
-from tlearn.data.fetch import Fetched, fetch
+from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
-from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Draft, to_json
 from tlearn.scoring import index as indices
 from tlearn.scoring import job as scoring
-from tlearn.scoring import parts, plan, table
+from tlearn.scoring import table
 from tlearn.scoring.index import Index, Scope
 from tlearn.scoring.ledger import Ledger
 from tlearn.scoring.plan import Run
-from tlearn.scoring.table import Row
 from tlearn.storage import files
-
-CLASSES = Classes(("cat", "dog"))
-
-
-def save_model(folder: Path, seed: int = 0) -> str:
-    """A folder that verifies; nothing here loads its weights."""
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights %d" % seed)
-    draft = Draft(
-        classes=CLASSES,
-        frozen_blocks=5,
-        preprocess=PreprocessConfig(image_size=32, short_side=32, max_bytes=1000),
-        head=HeadConfig(),
-        arithmetic=Arithmetic(),
-        training={},
-        metrics={},
-        reference={},
-    )
-    weights_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "model.json").write_text(json.dumps(to_json(draft, weights_sha256)))
-    return str(folder)
 
 
 @dataclasses.dataclass
@@ -90,28 +64,6 @@ class Place:
         return sorted(tuple(str(row[name]) for name in names) for row in self.rows())
 
 
-def row_of(config: ScoreConfig, entry: storage.Entry, run: Run) -> Row:
-    try:
-        content = storage.read_listed(config.input, entry.path, run.model.preprocess.max_bytes)
-    except OSError:
-        fetched = fetch(config.input, entry.path, run.model.preprocess)
-    else:
-        status, error = ("unreadable", "bad") if content.data.startswith(b"bad") else ("ok", None)
-        fetched = Fetched(status, error, None, 1, 1, content.size, content.modified, content.sha256)  # type: ignore[arg-type]
-    if fetched.size is not None and (fetched.size, fetched.modified) != (entry.size, entry.modified):
-        fetched = Fetched(status="changed", error="changed", size=fetched.size, modified=fetched.modified)
-    row: dict[str, Any] = {name: getattr(fetched, name) for name in ("error", "width", "height", "modified", "sha256")}
-    row |= {"path": entry.path, "bytes": fetched.size, "status": fetched.status}
-    row |= {"label": table.label_of(entry.path, CLASSES), "scored_at": datetime.now(UTC)}
-    if fetched.status == "ok":
-        second = int(str(fetched.sha256)[:4], 16) / 65535
-        probability, best = max((1 - second, "cat"), (second, "dog"))
-        status = "uncertain" if probability < (config.abstain_below or 0.0) else "scored"
-        row |= {"status": status, "prediction": best, "probability": probability}
-        row["probabilities"] = {"cat": 1 - second, "dog": second}
-    return Row(**row, model=run.model.digest, run=run.id)
-
-
 def fill(place: Place) -> None:
     for number in range(30):
         place.put(f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg", "x" * (number + 10))
@@ -119,7 +71,7 @@ def fill(place: Place) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    place = Place(tmp_path, save_model(tmp_path / "model"))
+    place = Place(tmp_path, instant.save_model(tmp_path / "model"))
     install(place, monkeypatch)
     fill(place)
     return place
@@ -129,12 +81,7 @@ def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the actors by a loop that notes what it computes, and note what is opened."""
 
     def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
-        with plan.opened(run.folder) as planned:
-            entries = {number: planned.entries(number) for number in missing}
-        for number in missing:
-            rows = [row_of(config, entry, run) for entry in entries[number]]
-            place.computed += [entry.path for entry in entries[number]]
-            parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
+        instant.score(config, run, missing, place.computed)
         return 0.0
 
     monkeypatch.setattr(scoring, "_compute", compute)
@@ -180,7 +127,7 @@ def test_changed_bytes_and_a_new_model_are_scored_again(place: Place, tmp_path: 
     assert [row["path"] for row in place.rows()].count("cat/01.jpg") == 2
     newest = {row["path"]: row for row in table.latest(str(place.table)).to_pylist()}
     assert newest["cat/01.jpg"]["sha256"] == hashlib.sha256(b"other").hexdigest() and len(newest) == 30
-    assert place.score(model=save_model(tmp_path / "second", 1))["added"] == 30
+    assert place.score(model=instant.save_model(tmp_path / "second", 1))["added"] == 30
     assert place.score()["added"] == 0
 
 
@@ -396,6 +343,7 @@ def check_reader(place: Place) -> None:
     assert len(outcomes) == len(set(outcomes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "halfway", "after"])
 def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_none(
     when: str, place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -438,6 +386,7 @@ def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_
         assert not list((place.table / "_tlearn").rglob("plan.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "halfway"])
 @pytest.mark.parametrize("at", [2, 9, 11])
 def test_a_process_that_ends_at_a_step_is_made_up_for_by_another(at: int, when: str, place: Place) -> None:
@@ -497,6 +446,7 @@ def test_no_room_ends_with_7_and_goes_on_afterwards(place: Place, monkeypatch: p
     assert len(place.rows()) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000, 4_500, 6_000, 60_000])
 def test_files_that_may_not_grow_end_with_7_and_nothing_is_lost(limit: int, place: Place) -> None:
     """A limit on the size of files fails in the same place as a full disk: the index, a chunk, the merged file."""

@@ -154,6 +154,7 @@ def test_a_damaged_lease_is_taken_over(tmp_path: Path) -> None:
         lease.check()
 
 
+@pytest.mark.slow
 def test_of_many_that_want_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
     process = hold(tmp_path)
     process.kill()

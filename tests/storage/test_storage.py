@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pictures import NAMES
 
 from tlearn import storage
 from tlearn.errors import StorageError
-
-NAMES = [
-    "with space.jpg", "a%20b.jpg", "#.jpg", "q?x.jpg", "semi;colon.jpg", "c:x.jpg", "new\nline.jpg", "tab\t.jpg",
-    "-leading.jpg", "_under.jpg", ".hidden.jpg", "🐈.jpg",
-    "\u200f\u05d0.jpg", "e\u0301.jpg", "\u00e9.jpg", "back\\slash.jpg",
-    "Case.jpg", "case.jpg", "%FF.jpg", "%25FF.jpg", "x" * 251 + ".jpg",
-]  # fmt: skip
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"/" not in name and b"\0" not in name))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import ray
 import torch
+from processes import wait_for
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 from safetensors.torch import load_file
-from support import wait_for
 
 from tlearn.demo import drawings
 from tlearn.distributed import launch

@@ -25,6 +25,7 @@ with opened(f"{folder}/run") as run, live.followed(f"{folder}/metrics.jsonl", ru
 EPOCH = Epoch(1, 1, 0.1, 20, 0.5, 0.5, 0.5, 0.5, 1, 2.0)
 
 
+@pytest.mark.slow
 def test_every_epoch_is_passed_on_and_tensorboard_does_without_tensorflow(tmp_path: Path) -> None:
     line = checkpoint.lines([EPOCH])
     (tmp_path / "metrics.jsonl").write_text(line)

@@ -228,6 +228,7 @@ def test_training_learns_what_can_be_learned(num_classes: int) -> None:
     assert measured[1] > 0.95
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_weights_and_figures_that_one_makes(tmp_path: Path) -> None:
     start_processes(_in_a_process, (tmp_path,), nprocs=2, start_method="spawn")
     expected = _run(Worker(), lambda trainable: trainable)
@@ -442,6 +443,7 @@ def test_sample_weights_scale_the_loss() -> None:
     assert totals[1].sums[0].item() == pytest.approx(2 * totals[0].sums[0].item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen_blocks", [3, 4])
 def test_learning_on_features_equals_learning_with_the_frozen_layers_in_the_step(
     pretrained: dict[str, Tensor], frozen_blocks: int
