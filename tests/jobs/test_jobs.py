@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 # Without int8, which costs a calibration and a gate; bf16 is fp32 where the processor has none.
 SMALL = ["--preprocess.image-size", "64", "--preprocess.short-side", "72", "--precision", "bf16"]
-TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
+# Started in the background of a script, this process would hand SIGINT on as ignored.
+SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+TLEARN = [sys.executable, "-c", f"{SIGINT}import sys; from tlearn.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, cache: Path,
     ("send", "number", "code", "word"),
     [
         (os.kill, signal.SIGTERM, 143, "terminated"),
+        # Ctrl-C on a terminal reaches the whole process group: Ray's processes too.
+        (os.killpg, signal.SIGINT, 130, "stopped"),
     ],
 )
 def test_a_stopped_run_writes_a_checkpoint_within_the_epoch_and_ends(

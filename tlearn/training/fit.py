@@ -141,6 +141,13 @@ def _say_resumed(progress: Progress, *, quiet: bool) -> None:
     say(f"resumed after epoch {len(progress.history)}{within}", quiet=quiet)
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to us: at Ray's own handler the workers would end without a checkpoint, and we with code 0 or 1."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
+
+
 def _train(job: Job, run: Run, root: str, found: Mapping[str, Progress]) -> None:
     """One more attempt in the folder `root`, from the newest of the checkpoints found there."""
     config, resources = job.config, _resources(job.config)
@@ -153,7 +160,7 @@ def _train(job: Job, run: Run, root: str, found: Mapping[str, Progress]) -> None
     attempt = Attempt(job, folder, max(int(resources.cpus_per_worker), 1), initial)
     storage.write_bytes(attempt.metrics_location, b"")
     system, path = storage.filesystem(root)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         worker.run,
         train_loop_config={"attempt": attempt},
         scaling_config=resources.scaling(),
@@ -171,7 +178,7 @@ def _train(job: Job, run: Run, root: str, found: Mapping[str, Progress]) -> None
     with causes(), live.followed(attempt.metrics_location, run, job.num_epochs, num_seen, quiet=config.quiet):
         try:
             trainer.fit()
-        except KeyboardInterrupt:  # SIGTERM: Ctrl-C goes to Ray's own handler
+        except KeyboardInterrupt:  # Ctrl-C, or SIGTERM by the handler of the command line
             _checkpoint_and_stop(attempt)
             raise
         except Exception as error:
