@@ -20,7 +20,9 @@ FOLDERS = [str(TESTS), *sorted(str(folder) for folder in TESTS.iterdir() if fold
 PYTHONPATH = os.pathsep.join(FOLDERS)
 """For processes that import test modules."""
 
-TLEARN = [sys.executable, "-c", "import sys; from tlearn.cli import main; sys.exit(main())"]
+# Started in the background of a script, this process would hand SIGINT on as ignored.
+_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+TLEARN = [sys.executable, "-c", f"{_SIGINT}; import sys; from tlearn.cli import main; sys.exit(main())"]
 RAY = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())"]
 
 
