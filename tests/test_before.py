@@ -106,7 +106,7 @@ def test_its_table_grows_by_nothing_and_is_whole(place: Path, no_ray: None, caps
 
 
 def test_its_model_says_the_same(place: Path, no_ray: None) -> None:
-    model = tlearn.load("run/model")
+    model = tlearn.load("run/model", engine="torch", precision="fp32")
     (table,) = (BEFORE / "table").glob("*.parquet")
     for before in pq.read_table(table).to_pylist():
         (row,) = model.predict([f"inbox/{before['path']}"])

@@ -24,6 +24,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tlearn.config import EngineChoice, PrecisionChoice
     from tlearn.config import ScoreConfig as ScoreConfig
     from tlearn.config import TrainConfig as TrainConfig
     from tlearn.data.check import Findings as Findings
@@ -116,14 +117,18 @@ def _dotted(settings: Mapping[str, Any], prefix: str = "") -> frozenset[str]:
     return frozenset().union(*names)
 
 
-def load(model: str | PathLike[str]) -> "Predictor":
+def load(
+    model: str | PathLike[str], *, engine: "EngineChoice" = "auto", precision: "PrecisionChoice" = "auto"
+) -> "Predictor":
     """Load and verify a model folder, RUN/model; its `predict` makes the rows of a table without Ray.
+
+    `engine` and `precision` are those of `tlearn score`: without them what this machine is fastest with.
 
     Raises InputError where there is none, IntegrityError where it is damaged.
     """
     from tlearn.scoring import predict
 
-    return predict.load(fspath(model))
+    return predict.load(fspath(model), engine, precision)
 
 
 def score(

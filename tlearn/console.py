@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlearn")
 _events = logging.getLogger("tlearn.events")
-_events.propagate = False
-
 _JOB = secrets.token_hex(8)
 _SECONDS_BETWEEN = {"log": 10.0, "notebook": 0.5}
 
@@ -44,6 +42,10 @@ class _Json(logging.Handler):
         figures: Mapping[str, Any] = record.__dict__["figures"]
         line = {"time": datetime.now(UTC).isoformat(), "job": _JOB, "event": record.msg, **figures}
         print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+_events.addHandler(_Json())
+_events.propagate = False
 
 
 @contextlib.contextmanager
@@ -74,8 +76,6 @@ def warn(text: str) -> None:
 
 def event(name: str, **figures: str | int | float | None) -> None:
     if os.environ.get("TLEARN_LOG") == "json":
-        if not _events.handlers:
-            _events.addHandler(_Json())
         _events.critical(name, extra={"figures": figures})
 
 

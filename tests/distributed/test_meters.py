@@ -18,6 +18,7 @@ from support import save_model
 from tlearn.config import PreprocessConfig, ScoreConfig, TrainConfig
 from tlearn.distributed import meters
 from tlearn.distributed.chunks import Chunk
+from tlearn.distributed.nodes import Node, Nodes
 from tlearn.features import compute as features
 from tlearn.scoring import job as scoring
 
@@ -69,6 +70,7 @@ def test_features_are_counted_where_they_are_computed(monkeypatch: pytest.Monkey
     counted: list[tuple[Any, ...]] = []
     monkeypatch.setattr(meters, "count", lambda *figures: counted.append(figures))
     monkeypatch.setattr("tlearn.features.compute.run", lambda *_: (7, 0))
+    monkeypatch.setattr("tlearn.distributed.launch.nodes", lambda: Nodes((Node(2, 0),)))
     plan: Any = [Chunk("id", pa.table({"views": [["plain"]] * 8}))]
     cut: Any = None
     assert features.compute(TrainConfig(data="", output="", quiet=True), plan, cut) == 7

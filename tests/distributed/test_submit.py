@@ -153,9 +153,7 @@ def test_flags_are_checked_before_anything_is_sent(capfd: pytest.CaptureFixture[
     assert main(["submit", "train", "--data", "/data", "--output", "run"]) == 2
     assert "expected an absolute path or a URI for --output, got run" in capfd.readouterr().err
     for words in (["--submission-id", "a/b", "train"], ["score", "--mdoel", "/run/model"], ["--max-attempts", "0"]):
-        with pytest.raises(SystemExit) as ended:
-            main(["submit", *words])
-        assert ended.value.code == 2
+        assert main(["submit", *words]) == 2
 
 
 def test_jobs_have_the_time_to_stop_that_the_runtime_environment_states() -> None:

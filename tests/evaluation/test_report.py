@@ -209,7 +209,7 @@ def test_a_run_on_an_object_store_has_the_page_of_the_same_run_here(run: Path, m
     here = Path(write_report(run)).read_bytes()
     (run / "report.html").unlink()
     store = fs.SubTreeFileSystem(str(run.parent), fs.LocalFileSystem())
-    monkeypatch.setattr("tlearn.storage.files.filesystem", lambda uri: (store, uri.removeprefix("s3://bucket/")))
+    monkeypatch.setattr("tlearn.storage.remote.filesystem", lambda uri: (store, uri.removeprefix("s3://bucket/")))
     assert write_report("s3://bucket/run") == "s3://bucket/run/report.html"
     assert (run / "report.html").read_bytes() == here
     (run / "validation.parquet").unlink()

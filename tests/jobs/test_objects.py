@@ -25,7 +25,8 @@ from tlearn.scoring import job as scoring
 from tlearn.scoring import table
 from tlearn.scoring.ledger import Ledger
 from tlearn.scoring.plan import Run
-from tlearn.storage import files, lease
+from tlearn.storage import lease, remote
+from tlearn.storage.remote import Remote
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
 
@@ -72,7 +73,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
         application.address = f"127.0.0.1:{server.server_port}"
-        files._filesystem.cache_clear()
+        remote._filesystem.cache_clear()
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -321,13 +322,13 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
 def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
 
-    def download(system: Any, path: str, sink: Any) -> None:
-        fetched.append(path)
+    def download(source: Remote, sink: Any) -> None:
+        fetched.append(source.location)
         time.sleep(0.2)
-        with system.open_input_stream(path) as source:
-            sink.write(source.read())
+        with source.open_input() as file:
+            sink.write(file.read())
 
-    monkeypatch.setattr(files, "_download", download)
+    monkeypatch.setattr(Remote, "download", download)
     for content in (b"one", b"other one"):
         storage.write_bytes(f"{bucket}/file", content)
         with ThreadPoolExecutor(4) as threads:

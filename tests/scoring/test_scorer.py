@@ -24,7 +24,7 @@ from tlearn.classes import Classes
 from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
-from tlearn.distributed.chunks import Chunk
+from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import IntegrityError
 from tlearn.evaluation import metrics
@@ -35,6 +35,7 @@ from tlearn.features.compute import plan as planned_features
 from tlearn.features.cut import Cut
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.network.device import Device
 from tlearn.scoring import plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.task import Task
@@ -221,7 +222,7 @@ def test_files_anywhere_have_without_ray_the_rows_that_an_actor_makes(
 
 def test_the_rows_of_a_batch_come_before_later_files_are_read(folder: Path, saved: Path) -> None:
     """Two batches are under way; nothing else waits for the end of the files."""
-    predictor = dataclasses.replace(predict.load(str(saved), "torch", "fp32"), batch_size=2)
+    predictor = dataclasses.replace(predict.load(str(saved), "torch", "fp32"), device=Device.here(1, batch_size=2))
     read: list[str] = []
 
     def files() -> Iterator[tuple[str, Fetched]]:
@@ -270,7 +271,7 @@ def test_the_label_is_the_innermost_folder_named_as_a_class(path: str, label: st
 def test_a_part_has_the_schema_and_a_row_for_each_file(folder: Path, saved: Path, tmp_path: Path) -> None:
     entries = listed(folder)
     chunk = planned(tmp_path / "parts", entries)
-    assert score(folder, saved, tmp_path / "parts")(chunk) == {"chunk": chunk.id, "num_images": 9, "num_failed": 5}
+    assert score(folder, saved, tmp_path / "parts")(chunk) == ChunkResult(chunk.id, 9, 5)
     part = pq.read_table(tmp_path / "parts" / "000000.parquet")
     assert part.schema.equals(table.schema(CLASSES))
     assert part["path"].to_pylist() == [entry.path for entry in entries]

@@ -15,11 +15,12 @@ from tlearn.training.worker import Attempt
 
 CODE = """
 import sys
+from tlearn import console
 from tlearn.training import live
 from tlearn.training.run import opened
 
 folder = sys.argv[1]
-with opened(f"{folder}/run") as run, live.followed(f"{folder}/metrics.jsonl", run, 1, 0):
+with console.shown(), opened(f"{folder}/run") as run, live.followed(f"{folder}/metrics.jsonl", run, 1, 0):
     pass
 """
 EPOCH = Epoch(1, 1, 0.1, 20, 0.5, 0.5, 0.5, 0.5, 1, 2.0)

@@ -9,6 +9,7 @@ import pytest
 from tlearn import storage
 from tlearn.config import TrainConfig
 from tlearn.errors import LockedError, UsageError
+from tlearn.evaluation.quality import ClassQuality, Quality
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.training.gate import Gate
 from tlearn.training.run import Start, Summary, opened
@@ -16,8 +17,9 @@ from tlearn.training.run import Start, Summary, opened
 CONFIG = TrainConfig(data="data", output="run", cache="cache")
 START = Start("digest", Arithmetic(), CONFIG, {"python": "3"}, None, "tlearn", CONFIG)
 GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95)
+QUALITY = Quality(0.9, 0.3, 0.1, 0.02, 0.95, {"cat": ClassQuality(0.9, None, 24)})
 SUMMARY = Summary(
-    "frozen", ("cat", "dog"), 60, 24, 4, 3, 5, 0.9, 0.1, 0.8, 1.2, {"accuracy": 0.9}, "torch-fp32", None, 1, 144, 0,
+    "frozen", ("cat", "dog"), 60, 24, 4, 3, 5, 0.9, 0.1, 0.8, 1.2, QUALITY, "torch-fp32", None, 1, 144, 0,
     1.5, 2.5, "0123456789abcdef", 5.0,
 )  # fmt: skip
 
