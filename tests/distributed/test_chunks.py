@@ -60,7 +60,7 @@ def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
 
 def test_actors_that_always_die_end_the_job() -> None:
     with pytest.raises(TrainingError, match="4 died one after the other"):
-        list(chunks.run(CHUNKS, f"{__name__}:AlwaysDies", {}, POOL))
+        list(chunks.run(CHUNKS, f"{__name__}:AlwaysDies", {}, Pool(1, 1, 0)))
 
 
 def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None:
