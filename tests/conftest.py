@@ -15,7 +15,7 @@ from tlearn.network import weights
 
 sys.path += FOLDERS
 # One token for whichever Ray a test starts or joins; Ray would write one into the home folder.
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "RAY_USAGE_STATS_ENABLED": "0"}
 # As one_thread does here, in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 

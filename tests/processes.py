@@ -40,19 +40,21 @@ def ray_head() -> Iterator[Head]:
     """Start one whose processes know the tests' modules and report their figures several times a second."""
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
-        # Ray notes the newest cluster in its folder, where every ray.init on the machine would find it.
-        patch.setenv("RAY_TMPDIR", folder)
-        arguments = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
-        # Beside another Ray on this machine the agent, which starts jobs, would find its port taken.
-        arguments |= {"dashboard_agent_listen_port": free_port(), "metrics_agent_port": free_port()}
-        with patch.context() as for_its_processes:
-            for_its_processes.setenv("PYTHONPATH", PYTHONPATH, prepend=os.pathsep)
-            for_its_processes.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-            for_its_processes.setenv("RAY_metrics_report_interval_ms", "200")
+    arguments = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+    # Beside another Ray on this machine the agent, which starts jobs, would find its port taken.
+    arguments |= {"dashboard_agent_listen_port": free_port(), "metrics_agent_port": free_port()}
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        # Ray notes its newest cluster in its folder: others are not to find this one, nor its jobs another.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", folder)
+            patch.setenv("RAY_metrics_report_interval_ms", "200")
+            patch.setenv("PYTHONPATH", PYTHONPATH, prepend=os.pathsep)
+            patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
             cluster = Cluster(initialize_head=True, head_node_args=arguments)
         yield Head(cluster.address, f"http://{cluster.webui_url}")
-        cluster.shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", folder)
+            cluster.shutdown()
 
 
 @contextlib.contextmanager

@@ -326,7 +326,8 @@ def test_fresh_crops_learn_the_same_whether_pixels_are_kept_or_decoded(
 def test_auto_says_the_figures_and_takes_their_case(
     data: Path, features: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", "auto", *arguments(data, tmp_path / "run", features, "--optim.num-epochs", "1")]
+    more = ["--optim.num-epochs", "1", "--workers", "1"]
+    command = ["train", "auto", *arguments(data, tmp_path / "run", features, *more)]
     assert main(command) == 0
     said = capfd.readouterr().out
     assert "auto: few images (30 in the smallest class, 1,000 are many)" in said and "separability" in said
