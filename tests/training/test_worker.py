@@ -28,7 +28,7 @@ from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.training import checkpoint, worker
-from tlearn.training.checkpoint import Epoch, Progress
+from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.worker import Attempt, Job
 
 OPTIM = OptimConfig(
@@ -117,7 +117,7 @@ def learned(folder: Path) -> dict[str, Tensor]:
     return checkpoint.learned_tensors(folder)
 
 
-def without_seconds(progress: Progress) -> list[Epoch]:
+def without_seconds(progress: Position) -> list[Epoch]:
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in progress.history]
 
 
@@ -126,7 +126,7 @@ def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_
     attempt: Attempt, train: Callable[..., list[Path]]
 ) -> None:
     whole = train(attempt, "whole")
-    end = checkpoint.read_progress(whole[-1])
+    end = checkpoint.read_position(whole[-1])
     assert end.is_finished and [epoch.phase for epoch in end.history] == [1, 1, 2, 2, 2]
     assert [epoch.train_count for epoch in end.history] == [20] * 5
     # Three updates an epoch, a checkpoint after each and one with the evaluation.
@@ -134,12 +134,12 @@ def test_a_run_stopped_at_any_checkpoint_of_any_phase_ends_as_the_uninterrupted_
     # Within an epoch, between two, at the end of the first phase, within the second, before the last epoch's end.
     for number in (1, 3, 7, 9, 18):
         folder = whole[number]
-        progress = checkpoint.read_progress(folder)
+        progress = checkpoint.read_position(folder)
         assert (len(progress.history), progress.start) == divmod(number + 1, 4)
         assert (folder / "logits.safetensors").exists() is (progress.start == 0)
         resumed = train(attempt, f"resumed{number}", start=folder)
         assert len(resumed) == len(whole) - number - 1
-        last = checkpoint.read_progress(resumed[-1])
+        last = checkpoint.read_position(resumed[-1])
         assert without_seconds(last) == without_seconds(end)
         expected, found = learned(whole[-1]), learned(resumed[-1])
         assert expected.keys() == found.keys()
@@ -168,8 +168,8 @@ def test_a_run_without_improvement_stops_by_its_patience(attempt: Attempt, train
     config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
     job = dataclasses.replace(attempt.job, phases=(phase,), config=config)
     kept = train(dataclasses.replace(attempt, job=job), "run")
-    losses = [epoch.val_loss for epoch in checkpoint.read_progress(kept[-1]).history]
-    assert len(losses) < 30 and checkpoint.read_progress(kept[-1]).is_finished
+    losses = [epoch.val_loss for epoch in checkpoint.read_position(kept[-1]).history]
+    assert len(losses) < 30 and checkpoint.read_position(kept[-1]).is_finished
     assert losses.index(min(losses)) == len(losses) - 3
 
 
@@ -179,8 +179,8 @@ def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_within_the_epoch(
     config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
     attempt = dataclasses.replace(attempt, job=dataclasses.replace(attempt.job, config=config))
     Path(attempt.stop_location).touch()
-    (kept,) = train(attempt, "stopped", num_reports=1)
-    progress = checkpoint.read_progress(kept)
+    (kept,) = train(attempt, "stopped")  # and nothing after it
+    progress = checkpoint.read_position(kept)
     assert (len(progress.history), progress.start) == (0, 1)
 
 
@@ -190,6 +190,6 @@ def test_a_damaged_checkpoint_is_refused(attempt: Attempt, train: Callable[..., 
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(IntegrityError, match="expected"):
-            checkpoint.read_progress(folder)
+            checkpoint.read_position(folder)
         path.write_bytes(content)
-    checkpoint.read_progress(folder)
+    checkpoint.read_position(folder)

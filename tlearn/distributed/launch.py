@@ -32,7 +32,14 @@ def start_ray() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with _starting:
         if not ray.is_initialized():
-            _start_ray()
+            try:
+                _start_ray()
+            except (ConnectionError, RuntimeError, RayError) as error:
+                where = os.environ.get("RAY_ADDRESS", "this machine")
+                raise StorageError(
+                    f"expected a Ray that answers at {where}, got {' '.join(str(error).split())[:200]}: start it, or "
+                    "look for a lack of memory"
+                ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray, in whatever thread it starts, puts handlers of its own there: one ends the process in mid-step, one
         # aborts it if it takes three seconds to end.

@@ -56,7 +56,7 @@ def lines(epochs: Iterable[Epoch]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Position:
     """What progress.json says: how far a job has come."""
 
     digest: str
@@ -74,7 +74,7 @@ class Progress:
 
 
 def save(
-    folder: Path, learner: Learner, optimizer_state: dict[str, Any], logits: Tensor | None, progress: Progress
+    folder: Path, learner: Learner, optimizer_state: dict[str, Any], logits: Tensor | None, progress: Position
 ) -> None:
     """Logits of the validation images, (num_val, num_logits), are there between epochs only."""
     tensors = {"trainable": unwrapped(learner.network).state_dict()}
@@ -119,7 +119,7 @@ def val_logits(folder: Path) -> Tensor:
     return load_file(folder / "logits.safetensors")["logits"]
 
 
-def read_progress(folder: str | Path) -> Progress:
+def read_position(folder: str | Path) -> Position:
     """What progress.json says, every file checked against it. Raises IntegrityError, StorageError of a remote store."""
     location = str(folder)
     try:
@@ -128,23 +128,23 @@ def read_progress(folder: str | Path) -> Progress:
             if storage.sha256_file(storage.join(location, name)) != sha256:
                 raise IntegrityError(f"expected the recorded sha256 of {location}/{name}, got another")
         history = tuple(Epoch(**epoch) for epoch in values["history"])
-        return Progress(**values | {"sums": tuple(values["sums"]), "history": history})
+        return Position(**values | {"sums": tuple(values["sums"]), "history": history})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if storage.is_remote(location) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise StorageError(f"could not read {location}: {error}") from error  # it may be whole all the same
         raise IntegrityError(f"expected a whole checkpoint in {location}: {error}") from None
 
 
-def whole(root: str, digest: str) -> dict[str, Progress]:
+def whole(root: str, digest: str) -> dict[str, Position]:
     """Every undamaged checkpoint of a job in the folders of its attempts, and how far it had come."""
-    found: dict[str, Progress] = {}
+    found: dict[str, Position] = {}
     damages = []
     attempts = [storage.join(root, name) for name in storage.folders(root)]
     for folder in [
         storage.join(attempt, name) for attempt in attempts for name in storage.folders(attempt) if name != "initial"
     ]:
         try:
-            progress = read_progress(folder)
+            progress = read_position(folder)
         except IntegrityError as error:
             damages.append(error)
             continue
@@ -155,12 +155,12 @@ def whole(root: str, digest: str) -> dict[str, Progress]:
     return found
 
 
-def newest(found: Mapping[str, Progress]) -> str:
+def newest(found: Mapping[str, Position]) -> str:
     """The folder of the one that had come furthest."""
     return max(found, key=lambda folder: (len(found[folder].history), found[folder].start))
 
 
-def best(found: Mapping[str, Progress]) -> str:
+def best(found: Mapping[str, Position]) -> str:
     """The folder of the one, of those between epochs, with the lowest validation loss."""
     losses = {folder: progress.history[-1].val_loss for folder, progress in found.items() if not progress.start}
     return min(losses, key=losses.__getitem__)

@@ -22,7 +22,7 @@ from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.training import checkpoint, live, worker
-from tlearn.training.checkpoint import Epoch, Progress
+from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.run import RunFolder
 from tlearn.training.worker import Attempt, Job
 
@@ -90,7 +90,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     best, num_epochs = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
     with best.as_directory() as folder:
-        progress = checkpoint.read_progress(folder)
+        progress = checkpoint.read_position(folder)
         tensors, val_logits = checkpoint.learned_tensors(Path(folder)), checkpoint.val_logits(Path(folder))
     phase = phases[progress.phase]
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
@@ -143,7 +143,7 @@ def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:
     return _checkpoint(checkpoint.best(found)), len(history)
 
 
-def _say_resumed(progress: Progress) -> None:
+def _say_resumed(progress: Position) -> None:
     within = f" and {progress.start} updates" if progress.start else ""
     say(f"resumed after epoch {len(progress.history)}{within}")
 
@@ -155,7 +155,7 @@ class _Trainer(TorchTrainer):
         pass
 
 
-def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Progress]) -> None:
+def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -> None:
     """One more attempt in the folder `root`, from the newest of the checkpoints found there."""
     config, resources = job.config, _resources(job.config)
     # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
@@ -200,7 +200,7 @@ def _checkpoint_and_stop(attempt: Attempt) -> None:
     while time.monotonic() < deadline:
         for name in set(storage.folders(attempt.folder)) - seen:
             with contextlib.suppress(IntegrityError):
-                progress = checkpoint.read_progress(storage.join(attempt.folder, name))
+                progress = checkpoint.read_position(storage.join(attempt.folder, name))
                 if progress.start or progress.is_finished:  # else an epoch ended before the workers looked
                     return
                 seen.add(name)
@@ -219,7 +219,7 @@ def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
         storage.remove_folder(target)
         with contextlib.suppress(OSError, IntegrityError):
             storage.copy_folder(newest, target)
-            checkpoint.read_progress(target)
+            checkpoint.read_position(target)
             return _checkpoint(target)
     raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
 

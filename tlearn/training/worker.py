@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import ray.train
@@ -32,7 +32,7 @@ from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import load_pretrained
 from tlearn.training import checkpoint, loop, optim
-from tlearn.training.checkpoint import Epoch, Progress
+from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.loop import Learner, Worker
 from tlearn.training.samples import Augment, Samples, class_weights
 from tlearn.training.streams import Stream, generator
@@ -83,13 +83,14 @@ def run(arguments: dict[str, Any]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     torch.set_num_threads(attempt.num_threads)
     with _latest_checkpoint(attempt) as folder:
-        progress = checkpoint.read_progress(folder) if folder else Progress(job.digest)
+        progress = checkpoint.read_position(folder) if folder else Position(job.digest)
         assert progress.digest == job.digest, "the driver offers only checkpoints of this job"
         stage = _stage(attempt, progress.phase, worker, folder=folder)
-    progress = stage.train(progress)
-    for phase in range(progress.phase + 1, len(job.phases)):
-        stage = _stage(attempt, phase, worker, head=stage.learner.evaluated.head.state_dict())
-        progress = stage.train(dataclasses.replace(progress, phase=phase))
+    with contextlib.suppress(_Stop):
+        progress = stage.train(progress)
+        for phase in range(progress.phase + 1, len(job.phases)):
+            stage = _stage(attempt, phase, worker, head=stage.learner.evaluated.head.state_dict())
+            progress = stage.train(dataclasses.replace(progress, phase=phase))
 
 
 @contextlib.contextmanager
@@ -172,19 +173,19 @@ class _Stage:
     train_samples: Samples
     val_samples: Samples
 
-    def train(self, progress: Progress) -> Progress:
+    def train(self, progress: Position) -> Position:
         """Epoch by epoch, from where the progress is to the end of the phase."""
         clock = _Clock(self.attempt, self.learner.worker)
         while not _is_over(progress.val_losses(progress.phase), self.phase.optim):
             epoch, logits = self._epoch(progress, clock)
             history = (*progress.history, epoch)
-            progress = Progress(progress.digest, progress.phase, history=history)
+            progress = Position(progress.digest, progress.phase, history=history)
             is_finished = self.is_last and _is_over(progress.val_losses(progress.phase), self.phase.optim)
             progress = dataclasses.replace(progress, is_finished=is_finished)
             self._report(progress, logits)
         return progress
 
-    def _epoch(self, progress: Progress, clock: "_Clock") -> tuple[Epoch, Tensor]:
+    def _epoch(self, progress: Position, clock: "_Clock") -> tuple[Epoch, Tensor]:
         """The rest of the epoch that is under way: its line of metrics, and the logits of the validation images."""
         learner, config, started = self.learner, self.phase.optim, time.monotonic()
         totals = self._updates(progress, clock)
@@ -205,7 +206,7 @@ class _Stage:
         )
         return epoch, logits
 
-    def _updates(self, progress: Progress, clock: "_Clock") -> Totals:
+    def _updates(self, progress: Position, clock: "_Clock") -> Totals:
         """The sums of the whole epoch, over all workers."""
         learner, val_losses = self.learner, progress.val_losses(progress.phase)
         totals = Totals(learner.worker.device)
@@ -214,10 +215,13 @@ class _Stage:
         for start in loop.train_epoch(
             learner, self.train_samples, len(val_losses), totals, val_losses=val_losses, start=progress.start
         ):
-            if clock.is_due():
+            due = clock.due()
+            if due != "nothing":
                 self._complete()
                 sums = tuple(totals.reduced().sums.tolist())
                 self._report(dataclasses.replace(progress, start=start, sums=sums), None)
+            if due == "stop":
+                raise _Stop
         self._complete()
         return totals.reduced()
 
@@ -228,7 +232,7 @@ class _Stage:
             assert columns is not None
             columns.complete(trainable.head.first)
 
-    def _report(self, progress: Progress, logits: Tensor | None) -> None:
+    def _report(self, progress: Position, logits: Tensor | None) -> None:
         """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
         columns, optimizer = self.learner.columns, self.learner.optimizer
         state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
@@ -258,8 +262,15 @@ def _is_over(val_losses: list[float], config: OptimConfig) -> bool:
     return len(val_losses) >= config.num_epochs or optim.should_stop(val_losses, config)
 
 
+class _Stop(Exception):
+    """The run is to stop, and its checkpoint is written. A later one would take its place."""
+
+
+_Due = Literal["nothing", "checkpoint", "stop"]
+
+
 class _Clock:
-    """Says when a checkpoint within an epoch is due: as the first worker sees it, on all workers at once."""
+    """Says what is due within an epoch: as the first worker sees it, on all workers at once."""
 
     def __init__(self, attempt: Attempt, worker: Worker):
         self.every_seconds, self.stop_location = attempt.job.config.checkpoint_every_seconds, attempt.stop_location
@@ -267,14 +278,17 @@ class _Clock:
         self.last = time.monotonic()
         self.looked = -math.inf
 
-    def is_due(self) -> bool:
+    def due(self) -> _Due:
+        choices = get_args(_Due)
         is_late = self.every_seconds is not None and time.monotonic() - self.last >= self.every_seconds
-        due = torch.tensor(is_late or self._is_to_stop(), device=self.worker.device)
+        seen: _Due = "stop" if self._is_to_stop() else "checkpoint" if is_late else "nothing"
+        number = torch.tensor(choices.index(seen), device=self.worker.device)
         if self.worker.num_workers > 1:
-            torch.distributed.broadcast(due, 0)
-        if due.item():
+            torch.distributed.broadcast(number, 0)
+        if number.item():
             self.last = time.monotonic()
-        return bool(due.item())
+        due: _Due = choices[int(number.item())]
+        return due
 
     def _is_to_stop(self) -> bool:
         """Looked up once a second: storage may be slow, and a step takes milliseconds."""
