@@ -1,8 +1,8 @@
 # Two commands set everything up on a machine with Python 3.11 or newer: make demo, make test.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes share the tests; those with Ray are all in one of them.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
+# Two processes share the tests; modules with Ray are all in one of them (tests/conftest.py).
+PYTEST := $(BIN)/pytest --numprocesses 2
 
 .PHONY: demo test test-quick lint lock peers clean
 
