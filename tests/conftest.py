@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,22 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module stay together when several processes share the work, those with Ray all in one."""
     for item in items:
-        is_cluster = item.get_closest_marker("cluster") is not None
-        group = "ray" if is_cluster else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
         if "cache" in getattr(item, "fixturenames", ()):
             item.add_marker("weights")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the tests, those of a module stay together, and all modules with Ray."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Modules(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module: str = super()._split_scope(nodeid)
+            return "ray" if "mark.cluster" in (config.rootpath / module).read_text(encoding="utf-8") else module
+
+    return Modules(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

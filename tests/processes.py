@@ -43,7 +43,7 @@ def ray_head() -> Iterator[Head]:
     arguments = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
     # Beside another Ray on this machine the agent, which starts jobs, would find its port taken.
     arguments |= {"dashboard_agent_listen_port": free_port(), "metrics_agent_port": free_port()}
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         # Ray notes its newest cluster in its folder: others are not to find this one, nor its jobs another.
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_TMPDIR", folder)
