@@ -39,7 +39,6 @@ _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
 _DESCRIPTION = "Fine-tune a pretrained VGG16 on a folder of images, and score folders of images into Parquet."
 
-
 # The recipes, without the paths that they lack.
 _DEFAULTS = {
     name: dataclasses.replace(recipe, data=tyro.MISSING, output=tyro.MISSING) for name, recipe in RECIPES.items()
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _failed(error)
     except SystemExit as ended:  # tyro has printed help, or what is wrong with the flags
-        return ended.code if isinstance(ended.code, int) else errors.DONE
+        return (ended.code or errors.DONE) if words else UsageError.code
     except BrokenPipeError:
         return _unread()
     started = time.monotonic()
@@ -114,11 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str]) -> Command:
     """Raises UsageError for a command or recipe that there is none of, SystemExit for flags and for help."""
-    words = [*words] or ["--help"]
-    if words[0].startswith("-"):
+    words = list(words)
+    if not words or words[0].startswith("-"):
         every = [Annotated[kind, subcommand(name, description=_summary(kind))] for name, (kind, _) in _COMMANDS.items()]
         about = f"{_DESCRIPTION} Flags of a command: tlearn COMMAND --help"
-        _parsed(Union[tuple(every)], "tlearn", words, description=about)  # noqa: UP007
+        _parsed(Union[tuple(every)], "tlearn", words or ["--help"], description=about)  # noqa: UP007
         raise AssertionError("no flag is an option of tlearn itself but those that end it")
     name = known(words[0], _COMMANDS, "a command")
     words = _with_recipe(words)

@@ -405,11 +405,7 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubmitConfig:
-    """Run train or score as a job of a Ray cluster, follow it to its end and end with its exit code.
-
-    Ctrl-C and SIGTERM stop the job, as they stop tlearn train here; where only the connection is lost, the same command
-    follows it again. The token is Ray's: RAY_AUTH_MODE=token, with RAY_AUTH_TOKEN or ~/.ray/auth_token.
-    """
+    """Where a job is sent, and how often."""
 
     address: str | None = None
     """Of the job server, http://HOST:8265; RAY_API_SERVER_ADDRESS, RAY_ADDRESS or a Ray on this machine unless told."""

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
 from tlearn.distributed.nodes import Node, Nodes
-from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError, UsageError
+from tlearn.errors import StorageError, TlearnError, UsageError
 
 _starting = threading.Lock()
 
@@ -145,7 +145,7 @@ def causes() -> Iterator[None]:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, (IntegrityError, StorageError, UsageError, LockedError, TrainingError)):
+            if isinstance(cause, TlearnError) and not isinstance(cause, RayError):  # Ray's copy says all of the way
                 raise cause from error
             cause = getattr(cause, "cause", None) or cause.__cause__
         raise
