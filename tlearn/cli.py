@@ -98,17 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _failed(error)
     except SystemExit as ended:  # tyro has printed help, or what is wrong with the flags
-        return (ended.code or errors.DONE) if words else UsageError.code
+        code = ended.code if isinstance(ended.code, int) else errors.DONE
+        return code if words else UsageError.code
     except BrokenPipeError:
         return _unread()
-    started = time.monotonic()
-    code = None
+    started, result = time.monotonic(), None
     console.event("started", command=command.name)
     try:
-        code = _run(command)
+        result = _run(command)
     finally:
-        console.event("ended", code=code, seconds=round(time.monotonic() - started, 2))
-    return code
+        console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
+    return result
 
 
 def parse(words: Sequence[str]) -> Command:
