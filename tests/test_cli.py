@@ -209,7 +209,7 @@ def test_every_command_has_help_and_it_loads_nothing_heavy(words: list[str]) -> 
 def test_help_lists_every_command_and_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2 and main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"• {name}" in shown for name in COMMANDS)
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
     assert main(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"• {name} {summary[:20]}" in shown for name, summary in SUMMARIES.items())

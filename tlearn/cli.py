@@ -98,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _failed(error)
     except SystemExit as ended:  # tyro has printed help, or what is wrong with the flags
-        code = ended.code if isinstance(ended.code, int) else errors.DONE
-        return code if words else UsageError.code
+        return ended.code if isinstance(ended.code, int) else errors.DONE
     except BrokenPipeError:
         return _unread()
     started, result = time.monotonic(), None
@@ -114,11 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> Command:
     """Raises UsageError for a command or recipe that there is none of, SystemExit for flags and for help."""
     words = list(words)
-    if not words or words[0].startswith("-"):
-        every = [Annotated[kind, subcommand(name, description=_summary(kind))] for name, (kind, _) in _COMMANDS.items()]
-        about = f"{_DESCRIPTION} Flags of a command: tlearn COMMAND --help"
-        _parsed(Union[tuple(every)], "tlearn", words or ["--help"], description=about)  # noqa: UP007
-        raise AssertionError("no flag is an option of tlearn itself but those that end it")
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        raise SystemExit(errors.DONE if words else UsageError.code)
+    if words[0].startswith("-"):  # the shell's completion, of all commands
+        every = [Annotated[kind, subcommand(name)] for name, (kind, _) in _COMMANDS.items()]
+        _parsed(Union[tuple(every)], "tlearn", words)  # noqa: UP007
     name = known(words[0], _COMMANDS, "a command")
     words = _with_recipe(words)
     if name == "train" and words[1] in _DEFAULTS:  # only the recipe that is meant: its help, its suggestions
@@ -133,9 +133,10 @@ def _parsed(kind: Any, prog: str, words: Sequence[str], **options: Any) -> Any:
     return tyro.cli(kind, prog=prog, args=words, config=_STYLE, **options)
 
 
-def _summary(kind: type) -> str:
-    """The first line of what a command says of itself."""
-    return (kind.__doc__ or "").partition("\n")[0]
+def _overview() -> str:
+    lines = [f"  {name:<9}{(kind.__doc__ or '').partition(chr(10))[0]}" for name, (kind, _) in _COMMANDS.items()]
+    usage = "usage: tlearn COMMAND [flags]     tlearn COMMAND --help: its flags     tlearn --version"
+    return "\n".join([usage, "", _DESCRIPTION, "", *lines])
 
 
 def _with_recipe(words: list[str]) -> list[str]:
