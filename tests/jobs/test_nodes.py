@@ -186,8 +186,8 @@ def test_features_are_the_same_bytes_when_a_node_is_lost(
     def compute(name: str) -> dict[str, bytes]:
         cut = Cut("none", str(tmp_path / name), 5, PREPROCESS, Arithmetic(), frozen.digest())
         plan = features.plan([(files, ("plain", "mirror"))], cut)
-        with Progress("features", 65, quiet=True) as progress:
-            assert features.run(plan, str(data), cut, progress) == (128, 1)
+        actors = launch.nodes().pool(None, len(plan))
+        assert features.run(plan, str(data), cut, actors, Progress("features", 65)) == (128, 1)
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in tmp_path.rglob(f"{name}/**/*.arrow")}
 
     expected = compute("one")

@@ -272,7 +272,7 @@ def read_json(folder: str, name: str) -> dict[str, Any]:
 
 
 def left_by(run: str) -> set[str]:
-    paths = {entry.path for entry in storage.walk(run) if not entry.path.startswith("checkpoints/")}
+    paths = {entry.path for entry in storage.stream(run) if not entry.path.startswith("checkpoints/")}
     return {"events" if path.startswith("events.out.tfevents.") else path for path in paths}
 
 
