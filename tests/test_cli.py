@@ -5,10 +5,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -114,6 +117,20 @@ def model_folder(tmp_path: Path) -> Path:
 
 def score(model_folder: Path, data: Path, output: Path) -> int:
     return main(["score", "--model", str(model_folder), "--input", str(data), "--output", str(output)])
+
+
+def test_what_is_no_table_ends_with_3_and_a_single_file_is_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [main([command, str(tmp_path / "nope")]) for command in ("scores", "verify")] == [3, 3]
+    assert main(["verify", str(tmp_path)]) == 3
+    rows = {"path": ["a"], "status": ["scored"], "prediction": ["cat"], "probability": [0.9], "error": [None]}
+    rows["scored_at"] = [datetime.now(UTC)]
+    pq.write_table(pa.table(rows), tmp_path / "scores.parquet")
+    assert main(["verify", str(tmp_path / "scores.parquet")]) == 3
+    capfd.readouterr()
+    assert main(["scores", str(tmp_path / "scores.parquet")]) == 0
+    assert "cat" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

@@ -60,6 +60,10 @@ def test_rows_come_in_the_order_of_the_paths_whatever_the_files_are(tmp_path: Pa
     (alone,) = model.predict([paths[7]])
     assert alone.prediction == rows[7].prediction and alone.probability == pytest.approx(rows[7].probability, abs=1e-5)
     assert list(model.predict([])) == []
+    (strange, known) = model.predict(["nobody://knows/this.jpg", Path(paths[7])])
+    assert (strange.status, known.prediction) == ("io_error", rows[7].prediction)
+    with pytest.raises(tlearn.TlearnError, match="expected a list of paths"):
+        model.predict(paths[7])
 
 
 def test_what_is_wrong_is_one_line_and_an_error_of_ours(tmp_path: Path) -> None:

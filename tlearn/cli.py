@@ -32,7 +32,7 @@ from tlearn.config import (
     VerifyConfig,
     WeightsConfig,
 )
-from tlearn.errors import IntegrityError, TlearnError, UsageError
+from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
 from tlearn.recipes import RECIPES, SUMMARIES, known
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
@@ -285,10 +285,13 @@ def _scores(command: Command) -> int:
 
 def _verify(command: Command) -> int:
     from tlearn import storage
-    from tlearn.scoring.ledger import Ledger
+    from tlearn.scoring.ledger import FOLDER, Ledger
 
     config: VerifyConfig = command.settings
-    ledger = Ledger(storage.absolute(config.table.rstrip("/")))
+    table = storage.absolute(config.table.rstrip("/"))
+    if table.endswith(".parquet") or FOLDER not in storage.folders(table):
+        raise InputError(f"expected a table that grows, found no ledger in {table}: give the DIR of tlearn score")
+    ledger = Ledger(table)
     problems = ledger.verify()
     for problem in problems:
         print(problem)

@@ -37,8 +37,8 @@ def start_ray() -> None:
             except (ConnectionError, RuntimeError, RayError) as error:
                 where = os.environ.get("RAY_ADDRESS", "this machine")
                 raise StorageError(
-                    f"expected a Ray that answers at {where}, got {' '.join(str(error).split())[:200]}: start it, or "
-                    "look for a lack of memory"
+                    f"expected a Ray that answers at {where}, got {' '.join(str(error).split())[:200]}: another "
+                    "Ray may run here with another token; RAY_ADDRESS=local starts one of its own"
                 ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray, in whatever thread it starts, puts handlers of its own there: one ends the process in mid-step, one

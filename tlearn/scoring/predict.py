@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
+from os import PathLike, fspath
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import EngineChoice, PrecisionChoice, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
+from tlearn.errors import InputError, UsageError
 from tlearn.evaluation import drift, metrics
 from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network import arithmetic, description, model
@@ -59,12 +61,15 @@ class Predictor:
         """Move a model to its device."""
         return cls(model.prepare(device.name, device.compile_for), device, abstain_below or 0.0, run)
 
-    def predict(self, paths: Sequence[str]) -> Iterator[Row]:
-        """One row for every file, a local path or URI, in their order; a file that cannot be read is a row too.
+    def predict(self, paths: Iterable[str | PathLike[str]]) -> Iterator[Row]:
+        """One row for every file of a list of local paths or URIs, in their order; what cannot be read is a row too.
 
         Raises InputError for a batch with a feature beyond float16.
         """
-        files = zip(paths, _decoded(paths, self.classifier.description.preprocess), strict=True)
+        if isinstance(paths, str | PathLike):
+            raise UsageError(f"expected a list of paths, got one path: predict([{fspath(paths)!r}])")
+        names = [fspath(path) for path in paths]
+        files = zip(names, _decoded(names, self.classifier.description.preprocess), strict=True)
         return chain.from_iterable(scores.rows for scores in self.scores(files))
 
     def scores(self, files: Iterable[tuple[str, Fetched]]) -> Iterator[Scores]:
@@ -157,12 +162,19 @@ def _decoded(paths: Sequence[str], preprocess: PreprocessConfig) -> Iterator[Fet
     ahead: deque[Future[Fetched]] = deque()
     with ThreadPoolExecutor(num_threads) as threads:
         for path in paths:
-            folder, _, name = storage.absolute(path).rpartition("/")
-            ahead.append(threads.submit(fetch, folder or "/", storage.encode_name(os.fsencode(name)), preprocess))
+            ahead.append(threads.submit(_fetch, path, preprocess))
             if len(ahead) > 4 * num_threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _fetch(path: str, preprocess: PreprocessConfig) -> Fetched:
+    folder, _, name = storage.absolute(path).rpartition("/")
+    try:
+        return fetch(folder or "/", storage.encode_name(os.fsencode(name)), preprocess)
+    except InputError as error:  # a URI of a kind that nobody knows
+        return Fetched(status="io_error", error=str(error))
 
 
 def _batches(files: Iterable[tuple[str, Fetched]], size: int) -> Iterator[list[tuple[str, Fetched]]]:

@@ -80,12 +80,13 @@ def of_rows(rows: Sequence[Row], classes: Classes) -> pa.Table:
 
 
 def latest(location: str) -> pa.Table:
-    """The newest row of every path of a table, by the table's path or URI."""
+    """The newest row of every path of a table, a folder or a single file, by its path or URI."""
     location = storage.absolute(location.rstrip("/"))
-    names = [name for name in storage.names(location) if name.endswith(".parquet")]
-    if not names:
+    files = [location] if location.endswith(".parquet") and storage.exists(location) else []
+    files = files or [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
+    if not files:
         raise InputError(f"expected a table of scores in {location}, found no Parquet file: run tlearn score first")
-    table = pa.concat_tables([_read(storage.join(location, name)) for name in names], promote_options="default")
+    table = pa.concat_tables([_read(file) for file in files], promote_options="default")
     newest: dict[str, int] = {}
     times = table["scored_at"].to_pylist()
     for position, path in enumerate(table["path"].to_pylist()):

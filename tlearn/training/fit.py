@@ -186,6 +186,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
         try:
             trainer.fit()
         except KeyboardInterrupt:  # Ctrl-C, or SIGTERM by the handler of the command line
+            say("stopping after a checkpoint within the epoch")
             _checkpoint_and_stop(attempt)
             raise
         except Exception as error:
