@@ -73,7 +73,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise AssertionError("there is nothing to compute")
 
-    monkeypatch.setattr("tlearn.distributed.launch.start_ray", refuse)
+    # The job first: it is imported here with the true one, which it has again afterwards.
+    for name in ("tlearn.training.job.start_ray", "tlearn.distributed.launch.start_ray"):
+        monkeypatch.setattr(name, refuse)
 
 
 def test_a_finished_run_is_known(place: Path, no_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
