@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tlearn import storage
 from tlearn.errors import LockedError, StorageError
-from tlearn.storage.lease import Lease
+from tlearn.storage.lease import Holder, Lease
 
 HOLD = """
 import sys, time
@@ -148,10 +149,64 @@ def test_a_lease_is_given_back_after_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "lease.json").exists()
 
 
-def test_a_damaged_lease_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "lease.json").write_text("{")
+@pytest.mark.parametrize("data", ["{", "", "{}", "[]", '{"owner": 7}', "[" * 100_000, "\x00"])
+def test_a_lease_that_says_nothing_is_judged_by_its_age(tmp_path: Path, data: str) -> None:
+    path = tmp_path / "lease.json"
+    path.write_text(data)
+    with pytest.raises(LockedError, match="an unknown run holds it"), Lease(str(tmp_path)):
+        pass
+    os.utime(path, (time.time() - 100, time.time() - 100))
     with Lease(str(tmp_path)) as lease:
         lease.check()
+
+
+def test_a_byte_flipped_in_a_dead_lease_locks_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    with Lease(str(tmp_path)):
+        whole = path.read_bytes()
+    dead = whole.replace(json.dumps(os.getpid()).encode(), b"%d" % 2**22)
+    for place in range(len(dead)):
+        path.write_bytes(dead[:place] + bytes([dead[place] ^ 4]) + dead[place + 1 :])
+        os.utime(path, (time.time() - 100, time.time() - 100))
+        with Lease(str(tmp_path)) as lease:
+            lease.check()
+
+
+def test_of_threads_that_want_a_dead_lease_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_alive, judged = Lease._is_alive, threading.Barrier(8)
+
+    def judge(lease: Lease, holder: Holder | None) -> bool:
+        result = is_alive(lease, holder)
+        judged.wait(20)  # all of them have found it dead
+        return result
+
+    monkeypatch.setattr(Lease, "_is_alive", judge)
+    dead = json.dumps({"owner": "d", "host": "elsewhere", "boot": "x", "pid": 1, "started": "1"})
+    for round_ in range(20):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        (folder / "lease.json").write_text(dead)
+        os.utime(folder / "lease.json", (time.time() - 100, time.time() - 100))
+        outcomes = contend(str(folder), 8)
+        assert sorted(outcomes) == ["lost"] * 7 + ["won"]
+
+
+def contend(folder: str, num_threads: int) -> list[str]:
+    start, end = threading.Barrier(num_threads), threading.Barrier(num_threads)
+
+    def attempt(_: int) -> str:
+        start.wait(20)
+        try:
+            with Lease(folder) as lease:
+                end.wait(20)  # nobody gives it back before everybody has tried
+                lease.check()
+                return "won"
+        except LockedError:
+            end.wait(20)
+            return "lost"
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return list(threads.map(attempt, range(num_threads)))
 
 
 @pytest.mark.slow

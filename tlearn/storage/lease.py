@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +28,12 @@ SETTLE_SECONDS = 2.0
 class Holder:
     """The process that holds a lease: the content of lease.json."""
 
-    owner: str = ""
+    owner: str
     """A name of this one lease."""
-    host: str = ""
-    boot: str = ""
-    pid: int = 0
-    started: str | None = None
+    host: str
+    boot: str
+    pid: int
+    started: str | None
 
     @classmethod
     def of_this_process(cls, owner: str) -> "Holder":
@@ -40,13 +42,13 @@ class Holder:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Holder | None":
-        """None where the file is damaged; what it lacks stays empty."""
+        """None where the file does not say who holds it."""
         try:
-            facts = json.loads(data)
-        except ValueError:
+            holder = cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError):
             return None
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: facts[name] for name in names & facts.keys()}) if isinstance(facts, dict) else None
+        texts = (holder.owner, holder.host, holder.boot, holder.started or "")
+        return holder if isinstance(holder.pid, int) and all(isinstance(text, str) for text in texts) else None
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode()
@@ -64,13 +66,13 @@ class Holder:
 class Lease:
     """Hold `folder`/lease.json while the block runs. Raises LockedError where a living run holds it.
 
-    On local and NFS file systems the file is created by a hard link, which fails where there is one: at most one run
-    holds it. Object stores have no such step here: a run writes the object, waits, and holds the lease if the object
-    is still its own; two runs could both hold it only if one of them stood still for SETTLE_SECONDS between its look
-    and its write.
+    On local and NFS file systems the file is created by a hard link, which fails where there is one, and that of a dead
+    run is replaced by the run that locks it: at most one run holds it. Object stores have no such step here: a run
+    writes the object, waits, and holds the lease if the object is still its own; two runs could both hold it only if
+    one of them stood still for SETTLE_SECONDS between its look and its write.
 
-    A run of this machine that is dead is noticed by its process id; one of another machine by the age of its lease,
-    measured by the storage's clock and not by ours.
+    A run of this machine that is dead is noticed by its process id; one of another machine, or one of which the file
+    says nothing, by the age of its lease, measured by the storage's clock and not by ours.
     """
 
     def __init__(self, folder: str, seconds: float = LEASE_SECONDS):
@@ -97,65 +99,64 @@ class Lease:
         return self
 
     def _create(self) -> bool:
+        if not storage.is_remote(self.folder):
+            return self._write(os.link)
+        if storage.exists(self.location):
+            return False
         self._renewed = time.monotonic()
-        facts = Holder.of_this_process(self.owner).to_json()
-        if storage.is_remote(self.folder):
-            if storage.exists(self.location):
-                return False
-            storage.write_bytes(self.location, facts)
-            time.sleep(SETTLE_SECONDS)
-            return self._is_ours()
+        storage.write_bytes(self.location, Holder.of_this_process(self.owner).to_json())
+        time.sleep(SETTLE_SECONDS)
+        return self._is_ours()
+
+    def _write(self, put: Callable[[Path, Path], None]) -> bool:
+        """Put a lease of ours into its place; False where `put` finds one there."""
+        self._renewed = time.monotonic()
         path = storage.local(self.location)
         temporary = path.with_name(f".{self.owner}.tmp")
-        temporary.write_bytes(facts)
+        temporary.write_bytes(Holder.of_this_process(self.owner).to_json())
         try:
-            os.link(temporary, path)
+            put(temporary, path)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         return True
 
     def _take_over(self) -> None:
-        holder = self._read()
-        if holder is not None and self._is_alive(holder):
-            raise LockedError(
-                f"expected {self.folder} to be free, run {holder.owner[:8]} (process {holder.pid} "
-                f"on {holder.host}) holds it: wait for it or end it"
-            )
-        if storage.is_remote(self.folder):
+        data = self._read()
+        holder = None if data is None else Holder.from_json(data)
+        if data is not None and self._is_alive(holder):
+            who = f"run {holder.owner[:8]} (process {holder.pid} on {holder.host})" if holder else "an unknown run"
+            raise LockedError(f"expected {self.folder} to be free, {who} holds it: wait for it or end it")
+        if data is not None and storage.is_remote(self.folder):
             storage.remove(self.location)
-        else:
-            self._move_aside(holder)
-        if not self._create():
+        if not (self._create() or (data is not None and self._replace(data))):
             raise LockedError(f"expected {self.folder} to be free, another run just took it: wait for it")
 
-    def _move_aside(self, holder: Holder | None) -> None:
-        """Take a dead lease away; one that another run has put in its place meanwhile is put back."""
+    def _replace(self, dead: bytes) -> bool:
+        """Put a lease of ours in the place of a dead one; False where another run does, or did."""
         path = storage.local(self.location)
-        aside = path.with_name(f".{self.owner}.stale")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return
-        taken = Holder.from_json(aside.read_bytes())
-        if taken is not None and (holder is None or taken.owner != holder.owner):
-            os.link(aside, path)
-        aside.unlink()
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _opened(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who waited for the lock may have the file of the dead run open after it was replaced.
+            if os.path.samestat(os.fstat(file), path.stat()) and path.read_bytes() == dead:
+                return self._write(os.replace)
+        return False
 
-    def _read(self) -> Holder | None:
-        """None where there is no lease, or a damaged one. Raises OSError: a lease that cannot be read may be held."""
+    def _read(self) -> bytes | None:
+        """None where there is no lease. Raises OSError: a lease that cannot be read may be held."""
         try:
-            return Holder.from_json(storage.read(self.location).data)
+            return storage.read(self.location).data
         except FileNotFoundError:
             return None
 
     def _is_ours(self) -> bool:
-        holder = self._read()
+        data = self._read()
+        holder = None if data is None else Holder.from_json(data)
         return holder is not None and holder.owner == self.owner
 
-    def _is_alive(self, holder: Holder) -> bool:
-        if holder.is_of_this_machine:
+    def _is_alive(self, holder: Holder | None) -> bool:
+        if holder is not None and holder.is_of_this_machine:
             return holder.is_running
         clock = storage.join(self.folder, f".{self.owner}.clock")
         storage.write_bytes(clock, b"")
@@ -202,6 +203,16 @@ class Lease:
         with contextlib.suppress(OSError):  # a lease that stays grows old, and the run ends as it did
             if self._is_ours():
                 storage.remove(self.location)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """To be locked. NFS locks only what is open for writing; another user's file may only be open for reading."""
+    descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _boot_id() -> str:
