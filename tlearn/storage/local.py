@@ -23,7 +23,7 @@ class Local:
     path: Path
     """Absolute."""
 
-    def stream(self) -> Iterator[Entry]:
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
         if not self.path.is_dir():
             came = "found a file" if self.path.exists() else "found nothing"
             raise InputError(f"expected a folder at {self.path}, {came}: check the path")
@@ -34,14 +34,22 @@ class Local:
                 for entry in scan:
                     if not entry.is_dir(follow_symlinks=False):
                         yield from _listed(entry, prefix)
-                    elif not entry.name.startswith(b"."):
+                    elif enters(encode_name(entry.name)):
                         waiting.append(prefix + entry.name + b"/")
+                    else:
+                        yield Entry(encode_name(prefix + entry.name), -1, 0, "folder")
 
     def folders(self) -> list[str]:
+        return self._named(lambda entry: entry.is_dir(follow_symlinks=False))
+
+    def links(self) -> list[str]:
+        return self._named(lambda entry: entry.is_symlink() and os.path.isdir(entry.path))
+
+    def _named(self, is_wanted: Callable[[os.DirEntry[bytes]], bool]) -> list[str]:
         if not self.path.is_dir():
             return []
         with os.scandir(os.fsencode(self.path)) as scan:
-            return [encode_name(entry.name) for entry in scan if entry.is_dir(follow_symlinks=False)]
+            return [encode_name(entry.name) for entry in scan if is_wanted(entry)]
 
     def names(self) -> list[str]:
         try:
@@ -148,7 +156,9 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
     try:
         status = entry.stat()
     except OSError:
-        yield Entry(path, -1, 0)
+        yield Entry(path, -1, 0, "dead link" if entry.is_symlink() else "file")
         return
     if stat.S_ISREG(status.st_mode):
         yield Entry(path, status.st_size, status.st_mtime_ns // 1000)
+    elif stat.S_ISDIR(status.st_mode):
+        yield Entry(path, -1, 0, "link")
