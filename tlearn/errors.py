@@ -59,8 +59,12 @@ class LockedError(TlearnError, RuntimeError):
 
 
 def printable(name: str) -> str:
-    """A name in a line: what a line cannot show (a line break, a control character) as Python's escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    """A name in a line: what a line cannot show (a line break, a control character) as Python's escape.
+
+    In quotes where it begins or ends with a blank.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return shown if shown == shown.strip() else f"'{shown}'"
 
 
 def some(names: Sequence[str], most: int = 10) -> str:

@@ -39,7 +39,7 @@ def read(data: str) -> Listing:
     val = [file for file in files.get("val", []) if file.label]
     if "val" in layout.folders:
         _require_pictures(_location(data, layout.folders["val"]), "class folders with images", files["val"], ignored)
-        classes.require([file.label for file in val], "val/", _hint(ignored))
+        classes.require([file.label for file in val], "val/", ignored.hint())
         if lacking := sorted(set(classes.names) - {file.label for file in val}):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
@@ -48,6 +48,9 @@ def read(data: str) -> Listing:
     unlabelled = [file for file in files.get("test", []) if file.label not in classes.names]
     if strangers := sorted({file.label for file in unlabelled} - {""}):
         remarks.append(f"folders of test/ that are no class of train/: {classes.beside(strangers)}")
+    for split in ("train", "val"):
+        if num_loose := sum(not file.label for file in files.get(split, [])):
+            ignored.loose[layout.folders[split] or "."] = num_loose
     return Listing([*train, *val, *test], classes, ignored, [*remarks, *ignored.remarks()], unlabelled)
 
 
@@ -72,8 +75,6 @@ def _files(data: str, split: str, folder: str, ignored: Ignored) -> list[File]:
         label, _, rest = entry.path.partition("/")
         label = label if rest and label not in (".", "..") else ""
         files.append(File(split, prefix + entry.path, label, entry.size, entry.modified))
-    if split != "test" and (num_loose := sum(not file.label for file in files)):
-        ignored.loose[folder or "."] = num_loose
     return files
 
 
@@ -92,13 +93,13 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
     if empty:
         raise InputError(
             f"expected images in every class folder of {location}, found none in {some(empty)}: "
-            f"add some or remove the folder{_hint(ignored)}"
+            f"add some or remove the folder{ignored.hint()}"
         )
     _require_pictures(location, wanted, files, ignored)
     if len(labels) == 1:
         inner = sorted(_inner_folders(files, folder)[labels[0]])
         inside = f", which holds {some(inner)}: if these are the classes, move them up" if inner else _OWN
-        found = f"found 1 ({printable(labels[0])}) in {location}{inside}{_hint(ignored)}"
+        found = f"found 1 ({printable(labels[0])}) in {location}{inside}{ignored.hint()}"
         raise InputError(f"expected at least two class folders, {found}")
     return Classes.of(labels)
 
@@ -106,12 +107,7 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
 def _require_pictures(location: str, wanted: str, files: Sequence[File], ignored: Ignored) -> None:
     if not any(file.label for file in files):
         loose = f"{len(files):,} pictures that lie loose{_OWN}" if files else "none"
-        raise InputError(f"expected {wanted} in {location}, found {loose}{_hint(ignored)}")
-
-
-def _hint(ignored: Ignored) -> str:
-    """What was not looked at, at the end of an error about something that was not found."""
-    return "".join(f"; {remark}" for remark in ignored.remarks())
+        raise InputError(f"expected {wanted} in {location}, found {loose}{ignored.hint()}")
 
 
 def _remarks_on_train(files: Sequence[File], folder: str, classes: Classes) -> list[str]:

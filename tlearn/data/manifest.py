@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.data.names import Ignored
-from tlearn.data.status import Status
+from tlearn.data.status import Status, why_missing
 from tlearn.errors import InputError, TooManyBadFiles, printable, some
 
 SCHEMA = pa.schema(
@@ -109,8 +109,8 @@ def add_hashes(data: str, files: list[File], cache: str) -> list[File]:
 def _hashed(data: str, file: File) -> File:
     try:
         return dataclasses.replace(file, sha256=storage.read_listed(data, file.path).sha256)
-    except FileNotFoundError:
-        return dataclasses.replace(file, status="missing", error="listed, but gone when it was read")
+    except FileNotFoundError as error:
+        return dataclasses.replace(file, status="missing", error=why_missing(error))
     except OSError as error:
         return dataclasses.replace(file, status="io_error", error=error.strerror or str(error))
 

@@ -117,6 +117,10 @@ class Ignored:
             # Of names that are all different there may be as many as files.
             self.names[kind if kind in self.names or len(self.names) < _MAX_KINDS else "other"] += 1
 
+    def hint(self) -> str:
+        """For the end of an error about something that was not found."""
+        return "".join(f"; {remark}" for remark in self.remarks())
+
     def remarks(self) -> list[str]:
         """One line each."""
         remarks = [

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tlearn import storage
 from tlearn.data.manifest import File
-from tlearn.data.names import is_entered, is_picture
+from tlearn.data.names import Ignored, is_entered, is_picture
 from tlearn.errors import InputError, printable, some
+from tlearn.storage import Entry
 
 _NAMES = {
     "train": ("train", "training"),
@@ -17,6 +18,9 @@ _NAMES = {
     "test": ("test", "testing"),
 }
 _SPLITS = {name: split for split, names in _NAMES.items() for name in names}
+
+_FEW = 5
+"""So many folders are looked into for a train/ that lies too deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,20 @@ def find(data: str) -> Layout:
             )
         if split is not None:
             found[split] = name
+            if not storage.exists(storage.join(data, name)):
+                raise InputError(
+                    f"expected a folder at {data}/{name}, found a link that leads nowhere: mend or remove it"
+                )
     others = [f"{name}/" for name in present if split_of(name) is None]
     if "train" in found:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
         remarks += [f"not used: {some(others)}"] if others else []
         return Layout(found, tuple(remarks))
-    for name in present:
+    for name in present if len(present) <= _FEW else ():
         if any(split_of(inner) == "train" for inner in _folders(storage.join(data, name))):
-            raise InputError(f"expected a folder train/ in {data}, found one in {printable(name)}/: give {data}/{name}")
-    if found or not storage.folders(data):
+            inner = printable(storage.join(data, name))
+            raise InputError(f"expected a folder train/ in {data}, found one in {inner}: give --data {inner}")
+    if found or not any(map(is_entered, storage.folders(data))):
         raise InputError(_no_train(data, present))
     return Layout({"train": ""}, (f"no train/: the folders in {data} are taken as the classes",))
 
@@ -74,13 +83,18 @@ def _folders(location: str) -> list[str]:
 
 
 def _no_train(data: str, present: list[str]) -> str:
-    found = [f"{name}/" for name in present]
-    num_loose = sum(map(is_picture, storage.names(data)))
+    found, ignored = [f"{name}/" for name in present], Ignored()
+    num_loose = 0
+    for name in storage.names(data):
+        if is_picture(name):
+            num_loose += 1
+        else:
+            ignored.add(Entry(name, -1, 0))
     if num_loose:
         found.append(f"{num_loose:,} pictures that lie loose")
     return (
         f"expected a folder train/ in {data}, found {some(found) or 'no folder'}: "
-        "put the images into train/<class>/ and perhaps val/<class>/"
+        f"put the images into train/<class>/ and perhaps val/<class>/{ignored.hint()}"
     )
 
 

@@ -5,7 +5,7 @@ storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name, in_order, is_shown
+from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name, in_order, is_shown
 from tlearn.storage.files import (
     absolute,
     copy_folder,
@@ -33,6 +33,7 @@ from tlearn.storage.remote import filesystem
 
 __all__ = [
     "Content",
+    "DeadLink",
     "Entry",
     "Workplace",
     "absolute",

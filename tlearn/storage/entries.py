@@ -42,6 +42,10 @@ class Content:
         return hashlib.sha256(self.data).hexdigest()
 
 
+class DeadLink(FileNotFoundError):
+    """A symbolic link that leads nowhere."""
+
+
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """Sort by the bytes of the path as it is stored, whatever stands for them in its text."""
     return sorted(entries, key=lambda entry: decode_name(entry.path))

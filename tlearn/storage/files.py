@@ -44,7 +44,7 @@ def folders(location: str) -> list[str]:
 
 
 def links(location: str) -> list[str]:
-    """Names of the links to folders directly in a folder, sorted; none where there is no folder."""
+    """Names of the links directly in a folder that lead to folders or nowhere, sorted; none where there is none."""
     return sorted(_at(location).links())
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Local:
         return self._named(lambda entry: entry.is_dir(follow_symlinks=False))
 
     def links(self) -> list[str]:
-        return self._named(lambda entry: entry.is_symlink() and os.path.isdir(entry.path))
+        return self._named(lambda entry: entry.is_symlink() and not os.path.isfile(entry.path))
 
     def _named(self, is_wanted: Callable[[os.DirEntry[bytes]], bool]) -> list[str]:
         if not self.path.is_dir():
@@ -63,7 +63,10 @@ class Local:
 
     def read(self, path: str, limit: int | None) -> Content:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        except FileNotFoundError as error:
+            raise DeadLink(error.errno, "a link that leads nowhere", path) if os.path.islink(name) else error from None
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
