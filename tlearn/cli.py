@@ -311,6 +311,8 @@ def _check(command: Command) -> int:
     else:
         for line in check.lines(checked):
             print(line)
+    if checked.refusal:
+        return _say(f"tlearn train would end with {checked.code}: {checked.refusal}", checked.code)
     return errors.DONE
 
 

@@ -1,5 +1,7 @@
 """What a user can cause, each kind with the exit code of a command that it ends; all else is a fault of ours."""
 
+from collections.abc import Sequence
+
 DONE = 0
 TOO_MANY_BAD_FILES = 4
 FAULT = 70
@@ -54,3 +56,18 @@ class LockedError(TlearnError, RuntimeError):
     """Another run holds the output."""
 
     code = 75
+
+
+def printable(name: str) -> str:
+    """A name in a line: what a line cannot show (a line break, a control character) as Python's escape.
+
+    In quotes where it begins or ends with a blank.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return shown if shown == shown.strip() else f"'{shown}'"
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Names in a line: the first ones, and how many more there are."""
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*map(printable, names[:most]), *more])

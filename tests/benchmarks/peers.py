@@ -27,7 +27,7 @@ from PIL import Image
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, default_cache
-from tlearn.data import manifest
+from tlearn.data import listing
 from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
 from tlearn.network import engine, model, weights
@@ -319,7 +319,7 @@ def prepare(root: Path, source: str | None, count: int) -> None:
     """Pictures of 240x240, a model folder with int8 ranges, and what torch says in fp32."""
     folder = root / "pictures" / "all"
     folder.mkdir(parents=True)
-    entries = storage.in_order(manifest.pictures(source)) if source else []
+    entries = storage.in_order(listing.pictures(source)) if source else []
     for number in range(count):
         if source:
             entry = entries[number * len(entries) // count]

@@ -10,18 +10,22 @@ from tlearn.data.check import check, lines
 
 JSON = (
     '{"classes": ["cat", "dog"], "train": {"cat": 2, "dog": 3}, "val": {"cat": 1, "dog": 1}, "test": 1, "ignored": 1, '
-    '"remarks": ["1 files are no images by name, or in no class folder: ignored", '
+    '"remarks": ["ignored, by name no pictures: .txt 1", '
     '"1 images are in train and in val, byte for byte: val_accuracy flatters"], '
     '"bad": [{"path": "train/dog/2.jpg", "status": "unreadable", '
-    '"error": "not an image that can be read: the file is empty"}]}'
+    '"error": "not an image that can be read: the file is empty"}], "ignored_names": {".txt": 1}, "links": [], '
+    '"copies": [{"paths": ["train/cat/0.png", "val/cat/0.png"], "splits": ["train", "val"], "classes": ["cat"]}], '
+    '"code": 4, "refusal": "expected at most 5.0% bad images, got 1 of 7 (train/dog/2.jpg: '
+    'not an image that can be read: the file is empty): mend them, or raise --max-error-rate"}'
 )
 
 LINES = """\
-train: 5 images (cat 2, dog 3)
-val: 2 images (cat 1, dog 1)
+train: 5 images of 2 classes (cat 2, dog 3)
+val: 2 images of 2 classes (cat 1, dog 1)
 test: 1 images
-note: 1 files are no images by name, or in no class folder: ignored
+note: ignored, by name no pictures: .txt 1
 note: 1 images are in train and in val, byte for byte: val_accuracy flatters
+same bytes: train/cat/0.png, val/cat/0.png
 train/dog/2.jpg: unreadable: not an image that can be read: the file is empty
 1 of them cannot be used"""
 

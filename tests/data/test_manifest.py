@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tlearn import storage
-from tlearn.data import manifest
+from tlearn.data import copies, manifest
+from tlearn.data.listing import hold_out
+from tlearn.data.listing import read as listed
 
 
 def put(root: Path, name: str, content: str = "") -> None:
@@ -26,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def read(data: Path, seed: int = 0) -> manifest.Listing:
-    return manifest.read(str(data), val_fraction=0.2, seed=seed)
+    return hold_out(listed(str(data)), 0.2, seed)
 
 
 def test_without_val_each_class_gives_a_share_and_nothing_is_lost_or_doubled(data: Path) -> None:
@@ -74,7 +76,7 @@ def test_the_order_is_that_of_the_bytes_of_the_path(tmp_path: Path) -> None:
             pass
     for label in ("a", "a0"):
         put(tmp_path, f"val/{label}/1.jpg")
-    files = manifest.read(str(tmp_path), val_fraction=0.2, seed=0).of("train")
+    files = read(tmp_path).of("train")
     assert [storage.decode_name(file.path) for file in files] == in_order
 
 
@@ -87,7 +89,7 @@ def test_names_decide_what_is_a_picture_and_folders_what_it_shows(data: Path) ->
     listing = read(data)
     extra = {f.path for f in listing.of("train")} - {f"train/{c}/{n:02}.jpg" for c in ("cat", "dog") for n in range(20)}
     assert extra == {"train/cat/a/b/deep.PNG", "train/cat/no-suffix", "train/cat/photo.HEIC"}
-    assert {f.label for f in listing.files} == {"cat", "dog"} and listing.num_ignored == 4
+    assert {f.label for f in listing.files} == {"cat", "dog"} and listing.ignored.total() == 4
 
 
 def test_class_names_may_be_anything_but_hidden(data: Path) -> None:
@@ -136,7 +138,7 @@ def test_the_same_bytes_in_two_splits_or_classes_are_remarked_on(data: Path, tmp
     put(data, "val/cat/copy.jpg", "train/cat/00.jpg")
     put(data, "val/dog/copy.jpg", "train/cat/01.jpg")
     files = manifest.add_hashes(str(data), read(data).files, str(tmp_path / "cache"))
-    assert [remark.split(" images ")[0] for remark in manifest.leaks(files)] == ["2", "1"]
+    assert [remark.split(" images ")[0] for remark in copies.remarks(copies.find(files))] == ["2", "1"]
 
 
 def test_outcomes_of_some_files_leave_the_others_and_the_order(data: Path) -> None:

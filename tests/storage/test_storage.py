@@ -39,10 +39,6 @@ def test_every_regular_file_is_listed_once_in_the_order_of_its_bytes(tmp_path: P
         for name in names:
             with open(os.path.join(root, folder, name), "wb") as file:
                 file.write(folder + name)
-    os.symlink("sub", tmp_path / "link-to-folder")
-    os.symlink("..", tmp_path / "sub" / "loop")
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache" / "1.jpg").touch()
     expected = sorted(os.path.join(folder, name) for folder in (b"", b"sub", b"sub.d") for name in names)
     listed = storage.in_order(storage.stream(str(tmp_path)))
     assert [storage.decode_name(entry.path) for entry in listed] == expected
@@ -58,14 +54,32 @@ def test_pipes_sockets_and_links_that_lead_nowhere_do_no_harm(tmp_path: Path) ->
     os.symlink("1.jpg", tmp_path / "2.jpg")
     os.link(tmp_path / "1.jpg", tmp_path / "3.jpg")
     os.symlink("nowhere", tmp_path / "4.jpg")
+    os.symlink("5.jpg", tmp_path / "5.jpg")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s.jpg"))
-        listed = {entry.path: entry.size for entry in storage.stream(str(tmp_path))}
-    assert listed == {"1.jpg": 1, "2.jpg": 1, "3.jpg": 1, "4.jpg": -1}
+        listed = {entry.path: (entry.size, entry.kind) for entry in storage.stream(str(tmp_path))}
+    whole, dead = (1, "file"), (-1, "dead link")
+    assert listed == {"1.jpg": whole, "2.jpg": whole, "3.jpg": whole, "4.jpg": dead, "5.jpg": dead}
     with pytest.raises(OSError, match="regular file"):
         storage.read_listed(str(tmp_path), "pipe.jpg")
     with pytest.raises(FileNotFoundError):
         storage.read_listed(str(tmp_path), "4.jpg")
+
+
+def test_what_is_not_entered_is_listed_by_its_kind_and_the_folder_itself_may_be_called_anything(
+    tmp_path: Path,
+) -> None:
+    for name in (".named/a/1.jpg", ".named/.git/HEAD", ".named/a/.cache/x/2.jpg", "elsewhere/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.symlink("../elsewhere", tmp_path / ".named" / "link")
+    os.symlink("..", tmp_path / ".named" / "a" / "loop")
+    os.symlink(".named", tmp_path / "also")
+    kinds = {".git": "folder", "a/.cache": "folder", "a/1.jpg": "file", "a/loop": "link", "link": "link"}
+    for name in (".named", "also"):
+        assert {entry.path: entry.kind for entry in storage.stream(str(tmp_path / name))} == kinds
+        assert storage.folders(str(tmp_path / name)) == [".git", "a"]
+        assert storage.links(str(tmp_path / name)) == ["link"]
 
 
 def test_a_missing_folder_and_a_file_are_no_folders(tmp_path: Path) -> None:

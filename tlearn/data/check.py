@@ -3,19 +3,25 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tlearn import storage
+from tlearn.classes import Classes
 from tlearn.config import PreprocessConfig
 from tlearn.console import Progress
-from tlearn.data import manifest
+from tlearn.data import copies, manifest
+from tlearn.data.copies import Copies
 from tlearn.data.fetch import fetch
+from tlearn.data.listing import hold_out, read
+from tlearn.data.manifest import File, Listing
 from tlearn.data.status import Status
+from tlearn.errors import DONE, TlearnError, printable
 
 _MAX_LISTED = 20
+_VAL_FRACTION, _SEED, _MAX_ERROR_RATE = 0.2, 0, 0.05
+"""Of `tlearn train`, unless told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,56 +41,82 @@ class Findings:
     val: dict[str, int]
     test: int
     ignored: int
-    """Files that are no images by name, or in no class folder."""
+    """Files that are no images by name or lie in no class folder, and folders that are not entered."""
     remarks: tuple[str, ...]
     bad: tuple[BadFile, ...]
+    ignored_names: dict[str, int]
+    """How many of each suffix, and of each name that systems leave behind (folders end in /)."""
+    links: tuple[str, ...]
+    """Folders that are links: they are not followed."""
+    copies: tuple[Copies, ...]
+    """The same bytes in two splits, or under two classes."""
+    code: int
+    """With which `tlearn train` would end on these images: 0, or that of `refusal`."""
+    refusal: str | None
+    """The words with which it would end."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
 def check(data: str) -> Findings:
-    """Decode every picture of train/, val/ and test/. Raises InputError as training would."""
-    listing = manifest.read(data, val_fraction=0.2, seed=0)
-    has_test = "test" in storage.folders(data)
-    test = storage.in_order(manifest.pictures(f"{data}/test")) if has_test else []
-    paths = [file.path for file in listing.files] + [f"test/{entry.path}" for entry in test]
-    hashes, bad = _decode(data, paths)
-    files = [dataclasses.replace(file, sha256=hashes[file.path]) for file in listing.files]
+    """Decode every picture of train/, val/ and test/. Raises InputError where training would do so before it reads."""
+    listing = read(data)
+    files = _decoded(data, [*listing.files, *listing.unlabelled])
+    listing = hold_out(listing.with_outcomes(files), _VAL_FRACTION, _SEED)
+    splits = {file.path: file for file in listing.files}  # val may have been held out
+    files = [splits.get(file.path, file) for file in files]
+    found = copies.find(files)
+    code, refusal = _refusal(listing)
     return Findings(
         classes=listing.classes.names,
         train=dict(Counter(file.label for file in listing.of("train"))),
         val=dict(Counter(file.label for file in listing.of("val"))),
-        test=len(test),
-        ignored=listing.num_ignored,
-        remarks=(*listing.remarks, *manifest.leaks(files)),
-        bad=tuple(bad),
+        test=sum(file.split == "test" for file in files),
+        ignored=listing.ignored.total(),
+        remarks=(*listing.remarks, *copies.remarks(found)),
+        bad=tuple(BadFile(file.path, file.status, file.error) for file in files if file.status != "ok"),
+        ignored_names=dict(listing.ignored.names.most_common()),
+        links=tuple(listing.ignored.links),
+        copies=tuple(found),
+        code=code,
+        refusal=refusal,
     )
 
 
-def _decode(data: str, paths: list[str]) -> tuple[dict[str, str | None], list[BadFile]]:
-    """The sha256 of every path, and the files that give no picture."""
+def _decoded(data: str, files: Sequence[File]) -> list[File]:
+    """The files with their sha256, or the status of those that give no picture."""
     preprocess = PreprocessConfig()
-    hashes: dict[str, str | None] = {}
-    bad = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(paths)) as progress:
-        pictures = threads.map(lambda path: fetch(data, path, preprocess), paths)
-        for path, fetched in zip(paths, pictures, strict=True):
+    decoded = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("checked", len(files)) as progress:
+        pictures = threads.map(lambda file: fetch(data, file.path, preprocess), files)
+        for file, fetched in zip(files, pictures, strict=True):
             progress.advance(1)
-            if fetched.status != "ok":
-                bad.append(BadFile(path, fetched.status, fetched.error))
-            hashes[path] = fetched.sha256
-    return hashes, bad
+            decoded.append(dataclasses.replace(file, sha256=fetched.sha256, status=fetched.status, error=fetched.error))
+    return decoded
+
+
+def _refusal(listing: Listing) -> tuple[int, str | None]:
+    try:
+        manifest.require_enough(listing, _MAX_ERROR_RATE)
+    except TlearnError as error:
+        return error.code, str(error)
+    return DONE, None
 
 
 def lines(findings: Findings) -> Iterator[str]:
     """The findings for a person."""
+    classes = Classes(findings.classes)
     for split, counts in (("train", findings.train), ("val", findings.val)):
-        of_classes = ", ".join(f"{name} {counts.get(name, 0):,}" for name in findings.classes)
-        yield f"{split}: {sum(counts.values()):,} images ({of_classes})"
+        yield f"{split}: {sum(counts.values()):,} images of {len(classes.names):,} classes ({classes.counted(counts)})"
     yield f"test: {findings.test:,} images"
     yield from (f"note: {remark}" for remark in findings.remarks)
-    yield from (f"{file.path}: {file.status}: {file.error}" for file in findings.bad[:_MAX_LISTED])
-    if len(findings.bad) > _MAX_LISTED:
-        yield f"and {len(findings.bad) - _MAX_LISTED:,} more: --json lists them all"
+    yield from _first([f"same bytes: {', '.join(map(printable, copy.paths))}" for copy in findings.copies])
+    yield from _first([f"{printable(file.path)}: {file.status}: {file.error}" for file in findings.bad])
     yield f"{len(findings.bad):,} of them cannot be used" if findings.bad else "every image can be used"
+
+
+def _first(found: Sequence[str]) -> Iterator[str]:
+    yield from found[:_MAX_LISTED]
+    if len(found) > _MAX_LISTED:
+        yield f"and {len(found) - _MAX_LISTED:,} more: --json lists them all"

@@ -7,7 +7,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import PreprocessConfig
 from tlearn.data import images
-from tlearn.data.status import Status
+from tlearn.data.status import Status, why_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Fetched:
 def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
     try:
         content = storage.read_listed(folder, path, config.max_bytes)
-    except FileNotFoundError:
-        return Fetched(status="missing", error="listed, but gone when it was read")
+    except FileNotFoundError as error:
+        return Fetched(status="missing", error=why_missing(error))
     except OSError as error:
         return Fetched(status="io_error", error=" ".join((error.strerror or str(error)).split()))
     is_whole = len(content.data) <= config.max_bytes  # what is longer is read in part

@@ -1,11 +1,9 @@
-"""What is in a folder: one row for every file, in the order of the bytes of its path."""
+"""What is known of training data: one row for every file, in the order of the bytes of its path."""
 
 import dataclasses
 import hashlib
-import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,34 +12,9 @@ import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.data.status import Status
-from tlearn.errors import InputError
-from tlearn.storage import Entry
-
-# A file counts as a picture by its name, so that a CSV file beside the pictures is no bad picture. What it holds
-# is decided by its content. Kinds that cannot be read are listed too: whoever put them there wants to know.
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".mpo",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".svg",
-        ".ico",
-    ]
-)
+from tlearn.data.names import Ignored
+from tlearn.data.status import Status, why_missing
+from tlearn.errors import InputError, TooManyBadFiles, printable, some
 
 SCHEMA = pa.schema(
     [
@@ -76,14 +49,16 @@ class Listing:
     """The pictures of a data folder, and what is in it beside them."""
 
     files: list[File]
+    """Of train, of val, of test; of test only those in the folder of a class that is in train."""
     classes: Classes
-    num_ignored: int = 0
-    """Files without a picture's name, or outside a class folder."""
+    ignored: Ignored = field(default_factory=Ignored)
     remarks: list[str] = field(default_factory=list)
     """One line each: what a person should know before training on this."""
+    unlabelled: list[File] = field(default_factory=list)
+    """The other pictures of test; the label is that of no class."""
 
-    def of(self, split: str) -> list[File]:
-        return [file for file in self.files if file.split == split]
+    def of(self, *splits: str) -> list[File]:
+        return [file for file in self.files if file.split in splits]
 
     def usable(self, split: str) -> list[File]:
         """Those that can be read."""
@@ -95,103 +70,20 @@ class Listing:
         return dataclasses.replace(self, files=[known.get(file.path, file) for file in self.files])
 
 
-def is_picture(path: str) -> bool:
-    """By its suffix; a name without one counts, unless it starts with a dot."""
-    name = path.rpartition("/")[2]
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix in SUFFIXES if suffix else not name.startswith(".")
-
-
-def pictures(location: str, ignored: Counter[str] | None = None) -> Iterator[Entry]:
-    """Every picture under a folder, in any order; other files are counted in `ignored` by suffix."""
-    for entry in storage.stream(location):
-        if is_picture(entry.path):
-            yield entry
-        elif ignored is not None:
-            ignored[os.path.splitext(entry.path)[1].lower() or "."] += 1
-
-
-def read(data: str, *, val_fraction: float, seed: int) -> Listing:
-    """List train/ and val/ of a data folder; without val/, hold out a seeded share of each class.
-
-    Raises ValueError for what cannot be trained on: a missing folder, fewer than two classes, an empty class
-    folder, a class in val/ that train/ lacks.
-    """
-    present = _require_folder(data)
-    if "train" not in present:
-        raise InputError(
-            f"expected a folder train/ in {data}, found {', '.join(present) or 'no folder'}: "
-            "put the images into train/<class>/ and perhaps val/<class>/"
+def require_enough(listing: Listing, max_error_rate: float) -> None:
+    """Raise TooManyBadFiles or InputError where too few of the files that are trained on can be read."""
+    files = listing.of("train", "val")
+    bad = [file for file in files if file.status != "ok"]
+    if len(bad) > max_error_rate * len(files):
+        raise TooManyBadFiles(
+            f"expected at most {max_error_rate:.1%} bad images, got {len(bad)} of {len(files)} "
+            f"({printable(bad[0].path)}: {bad[0].error}): mend them, or raise --max-error-rate"
         )
-    train, num_ignored = _read_split(data, "train")
-    classes = Classes.of({file.label for file in train})
-    if "val" in present:
-        val, more_ignored = _read_split(data, "val")
-        num_ignored += more_ignored
-        classes.require([file.label for file in val], "val/")
-    else:
-        val = _hold_out(train, val_fraction, seed)
-        held_out = {file.path for file in val}
-        train = [file for file in train if file.path not in held_out]
-    remarks = []
-    if "val" not in present:
-        remarks.append(f"no val/: {len(val)} of {len(val) + len(train)} images of train/ are held out")
-    if num_ignored:
-        remarks.append(f"{num_ignored} files are no images by name, or in no class folder: ignored")
-    counts = Counter(file.label for file in train)
-    if max(counts.values()) > 3 * min(counts.values()):
-        sizes = ", ".join(f"{name} {counts[name]}" for name in classes.names)
-        remarks.append(f"the classes differ much in size: {sizes}")
-    return Listing(train + val, classes, num_ignored, remarks)
-
-
-def _require_folder(data: str) -> list[str]:
-    if not storage.is_remote(data):
-        path = storage.local(data)
-        if not path.is_dir():
-            came = "found a file" if path.exists() else "found nothing"
-            raise InputError(f"expected a folder at {path}, {came}: check --data")
-    return storage.folders(data)
-
-
-def _read_split(data: str, split: str) -> tuple[list[File], int]:
-    location = storage.join(data, split)
-    names = storage.folders(location)
-    ignored: Counter[str] = Counter()
-    files = []
-    num_outside = 0
-    for entry in storage.in_order(pictures(location, ignored)):
-        label, _, rest = entry.path.partition("/")
-        if rest:
-            files.append(File(split, f"{split}/{entry.path}", label, entry.size, entry.modified))
-        else:
-            num_outside += 1
-    filled = {file.label for file in files}
-    empty = [name for name in names if name not in filled]
+    empty = sorted(set(listing.classes.names) - {file.label for file in listing.usable("train")})
     if empty:
-        raise InputError(
-            f"expected images in every class folder of {location}, found none in {', '.join(empty)}: "
-            "add some or remove the folder"
-        )
-    if not files:
-        raise InputError(f"expected class folders with images in {location}, found none")
-    return files, sum(ignored.values()) + num_outside
-
-
-def _hold_out(files: list[File], fraction: float, seed: int) -> list[File]:
-    """The share of each class whose hash of seed and path is smallest: a new file moves no other file."""
-    held_out = []
-    for label in sorted({file.label for file in files}):
-        of_class = [file for file in files if file.label == label]
-        if len(of_class) < 2:
-            raise InputError(
-                f"expected two or more images of class {label} to hold one out, found {len(of_class)}: "
-                "add images, or a folder val/"
-            )
-        count = min(max(round(len(of_class) * fraction), 1), len(of_class) - 1)
-        of_class.sort(key=lambda file: hashlib.sha256(f"{seed}/{file.path}".encode()).digest())
-        held_out += of_class[:count]
-    return [dataclasses.replace(file, split="val") for file in sorted(held_out, key=lambda file: file.path)]
+        raise InputError(f"expected readable images of {some(empty)} in train/, found none")
+    if not listing.usable("val"):
+        raise InputError("expected readable images of any class in val/, found none")
 
 
 def add_hashes(data: str, files: list[File], cache: str) -> list[File]:
@@ -217,8 +109,8 @@ def add_hashes(data: str, files: list[File], cache: str) -> list[File]:
 def _hashed(data: str, file: File) -> File:
     try:
         return dataclasses.replace(file, sha256=storage.read_listed(data, file.path).sha256)
-    except FileNotFoundError:
-        return dataclasses.replace(file, status="missing", error="listed, but gone when it was read")
+    except FileNotFoundError as error:
+        return dataclasses.replace(file, status="missing", error=why_missing(error))
     except OSError as error:
         return dataclasses.replace(file, status="io_error", error=error.strerror or str(error))
 
@@ -237,22 +129,6 @@ def _write_hashes(index: str, files: list[File]) -> None:
     names = ("path", "size", "modified", "sha256")
     table = pa.table({name: [getattr(file, name) for file in files] for name in names})
     storage.write(index, lambda sink: pq.write_table(table, sink))
-
-
-def leaks(files: list[File]) -> list[str]:
-    """Remarks on the same bytes in train and val, or under two classes."""
-    labels: dict[str, set[str]] = {}
-    splits: dict[str, set[str]] = {}
-    for file in files:
-        if file.sha256:
-            labels.setdefault(file.sha256, set()).add(file.label)
-            splits.setdefault(file.sha256, set()).add(file.split)
-    remarks = []
-    if num_both := sum(len(names) > 1 for names in splits.values()):
-        remarks.append(f"{num_both} images are in train and in val, byte for byte: val_accuracy flatters")
-    if num_two := sum(len(names) > 1 for names in labels.values()):
-        remarks.append(f"{num_two} images are in two classes, byte for byte")
-    return remarks
 
 
 def table(files: list[File]) -> pa.Table:

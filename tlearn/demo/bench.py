@@ -28,7 +28,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import BenchConfig, Precision, ScoreConfig, digest
 from tlearn.console import Progress
-from tlearn.data import manifest
+from tlearn.data import listing
 from tlearn.data.fetch import fetch
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
@@ -142,7 +142,7 @@ def _fill(pictures: Path, config: BenchConfig) -> None:
             picture = drawings.draw("cat" if number % 2 else "dog", rng)
             picture.convert("RGB").save(pictures / f"{number:05}.jpg", quality=90)
         return
-    entries = list(manifest.pictures(config.input))
+    entries = list(listing.pictures(config.input))
     if not entries:
         raise InputError(f"expected images in {config.input}, found none")
     for number in range(config.num_images):

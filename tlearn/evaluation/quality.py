@@ -61,7 +61,7 @@ class Quality:
     calibration_error: float | None
     """Of the probability of the prediction, in 15 bins."""
     roc_auc: float | None
-    """The mean of each class against the rest."""
+    """The mean of each class against the rest, of those that there are images of."""
     per_class: dict[str, ClassQuality]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def measure(logits: Tensor, labels: Tensor, classes: Classes) -> Quality:
     if probabilities.isfinite().all():  # else comparing would make figures that look like any other
         calibration_error = _calibration_error(probabilities.amax(1), is_right)
         areas = [_area(probabilities[:, label], labels == label) for label in range(num_classes)]
-        area = torch.stack(areas).mean()  # of two classes both have the same
+        area = torch.stack(areas).nanmean()  # of two classes both have the same
     figures = zip(right / predicted, right / counts, counts, strict=True)
     per_class = [ClassQuality(_number(precision), _number(recall), int(count)) for precision, recall, count in figures]
     return Quality(

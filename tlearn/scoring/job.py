@@ -11,7 +11,6 @@ import functools
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ import pyarrow as pa
 
 from tlearn import storage
 from tlearn.config import ScoreConfig
-from tlearn.console import Progress, event
-from tlearn.data import manifest
+from tlearn.console import Progress, event, say, warn
+from tlearn.data.listing import pictures
+from tlearn.data.names import Ignored
 from tlearn.distributed.chunks import Chunk, chunk_size
 from tlearn.errors import UsageError
 from tlearn.network import arithmetic, description
@@ -52,13 +52,13 @@ def score(config: ScoreConfig) -> Scored:
             runs.append(job.finish(run))
             number = output.catch_up(known)
         # What went on above was this very rescore; there is nothing more to do again.
-        counts, num_ignored = job.fill_index(rescore=config.rescore and not runs)
+        counts, ignored = job.fill_index(rescore=config.rescore and not runs)
         if output.needs_run(counts):
             runs.append(job.finish(job.write_plan(number, counts)))
             output.catch_up(known)
         job.remove_runs()
     output.clean_up()
-    return summarize(output.location, model, counts, num_ignored, runs, time.monotonic() - started)
+    return summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
 
 
 def _require_input(folder: str) -> None:
@@ -95,13 +95,17 @@ class _Job:
             number=number,
         )
 
-    def fill_index(self, *, rescore: bool) -> tuple[Counts, int]:
-        """Put what needs a row into the index; returns also how many files are no pictures by name."""
-        ignored: Counter[str] = Counter()
-        entries = manifest.pictures(self.config.input, ignored)
+    def fill_index(self, *, rescore: bool) -> tuple[Counts, Ignored]:
+        """Put what needs a row into the index; returns also what was listed beside pictures."""
+        ignored = Ignored()
+        entries = pictures(self.config.input, ignored)
         scope = Scope(self.config.input, self.model.digest, self.model.preprocess.max_bytes, rescore)
         counts = index.fill(self.index, entries, scope, on_new_path=_once(_start_ray))
-        return counts, ignored.total()
+        if not counts.listed:
+            warn(f"WARNING: found no picture in {self.config.input}")
+        for remark in ignored.remarks():
+            say(f"note: {remark}")
+        return counts, ignored
 
     def write_plan(self, number: int, counts: Counts) -> str:
         """Write the plan of what was listed, unless it is there: then its run goes on. Returns its id."""

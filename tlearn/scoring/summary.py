@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tlearn.data.names import Ignored
 from tlearn.data.status import SCORED
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms, Reference
@@ -43,7 +44,7 @@ class Scored:
     computed: int
     statuses: dict[str, int]
     ignored: int
-    """Files that are no pictures by name."""
+    """Files that are no pictures by name, and folders that are not entered."""
     model: str
     """Digest."""
     run: str | None
@@ -55,6 +56,10 @@ class Scored:
     images_per_second: float
     """After the start; 0.0 where there were too few to tell."""
     seconds_total: float
+    ignored_names: dict[str, int]
+    """How many of each suffix, and of each name that systems leave behind (folders end in /)."""
+    remarks: tuple[str, ...]
+    """One line each: what the listing left out."""
 
     def exceeds(self, max_error_rate: float) -> bool:
         """Whether more than this share of the files that were looked at has no score."""
@@ -65,7 +70,7 @@ class Scored:
 
 
 def summarize(
-    output: str, model: Description, counts: Counts, num_ignored: int, runs: Sequence[Finished], seconds: float
+    output: str, model: Description, counts: Counts, ignored: Ignored, runs: Sequence[Finished], seconds: float
 ) -> Scored:
     statuses: Counter[str] = Counter()
     histograms: Histograms | None = None
@@ -85,7 +90,7 @@ def summarize(
         copied=counts.copied,
         computed=sum(run.num_computed for run in runs),
         statuses=dict(statuses),
-        ignored=num_ignored,
+        ignored=ignored.total(),
         model=model.digest,
         run=runs[-1].run if runs else None,
         output=output,
@@ -93,4 +98,6 @@ def summarize(
         drift_sentence=sentence,
         images_per_second=round(next((run.images_per_second for run in reversed(runs) if run.num_computed), 0.0), 2),
         seconds_total=round(seconds, 2),
+        ignored_names=dict(ignored.names.most_common()),
+        remarks=tuple(ignored.remarks()),
     )

@@ -5,7 +5,7 @@ storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name, in_order
+from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name, in_order, is_shown
 from tlearn.storage.files import (
     absolute,
     copy_folder,
@@ -13,6 +13,7 @@ from tlearn.storage.files import (
     folders,
     is_remote,
     join,
+    links,
     names,
     open_input,
     publish,
@@ -32,6 +33,7 @@ from tlearn.storage.remote import filesystem
 
 __all__ = [
     "Content",
+    "DeadLink",
     "Entry",
     "Workplace",
     "absolute",
@@ -46,7 +48,9 @@ __all__ = [
     "folders",
     "in_order",
     "is_remote",
+    "is_shown",
     "join",
+    "links",
     "local",
     "names",
     "open_input",

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 # A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
 # where (and only where) it would otherwise be read as such a byte.
@@ -11,13 +12,21 @@ _LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
 _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 
 
+Kind = Literal["file", "folder", "link", "dead link"]
+"""A file, or a folder that is not entered, or a link to a folder, which never is, or a link that leads nowhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One listed file: path relative to the listed folder, size in bytes, time of change in microseconds."""
+    """One listed file: path relative to the listed folder, size in bytes, time of change in microseconds.
+
+    Of anything but a file the size is -1 and the time 0.
+    """
 
     path: str
     size: int
     modified: int
+    kind: Kind = "file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,18 @@ class Content:
         return hashlib.sha256(self.data).hexdigest()
 
 
+class DeadLink(FileNotFoundError):
+    """A symbolic link that leads nowhere."""
+
+
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """Sort by the bytes of the path as it is stored, whatever stands for them in its text."""
     return sorted(entries, key=lambda entry: decode_name(entry.path))
+
+
+def is_shown(folder: str) -> bool:
+    """Whether a folder of this name is entered: not one that starts with a dot. A dot alone is a name of S3's."""
+    return not folder.startswith(".") or folder in (".", "..")
 
 
 def encode_name(name: bytes) -> str:

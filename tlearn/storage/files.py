@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlearn.storage.entries import Content, Entry, encode_name
+from tlearn.storage.entries import Content, Entry, encode_name, is_shown
 from tlearn.storage.local import Local, local
 from tlearn.storage.remote import Remote
 
@@ -28,19 +28,24 @@ def join(location: str, *names: str) -> str:
     return "/".join([location.rstrip("/"), *names])
 
 
-def stream(location: str) -> Iterator[Entry]:
+def stream(location: str, enters: Callable[[str], bool] = is_shown) -> Iterator[Entry]:
     """List every file under a folder, in any order, without holding the names of a local folder in memory.
 
-    Symbolic links to folders are not followed, those to files are; one that leads nowhere is listed with size -1.
-    Pipes, sockets and devices are left out, and so are folders whose name starts with a dot.
-    Raises InputError where there is no such folder.
+    The folder itself may be called anything and may be a link. Of the folders in it those are entered whose name
+    `enters`; the others, links to folders and links that lead nowhere are listed too, by their kind. Links to files
+    are files. Pipes, sockets and devices are left out. Raises InputError where there is no such folder.
     """
-    return _at(location).stream()
+    return _at(location).stream(enters)
 
 
 def folders(location: str) -> list[str]:
-    """Names of the folders directly in a folder, sorted; those that start with a dot are left out."""
-    return sorted(name for name in _at(location).folders() if not name.startswith("."))
+    """Names of the folders directly in a folder, sorted, without links; none where there is no folder."""
+    return sorted(_at(location).folders())
+
+
+def links(location: str) -> list[str]:
+    """Names of the links directly in a folder that lead to folders or nowhere, sorted; none where there is none."""
+    return sorted(_at(location).links())
 
 
 def names(folder: str) -> list[str]:

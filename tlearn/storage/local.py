@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Local:
     path: Path
     """Absolute."""
 
-    def stream(self) -> Iterator[Entry]:
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
         if not self.path.is_dir():
             came = "found a file" if self.path.exists() else "found nothing"
             raise InputError(f"expected a folder at {self.path}, {came}: check the path")
@@ -34,14 +34,22 @@ class Local:
                 for entry in scan:
                     if not entry.is_dir(follow_symlinks=False):
                         yield from _listed(entry, prefix)
-                    elif not entry.name.startswith(b"."):
+                    elif enters(encode_name(entry.name)):
                         waiting.append(prefix + entry.name + b"/")
+                    else:
+                        yield Entry(encode_name(prefix + entry.name), -1, 0, "folder")
 
     def folders(self) -> list[str]:
+        return self._named(lambda entry: entry.is_dir(follow_symlinks=False))
+
+    def links(self) -> list[str]:
+        return self._named(lambda entry: entry.is_symlink() and not os.path.isfile(entry.path))
+
+    def _named(self, is_wanted: Callable[[os.DirEntry[bytes]], bool]) -> list[str]:
         if not self.path.is_dir():
             return []
         with os.scandir(os.fsencode(self.path)) as scan:
-            return [encode_name(entry.name) for entry in scan if entry.is_dir(follow_symlinks=False)]
+            return [encode_name(entry.name) for entry in scan if is_wanted(entry)]
 
     def names(self) -> list[str]:
         try:
@@ -55,7 +63,10 @@ class Local:
 
     def read(self, path: str, limit: int | None) -> Content:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        except FileNotFoundError as error:
+            raise DeadLink(error.errno, "a link that leads nowhere", path) if os.path.islink(name) else error from None
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -148,7 +159,9 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
     try:
         status = entry.stat()
     except OSError:
-        yield Entry(path, -1, 0)
+        yield Entry(path, -1, 0, "dead link" if entry.is_symlink() else "file")
         return
     if stat.S_ISREG(status.st_mode):
         yield Entry(path, status.st_size, status.st_mtime_ns // 1000)
+    elif stat.S_ISDIR(status.st_mode):
+        yield Entry(path, -1, 0, "link")

@@ -23,22 +23,33 @@ _COPY_BYTES = 8 * 2**20
 class Remote:
     location: str
 
-    def stream(self) -> Iterator[Entry]:
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
         from pyarrow import fs
 
         system, root = filesystem(self.location)
         if system.get_file_info(root).type != fs.FileType.Directory:
             raise InputError(f"expected a folder at {self.location}, found none: check the URI")
+        not_entered = set()
         for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
-            path = info.path[len(root.rstrip("/")) + 1 :]
-            hidden = any(part.startswith(".") for part in path.split("/")[:-1])
-            if info.type == fs.FileType.File and not hidden:
-                yield Entry(encode_name(path.encode()), info.size, _modified(info))
+            if info.type != fs.FileType.File:
+                continue
+            path = encode_name(info.path[len(root.rstrip("/")) + 1 :].encode())
+            parts = path.split("/")
+            depth = next((depth for depth, part in enumerate(parts[:-1], 1) if not enters(part)), None)
+            folder = "/".join(parts[:depth])
+            if depth is None:
+                yield Entry(path, info.size, _modified(info))
+            elif folder not in not_entered:
+                not_entered.add(folder)
+                yield Entry(folder, -1, 0, "folder")
 
     def folders(self) -> list[str]:
         from pyarrow import fs
 
         return self._names(fs.FileType.Directory)
+
+    def links(self) -> list[str]:
+        return []
 
     def names(self) -> list[str]:
         from pyarrow import fs
@@ -50,7 +61,8 @@ class Remote:
 
         system, root = filesystem(self.location)
         infos = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
-        return [info.base_name for info in infos if info.type == kind]
+        # Of a key that begins with "//" the store's client makes a folder in itself.
+        return [info.base_name for info in infos if info.type == kind and info.path.rstrip("/") != root.rstrip("/")]
 
     def exists(self) -> bool:
         from pyarrow import fs

@@ -13,10 +13,11 @@ from ray.train.torch import TorchTrainer
 from tlearn import storage
 from tlearn.config import TrainConfig, digest
 from tlearn.console import event, say
+from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
-from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, TrainingError, UsageError
+from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
@@ -70,7 +71,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     listing = prepared.listing
     run.write_manifest(listing)
     live.describe_skipped(listing)
-    _require_enough(config, listing)
+    manifest.require_enough(listing, config.max_error_rate)
     features_ended = time.monotonic()
 
     phases = prepared.phases()
@@ -108,23 +109,6 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         seconds_features=round(features_ended - started, 2),
         seconds_train=round(time.monotonic() - features_ended, 2),
     )
-
-
-def _require_enough(config: TrainConfig, listing: Listing) -> None:
-    """Raise TooManyBadFiles or InputError where too few files have features."""
-    bad = [file for file in listing.files if file.status != "ok"]
-    if len(bad) > config.max_error_rate * len(listing.files):
-        raise TooManyBadFiles(
-            f"expected at most {config.max_error_rate:.1%} bad images, got {len(bad)} of {len(listing.files)} "
-            f"({bad[0].path}: {bad[0].error}): mend them, or raise --max-error-rate"
-        )
-    empty = set(listing.classes.names) - {file.label for file in listing.usable("train")}
-    for split, is_lacking, names in (
-        ("train", bool(empty), sorted(empty)),
-        ("val", not listing.usable("val"), ["any class"]),
-    ):
-        if is_lacking:
-            raise InputError(f"expected readable images of {', '.join(names)} in {split}/, found none")
 
 
 def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:

@@ -12,6 +12,7 @@ from tlearn import storage
 from tlearn.config import TrainConfig, digest
 from tlearn.console import event, say, warn
 from tlearn.data import manifest
+from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import nodes, require_shared, start_ray
 from tlearn.evaluation import drift, metrics, quality
@@ -47,7 +48,7 @@ class _Task:
     @property
     def digest(self) -> str:
         """Of what the result depends on."""
-        files = [(file.path, file.label, file.sha256) for file in self.listing.files]
+        files = [(file.path, file.label, file.sha256) for file in self.listing.of("train", "val")]
         facts = [essential(self.config), weights.tensors_digest(self.tensors), files]
         return digest([*facts, self.told] if self.told else facts)
 
@@ -59,9 +60,10 @@ def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
     leaves them as they are. Without it, it takes those that differ from the recipe.
     """
     started = time.monotonic()
-    listing = manifest.read(config.data, val_fraction=config.val_fraction, seed=config.seed)
+    listing = read(config.data)
     with opened(config.output) as run:
         listing = listing.with_outcomes(manifest.add_hashes(config.data, listing.files, config.cache))
+        listing = hold_out(listing, config.val_fraction, config.seed)
         task = _Task(config, listing, _pretrained(config), auto.told(config, given))
         earlier = run.earlier(config, task.digest, task.told)
         finished = run.finished() if earlier else None
@@ -186,7 +188,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         quality=quality.measure(logits, labels, classes),
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
-        skipped=sum(file.status != "ok" for file in learned.listing.files),
+        skipped=sum(file.status != "ok" for file in learned.listing.of("train", "val")),
         features_computed=learned.features_computed,
         features_reused=learned.features_reused,
         seconds_features=learned.seconds_features,

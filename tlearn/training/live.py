@@ -14,9 +14,9 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import TrainConfig
 from tlearn.console import Epochs, event, say, table
-from tlearn.data import manifest
+from tlearn.data import copies
 from tlearn.data.manifest import Listing
-from tlearn.errors import LockedError
+from tlearn.errors import LockedError, printable, some
 from tlearn.network import vgg
 from tlearn.training import checkpoint
 from tlearn.training.checkpoint import Epoch
@@ -29,11 +29,11 @@ def describe_data(listing: Listing) -> None:
     """Say what the notebook printed: images and class indices."""
     for split in ("train", "val"):
         counts = Counter(file.label for file in listing.of(split))
-        of_each = ", ".join(f"{name} {counts[name]:,}" for name in listing.classes.names)
-        say(f"{split}: {counts.total():,} images of {len(listing.classes.names)} classes ({of_each})")
-    for remark in [*listing.remarks, *manifest.leaks(listing.files)]:
+        names = listing.classes.names
+        say(f"{split}: {counts.total():,} images of {len(names)} classes ({listing.classes.counted(counts)})")
+    for remark in [*listing.remarks, *copies.remarks(copies.find(listing.files))]:
         say(f"note: {remark}")
-    say(f"class indices: {listing.classes.indices}\n")
+    say(f"class indices: {{{some([f'{name!r}: {index}' for name, index in listing.classes.indices.items()], 20)}}}\n")
 
 
 def describe_layers(config: TrainConfig, classes: Classes) -> None:
@@ -55,7 +55,7 @@ def describe_skipped(listing: Listing) -> None:
     if bad:
         say(f"skipped {len(bad)} of {len(listing.files):,} images:")
         for file in bad[:_MAX_SHOWN]:
-            say(f"  {file.path}: {file.status}: {file.error}")
+            say(f"  {printable(file.path)}: {file.status}: {file.error}")
         if len(bad) > _MAX_SHOWN:
             say(f"  and {len(bad) - _MAX_SHOWN} more, in manifest.parquet")
 
