@@ -33,6 +33,20 @@ def test_a_summary_is_a_flat_object_and_is_read_again(gate: Gate | None) -> None
     assert ("agreement" in content) is (gate is not None) and "gate" not in content
 
 
+def test_remarks_are_kept_and_absent_where_there_are_none() -> None:
+    summary = dataclasses.replace(SUMMARY, remarks=("phase 2 ended worse",))
+    assert Summary.from_json(json.loads(json.dumps(summary.to_json()))) == summary
+    assert "remarks" not in SUMMARY.to_json()
+
+
+def test_the_end_says_how_sure_and_how_long_where_to_look_and_what_to_do() -> None:
+    figures, note, report, following = dataclasses.replace(SUMMARY, remarks=("phase 2",)).lines("my runs/a")
+    assert "0.9000 of 24 images (95% sure: 0.720 to 0.969)" in figures
+    assert "lowest in epoch 3 of 4" in figures and "5 seconds" in figures
+    assert (note, report) == ("note: phase 2", "report: 'my runs/a/report.html'")
+    assert following.startswith("next: tlearn score --model 'my runs/a/model' --input ")
+
+
 def test_an_earlier_start_of_the_same_run_is_known_by_its_digest(tmp_path: Path) -> None:
     with opened(str(tmp_path / "run")) as run:
         assert run.earlier(CONFIG, "digest", ()) is None

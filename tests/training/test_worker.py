@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,10 @@ from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.training import checkpoint, worker
+from tlearn.training import checkpoint, loop, worker
 from tlearn.training.checkpoint import Epoch, Position
+from tlearn.training.loop import Kept, Worker
+from tlearn.training.samples import Samples
 from tlearn.training.worker import Attempt, Job
 
 OPTIM = OptimConfig(
@@ -114,7 +116,8 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
 
 
 def learned(folder: Path) -> dict[str, Tensor]:
-    return checkpoint.learned_tensors(folder)
+    history = checkpoint.read_position(folder).history
+    return checkpoint.learned_tensors(folder, history[-1].kept if history else "weights")
 
 
 def without_seconds(progress: Position) -> list[Epoch]:
@@ -158,6 +161,27 @@ def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_
     name = "block5_conv1.weight"
     moved = (second[f"layers.{name}"] - PRETRAINED[name]).abs().max().item()
     assert 0 < moved < 2 * OPTIM.pretrained_lr
+
+
+def test_an_epoch_keeps_weights_or_average_whichever_is_better(
+    attempt: Attempt, train: Callable[..., list[Path]]
+) -> None:
+    phase = dataclasses.replace(attempt.job.phases[0], optim=dataclasses.replace(OPTIM, num_epochs=4))
+    config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
+    attempt = dataclasses.replace(attempt, job=dataclasses.replace(attempt.job, phases=(phase,), config=config))
+    chosen, labels = set(), torch.tensor(attempt.job.val_labels)
+    for folder in train(attempt, "run"):
+        epoch, losses = checkpoint.read_position(folder).history[-1], {}
+        for kept in get_args(Kept):
+            trainable = worker.build_model(attempt.job, phase, torch.device("cpu"))
+            trainable.load_state_dict(checkpoint.learned_tensors(folder, kept))
+            logits = loop.evaluate(trainable, Samples(phase.val.gather, labels), 8, Worker())
+            losses[kept] = loop.measure(logits, labels).rates()[0]
+            if kept == epoch.kept:
+                assert torch.allclose(checkpoint.val_logits(folder), logits, atol=1e-6)
+        assert losses[epoch.kept] == min(losses.values()) == pytest.approx(epoch.val_loss)
+        chosen.add(epoch.kept)
+    assert chosen == set(get_args(Kept))
 
 
 def test_a_run_without_improvement_stops_by_its_patience(attempt: Attempt, train: Callable[..., list[Path]]) -> None:

@@ -24,7 +24,7 @@ from tlearn import storage
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
-from tlearn.training.loop import Learner, unwrapped
+from tlearn.training.loop import Kept, Learner, unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ class Epoch:
     val_accuracy: float
     num_workers: int
     seconds: float
+    kept: Kept = "average"
+    """Which of the two had the lower validation loss, of which the figures above are and which the model takes. Where
+    a line does not say it, what was averaged was kept."""
 
 
 def parsed_lines(text: str) -> list[Epoch]:
@@ -105,10 +108,10 @@ def restore(
         average.load_state_dict(load_file(folder / "average.safetensors"))
 
 
-def learned_tensors(folder: Path) -> dict[str, Tensor]:
-    """What the checkpoint was evaluated with: the average of the weights where one is kept."""
+def learned_tensors(folder: Path, kept: Kept) -> dict[str, Tensor]:
+    """What the checkpoint keeps; the weights where there is no average."""
     average = folder / "average.safetensors"
-    if not average.exists():
+    if kept == "weights" or not average.exists():
         return load_file(folder / "trainable.safetensors")
     prefix = "module."
     return {name.removeprefix(prefix): tensor for name, tensor in load_file(average).items() if prefix in name}

@@ -44,7 +44,8 @@ class Learned:
     val_logits: torch.Tensor
     """(num_val, num_logits)"""
     best: Epoch
-    num_epochs: int
+    history: tuple[Epoch, ...]
+    """Every epoch, of all phases."""
     features_computed: int
     features_reused: int
     seconds_features: float
@@ -87,11 +88,12 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         phases=phases,
         val_labels=tuple(classes.indices[file.label] for file in listing.usable("val")),
     )
-    best, num_epochs = best_checkpoint(job, run)
+    best, history = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
     with best.as_directory() as folder:
         progress = checkpoint.read_position(folder)
-        tensors, val_logits = checkpoint.learned_tensors(Path(folder)), checkpoint.val_logits(Path(folder))
+        tensors = checkpoint.learned_tensors(Path(folder), progress.history[-1].kept)
+        val_logits = checkpoint.val_logits(Path(folder))
     phase = phases[progress.phase]
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(tensors)
@@ -102,7 +104,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         trainable=trainable,
         val_logits=val_logits,
         best=progress.history[-1],
-        num_epochs=num_epochs,
+        history=history,
         features_computed=num_computed,
         features_reused=num_reused,
         seconds_features=round(features_ended - started, 2),
@@ -127,8 +129,8 @@ def _require_enough(config: TrainConfig, listing: Listing) -> None:
             raise InputError(f"expected readable images of {', '.join(names)} in {split}/, found none")
 
 
-def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:
-    """Train from the newest whole checkpoint to the end; returns the best one and how many epochs ran."""
+def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, tuple[Epoch, ...]]:
+    """Train from the newest whole checkpoint to the end; returns the best one and all epochs."""
     root = storage.join(run.location, "checkpoints")
     found = checkpoint.whole(root, job.digest)
     if found:
@@ -140,7 +142,7 @@ def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:
         found = checkpoint.whole(root, job.digest)
     history = max((progress.history for progress in found.values()), key=len)
     run.write_metrics(checkpoint.lines(history))
-    return _checkpoint(checkpoint.best(found)), len(history)
+    return _checkpoint(checkpoint.best(found)), history
 
 
 def _say_resumed(progress: Position) -> None:

@@ -26,6 +26,7 @@ from tlearn.training import auto, fit, gate, live, loop
 from tlearn.training.fit import Learned
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
+from tlearn.training.remarks import remarks
 from tlearn.training.run import Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
 from tlearn.training.samples import Samples
 
@@ -171,19 +172,20 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.write_validation(learned.val_files, probabilities, classes)
     model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
     run.publish_model()
+    figures_of_quality = quality.measure(logits, labels, classes)
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
         num_train=len(learned.train_files),
         num_val=len(learned.val_files),
-        epochs=learned.num_epochs,
+        epochs=len(learned.history),
         best_epoch=best.epoch,
         frozen_blocks=learned.phase.frozen_blocks,
         val_accuracy=best.val_accuracy,
         val_loss=best.val_loss,
         train_accuracy=best.train_accuracy,
         temperature=temperature,
-        quality=quality.measure(logits, labels, classes),
+        quality=figures_of_quality,
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
         skipped=sum(file.status != "ok" for file in learned.listing.files),
@@ -193,6 +195,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
+        remarks=remarks(learned.history, best, figures_of_quality),
     )
     run.publish(summary)
     return summary

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from tlearn.config import TrainConfig
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
-from tlearn.evaluation import report
+from tlearn.evaluation import quality, report
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.network.arithmetic import Arithmetic
@@ -77,19 +78,34 @@ class Summary:
     seconds_train: float
     model_digest: str
     seconds_total: float
+    remarks: tuple[str, ...] = ()
+    """What went otherwise than it should; not in the JSON where there is nothing to say."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return content
+        return {name: value for name, value in content.items() if name != "remarks" or value}
+
+    def lines(self, output: str) -> list[str]:
+        """What a person reads at the end: how good, how sure, what to look at, what to do next."""
+        low, high = quality.accuracy_interval(self.val_accuracy, self.num_val)
+        model, report = (shlex.quote(storage.join(output, name)) for name in ("model", "report.html"))
+        return [
+            f"val_accuracy {self.val_accuracy:.4f} of {self.num_val:,} images (95% sure: {low:.3f} to {high:.3f}), "
+            f"val_loss {self.val_loss:.4f}, lowest in epoch {self.best_epoch} of {self.epochs}; "
+            f"{self.seconds_total:.0f} seconds",
+            *(f"note: {remark}" for remark in self.remarks),
+            f"report: {report}",
+            f"next: tlearn score --model {model} --input DIR --output scores.parquet",
+        ]
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Summary":
         gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
-        return cls(**rest | typed)
+        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ()))})
 
 
 @dataclass(frozen=True, slots=True)

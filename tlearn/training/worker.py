@@ -19,7 +19,7 @@ import torch.distributed
 from ray.train import Checkpoint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tlearn import storage
 from tlearn.config import HeadConfig, OptimConfig, TrainConfig
@@ -33,7 +33,7 @@ from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import load_pretrained
 from tlearn.training import checkpoint, loop, optim
 from tlearn.training.checkpoint import Epoch, Position
-from tlearn.training.loop import Learner, Worker
+from tlearn.training.loop import Kept, Learner, Worker
 from tlearn.training.samples import Augment, Samples, class_weights
 from tlearn.training.streams import Stream, generator
 
@@ -89,7 +89,7 @@ def run(arguments: dict[str, Any]) -> None:
     with contextlib.suppress(_Stop):
         progress = stage.train(progress)
         for phase in range(progress.phase + 1, len(job.phases)):
-            stage = _stage(attempt, phase, worker, head=stage.learner.evaluated.head.state_dict())
+            stage = _stage(attempt, phase, worker, head=stage.kept(progress).head.state_dict())
             progress = stage.train(dataclasses.replace(progress, phase=phase))
 
 
@@ -149,7 +149,7 @@ def _learner(config: TrainConfig, phase: Phase, trainable: Trainable, worker: Wo
     """With the optimiser that a phase asks for, filled from the checkpoint in a folder where there is one."""
     average = None
     if phase.optim.ema_decay is not None:  # a copy, so made before the workers divide a layer between them
-        average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(phase.optim.ema_decay))
+        average = AveragedModel(trainable, multi_avg_fn=optim.averaging(phase.optim.ema_decay))
     columns = Columns(trainable.head.first) if _shares_columns(config.head, phase, worker) else None
     optimizer = optim.optimizer(trainable, phase.optim, columns)
     if folder is not None:
@@ -187,10 +187,10 @@ class _Stage:
 
     def _epoch(self, progress: Position, clock: "_Clock") -> tuple[Epoch, Tensor]:
         """The rest of the epoch that is under way: its line of metrics, and the logits of the validation images."""
-        learner, config, started = self.learner, self.phase.optim, time.monotonic()
+        learner, started = self.learner, time.monotonic()
         totals = self._updates(progress, clock)
         train_loss, train_accuracy = totals.rates()
-        logits = loop.evaluate(learner.evaluated, self.val_samples, config.global_batch_size, learner.worker)
+        kept, logits = self._better()
         val_loss, val_accuracy = loop.measure(logits, self.val_samples.labels).rates()
         epoch = Epoch(
             phase=progress.phase + 1,
@@ -203,8 +203,27 @@ class _Stage:
             val_accuracy=val_accuracy,
             num_workers=learner.worker.num_workers,
             seconds=round(time.monotonic() - started, 3),
+            kept=kept,
         )
         return epoch, logits
+
+    def _better(self) -> tuple[Kept, Tensor]:
+        """Weights or average, whichever has the lower validation loss, and its logits of the validation images."""
+        batch_size, worker = self.phase.optim.global_batch_size, self.learner.worker
+        logits = {
+            kept: loop.evaluate(network, self.val_samples, batch_size, worker)
+            for kept, network in self.learner.candidates.items()
+        }
+        losses = {kept: loop.measure(logits[kept], self.val_samples.labels).rates()[0] for kept in logits}
+        if not all(map(math.isfinite, losses.values())):
+            raise FloatingPointError(f"validation loss is {max(losses.values(), key=math.isnan)}")
+        kept = min(losses, key=losses.__getitem__)
+        return kept, logits[kept]
+
+    def kept(self, progress: Position) -> Trainable:
+        """What the last epoch has kept."""
+        candidates = self.learner.candidates
+        return candidates.get(progress.history[-1].kept, candidates["weights"])
 
     def _updates(self, progress: Position, clock: "_Clock") -> Totals:
         """The sums of the whole epoch, over all workers."""
@@ -228,7 +247,7 @@ class _Stage:
     def _complete(self) -> None:
         """Fetch what other workers have trained of a layer that is shared out."""
         columns = self.learner.columns
-        for trainable in {loop.unwrapped(self.learner.network), self.learner.evaluated} if columns else ():
+        for trainable in self.learner.candidates.values() if columns else ():
             assert columns is not None
             columns.complete(trainable.head.first)
 
