@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tlearn import storage
 from tlearn.config import HeadConfig, OptimConfig, TrainConfig
+from tlearn.errors import LockedError, TrainingError
 from tlearn.evaluation.metrics import Totals
 from tlearn.features.cache import Features, Pictures
 from tlearn.features.phases import Phase
@@ -31,6 +32,7 @@ from tlearn.network.arithmetic import native_precision
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import load_pretrained
+from tlearn.storage.lease import Holder
 from tlearn.training import checkpoint, loop, optim
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.loop import Kept, Learner, Worker
@@ -65,6 +67,9 @@ class Attempt:
     """In which Ray Train keeps its checkpoints."""
     num_threads: int
     initial_checkpoint: Checkpoint | None
+    lease: str = ""
+    """Location of the lease of the run folder, in which `owner` is this run."""
+    owner: str = ""
 
     @property
     def metrics_location(self) -> str:
@@ -75,9 +80,20 @@ class Attempt:
         """Of a file that asks for a checkpoint within the epoch, because the run is to stop."""
         return storage.join(self.folder, "stop")
 
+    def check_lease(self) -> None:
+        """Raise LockedError where another run holds the run folder. A lease that cannot be read says nothing."""
+        holder = None
+        with contextlib.suppress(OSError):
+            holder = Holder.from_json(storage.read(self.lease).data)
+        if holder is not None and holder.owner != self.owner:
+            raise LockedError(f"expected to hold {self.lease}, run {holder.owner[:8]} has taken it over: wait for it")
+
 
 def run(arguments: dict[str, Any]) -> None:
-    """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase."""
+    """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase.
+
+    Raises TrainingError for a loss that is no number, StorageError, LockedError: another start would meet them again.
+    """
     attempt: Attempt = arguments["attempt"]
     job, context = attempt.job, ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -86,11 +102,15 @@ def run(arguments: dict[str, Any]) -> None:
         progress = checkpoint.read_position(folder) if folder else Position(job.digest)
         assert progress.digest == job.digest, "the driver offers only checkpoints of this job"
         stage = _stage(attempt, progress.phase, worker, folder=folder)
-    with contextlib.suppress(_Stop):
+    try:
         progress = stage.train(progress)
         for phase in range(progress.phase + 1, len(job.phases)):
             stage = _stage(attempt, phase, worker, head=stage.kept(progress).head.state_dict())
             progress = stage.train(dataclasses.replace(progress, phase=phase))
+    except _Stop:
+        pass
+    except FloatingPointError as error:
+        raise TrainingError(f"expected a loss that is a number, but {error}: try a lower --optim.lr") from None
 
 
 @contextlib.contextmanager
@@ -259,6 +279,7 @@ class _Stage:
         if self.learner.worker.rank != 0:
             ray.train.report(metrics, checkpoint=None)
             return
+        self.attempt.check_lease()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), self.learner, state, logits, progress)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
