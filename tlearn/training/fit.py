@@ -223,7 +223,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
             ),  # and the last one is always kept
-            callbacks=[_Final()],
+            callbacks=[_Final()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )

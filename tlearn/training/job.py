@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from tlearn.training.fit import Learned
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
 from tlearn.training.remarks import remarks
-from tlearn.training.run import Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
+from tlearn.training.run import Earlier, Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
 from tlearn.training.samples import Samples
 
 _MAX_REFERENCE = 2000
@@ -45,11 +46,10 @@ class _Task:
     told: tuple[str, ...]
     """What auto was told by name, where its value is that of the recipe."""
 
-    @property
-    def digest(self) -> str:
-        """Of what the result depends on."""
+    def digest(self, places: Mapping[str, Any]) -> str:
+        """Of what the result depends on, and of these settings beside."""
         files = [(file.path, file.label, file.sha256) for file in self.listing.files]
-        facts = [essential(self.config), weights.tensors_digest(self.tensors), files]
+        facts = [{**essential(self.config), **places}, weights.tensors_digest(self.tensors), files]
         return digest([*facts, self.told] if self.told else facts)
 
 
@@ -92,11 +92,13 @@ def _start(task: _Task, run: RunFolder) -> None:
 
 
 def _learn(
-    task: _Task, run: RunFolder, earlier: Arithmetic | None, given: frozenset[str]
+    task: _Task, run: RunFolder, earlier: Earlier | None, given: frozenset[str]
 ) -> tuple[_Task, Learned, Gate | None]:
     """The task as it was carried out, int8 features where they change nothing, and how that was seen."""
-    requested, listing, run_digest = task.config, task.listing, task.digest
-    plain, candidates = _arithmetics(task, earlier)
+    requested, listing, run_digest = task.config, task.listing, task.digest({})
+    if earlier is not None:  # by its digest its checkpoints are known
+        requested, run_digest = dataclasses.replace(requested, **earlier.places), earlier.digest  # type: ignore[arg-type]
+    plain, candidates = _arithmetics(task, earlier.arithmetic if earlier else None)
     num_computed, figures = 0, None
     if requested.recipe == "auto":
         task, num_computed = _decide(task, candidates[0], given)
