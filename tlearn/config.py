@@ -242,7 +242,7 @@ class TrainConfig:
     frozen_blocks: int = 5
     """How many of the five convolution blocks stay as they were pretrained."""
     augment: Literal["none", "flip", "full"] = "flip"
-    """none: one view of an image. flip: the image and its mirror image. full: in every epoch another crop, side and
+    """none: the image as it is. flip: the image and its mirror image. full: in every epoch another crop, side and
     colour of it, for which the frozen layers run in every step."""
     balance: bool = False
     """Weigh every class alike in the loss, however many images it has."""

@@ -133,9 +133,11 @@ def _arithmetics(task: _Task, earlier: Arithmetic | None) -> tuple[Arithmetic, l
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 
 
-def _plain_features(config: TrainConfig, files: list[File], cut: Cut) -> tuple[list[File], Features, int]:
+def _plain_features(
+    config: TrainConfig, files: list[File], cut: Cut, what: str = "features"
+) -> tuple[list[File], Features, int]:
     """The files that can be read, their features without mirror images, and how many of these were computed."""
-    num_computed = compute(config, plan([(files, ("plain",))], cut), cut)
+    num_computed = compute(config, plan([(files, ("plain",))], cut), cut, what)
     outcome = outcomes(files, "plain", cut)
     usable = [file for file in outcome.files if file.status == "ok"]
     return usable, Features(outcome.places, cut.shape), num_computed
@@ -155,7 +157,7 @@ def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Tas
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.val_files, key=lambda file: file.sha256 or "")[: gate.MAX_IMAGES]
-    files, source, _ = _plain_features(task.config, files, plain)
+    files, source, _ = _plain_features(task.config, files, plain, "int8 checked on validation images")
     labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
     logits = loop.evaluate(
         learned.trainable, Samples(source.gather, labels), task.config.optim.global_batch_size, Worker()
