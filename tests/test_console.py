@@ -134,6 +134,14 @@ def test_a_notebook_has_one_line_that_is_rewritten(
     assert lines[-1].startswith("features: 4 in 0:04") and lines[-1].endswith("\n")
 
 
+def test_a_rate_of_less_than_a_moment_is_not_said(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with console.shown(), Progress("features", 20) as progress:
+        for _ in range(2):
+            clock[0] += 0.2
+            progress.advance(10)
+    assert progress.rate() == 0 and "/s" not in capsys.readouterr().err
+
+
 def test_columns_are_aligned_and_a_name_is_no_markup() -> None:
     lines = console.table(("path", "status", "n"), [("[red]a.jpg", "ok", "1"), ("b", "missing", "23")], num_left=2)
     assert lines.splitlines() == ["path        status    n", "[red]a.jpg  ok        1", "b           missing  23"]

@@ -18,6 +18,7 @@ of a VGG, `features` keeps what the frozen part makes of it, `training` trains t
 it, `evaluation` says how good that is; `storage` and `distributed` are below, `demo` above them all.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from os import PathLike, fspath
@@ -110,11 +111,11 @@ def train(
 
 
 def _dotted(settings: Mapping[str, Any], prefix: str = "") -> frozenset[str]:
-    names = [
-        _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else frozenset([f"{prefix}{name}"])
-        for name, value in settings.items()
-    ]
-    return frozenset().union(*names)
+    names: set[str] = set()
+    for name, value in settings.items():
+        group = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        names |= _dotted(group, f"{prefix}{name}.") if isinstance(group, Mapping) else {f"{prefix}{name}"}
+    return frozenset(names)
 
 
 def load(

@@ -227,13 +227,8 @@ def _train(command: Command) -> int:
 
     config: TrainConfig = command.settings.config
     summary = train(config, given(command.words)).summary
-    if config.json:
-        print(json.dumps(summary.to_json()))
-    else:
-        print(
-            f"val_accuracy {summary.val_accuracy:.4f}, val_loss {summary.val_loss:.4f} "
-            f"(epoch {summary.best_epoch} of {summary.epochs}, {summary.num_val} images): {config.output}/model"
-        )
+    for line in [json.dumps(summary.to_json())] if config.json else summary.lines(config.output):
+        print(line)
     return errors.DONE
 
 

@@ -3,11 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from tyro.conf import Positional, Suppress
+from tyro import MISSING
+from tyro.conf import Fixed, Positional, Suppress
 
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
@@ -17,6 +20,45 @@ PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 DecodeChoice = Literal["here", "pool"]
 Arch = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vgg_tiny"]
+
+
+_WORDS = {NoneType: "None", bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
+
+
+def _check_types(config: Any) -> None:
+    """Raise UsageError for a value of another type than its field, and for a number that is none (NaN, infinity)."""
+    group = type(config).__name__.removesuffix("Config").lower()
+    prefix = f"{group}." if group in ("preprocess", "head", "optim") else ""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if value is not MISSING and not _fits(value, each.type):
+            raise UsageError(f"{prefix}{each.name} must be {_described(each.type)}, got {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is dict:
+        return isinstance(value, dict) and all(map(_fits, value.values(), [arguments[1]] * len(value)))
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, (int, float)) and math.isfinite(value) if kind is float else isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _described(arguments[0])
+    if origin is dict:
+        return f"names, each with {_described(arguments[1])}"
+    if arguments:
+        return " or ".join(argument if origin is Literal else _described(argument) for argument in arguments)
+    return _WORDS.get(kind, f"settings ({getattr(kind, '__name__', kind)} or a mapping)")
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -61,6 +103,7 @@ class PreprocessConfig:
     """Files with more bytes are reported as too_large and skipped."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least("image_size", self.image_size, 32)
         _at_least("max_pixels", self.max_pixels, 1)
         _at_least("max_bytes", self.max_bytes, 1)
@@ -87,6 +130,7 @@ class HeadConfig:
     """Divide the features by their standard deviation on the training set."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least("depth", self.depth, 1)
         _at_least("width", self.width, 1)
         if not 0 <= self.dropout < 1:
@@ -149,6 +193,7 @@ class OptimConfig:
     """Arithmetic of the trainable layers; auto takes bf16 for convolutions where the processor or GPU has it."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         rates = [self.lr, self.pretrained_lr, *([] if self.head_lr is None else [self.head_lr])]
         if not all(rate > 0 for rate in rates):
             raise UsageError(f"learning rates must be above 0, got {' and '.join(map(str, rates))}")
@@ -160,6 +205,14 @@ class OptimConfig:
         _at_least("optim.global_batch_size", self.global_batch_size, 1)
         _at_least("optim.accumulation_steps", self.accumulation_steps, 1)
         _at_least("optim.mixup", self.mixup, 0)
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"optim.momentum must be 0 or more and below 1, got {self.momentum}")
+        shortest = min(self.num_epochs, self.head_epochs or self.num_epochs)
+        if self.warmup_epochs > shortest:
+            raise UsageError(
+                f"optim.warmup_epochs must be at most the {shortest} epochs of training (of the head, where "
+                f"optim.head_epochs are fewer), got {self.warmup_epochs}: lower it, or train for more epochs"
+            )
         if self.patience is not None:
             _at_least("optim.patience", self.patience, 1)
         if not 0 < self.decay_factor < 1:
@@ -180,7 +233,7 @@ class TrainConfig:
     """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
     output: str
     """Folder (or URI) in which the run is left: model, metrics, report."""
-    recipe: Suppress[str] = "frozen"
+    recipe: Suppress[Fixed[str]] = "frozen"
     """The recipe that these settings started from."""
     weights: str = "imagenet"
     """imagenet, a path or URI to .safetensors or .pth, or none (nothing pretrained)."""
@@ -189,7 +242,7 @@ class TrainConfig:
     frozen_blocks: int = 5
     """How many of the five convolution blocks stay as they were pretrained."""
     augment: Literal["none", "flip", "full"] = "flip"
-    """none: one view of an image. flip: the image and its mirror image. full: in every epoch another crop, side and
+    """none: the image as it is. flip: the image and its mirror image. full: in every epoch another crop, side and
     colour of it, for which the frozen layers run in every step."""
     balance: bool = False
     """Weigh every class alike in the loss, however many images it has."""
@@ -232,6 +285,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not 0 <= self.frozen_blocks <= 5:
             raise UsageError(f"frozen_blocks must be from 0 to 5, got {self.frozen_blocks}")
         if self.optim.head_epochs and self.frozen_blocks == 5 and self.recipe != "auto":
@@ -247,6 +301,7 @@ class TrainConfig:
         if self.checkpoint_every_seconds is not None and not self.checkpoint_every_seconds > 0:
             raise UsageError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
         _at_least("max_failures", self.max_failures, 0)
+        _at_least("seed", self.seed, 0)
 
     @property
     def num_workers(self) -> tuple[int, int] | None:
@@ -292,6 +347,7 @@ class ScoreConfig:
     """Show what Ray says too."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
@@ -317,6 +373,9 @@ class CheckConfig:
     quiet: bool = False
     """Show nothing but warnings and the result."""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoresConfig:
@@ -329,6 +388,9 @@ class ScoresConfig:
     num_rows: int = 20
     """How many to show."""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyConfig:
@@ -337,6 +399,9 @@ class VerifyConfig:
     table: Positional[str]
     """Folder (or URI) of the table."""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
@@ -344,6 +409,9 @@ class ReportConfig:
 
     run: Positional[str]
     """Folder (or URI) of a finished run."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -356,6 +424,9 @@ class WeightsConfig:
     """Of which VGG network."""
     cache: str = field(default_factory=default_cache)
     """Folder in which they are kept."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -378,6 +449,7 @@ class DemoConfig:
     """Folder for weights and features."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.num_classes not in (2, 3):
             raise UsageError(f"num_classes must be 2 or 3, got {self.num_classes}")
 
@@ -400,6 +472,7 @@ class BenchConfig:
     """Print the figures as JSON in the last line."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _at_least("num_images", self.num_images, 32)
 
 
@@ -428,6 +501,7 @@ class SubmitConfig:
     """Time before the second attempt; twice as long before each further one, ten minutes at most."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.submission_id is not None and not re.fullmatch(r"[\w.-]+", self.submission_id):
             raise UsageError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
         _at_least("entrypoint_num_cpus", self.entrypoint_num_cpus, 0)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlearn")
 _events = logging.getLogger("tlearn.events")
 _JOB = secrets.token_hex(8)
+_LEAST_SECONDS = 0.25
+"""A rate of less time is chance: the last batch of a few images ends a moment after the first."""
 _SECONDS_BETWEEN = {"log": 10.0, "notebook": 0.5}
 
 
@@ -143,8 +145,8 @@ class Progress:
         return (self.total - self.done) / self.rate()
 
     def rate(self) -> float:
-        """Units per second without the start of the actors; 0.0 while it is unknown."""
-        if self._steady is None or self._last == self._steady[0]:
+        """Units per second without the start of the actors; 0.0 while it is unknown, or of too short a time."""
+        if self._steady is None or self._last - self._steady[0] < _LEAST_SECONDS:
             return 0.0
         return (self.done - self._steady[1]) / (self._last - self._steady[0])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -74,11 +75,12 @@ def configured(recipe: str, data: str, output: str, settings: Mapping[str, Any])
 
 
 def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The config with these settings. Raises UsageError for one that there is none of."""
+    """The config with these settings. Raises UsageError for one that there is none of, or that has another type."""
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     changes = {}
     for name, value in settings.items():
         before = getattr(config, known(name, names, "a setting"))
         is_group = dataclasses.is_dataclass(before) and isinstance(value, Mapping)
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         changes[name] = replaced(before, value) if is_group else value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -1,5 +1,7 @@
 """What a person sees of a training run while it goes on."""
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train import WorkerGroupError
 
+from tlearn.errors import LockedError, StorageError, TlearnError, TrainingError
 from tlearn.training import checkpoint, fit
 from tlearn.training.checkpoint import Epoch
 from tlearn.training.worker import Attempt
@@ -38,6 +42,37 @@ def test_every_epoch_is_passed_on_and_tensorboard_does_without_tensorflow(tmp_pa
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == line
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
     assert b"val_accuracy" in events.read_bytes()
+
+
+class Wrapped(Exception):
+    def __init__(self, name: str, error: Exception):
+        super().__init__(str(error))
+        setattr(self, name, error)
+
+
+FULL = OSError(errno.ENOSPC, "no room")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TrainingError("loss"), TrainingError),
+        (Wrapped("_base_exc", LockedError("held")), LockedError),
+        (Wrapped("controller_failure", StorageError("full")), StorageError),
+        (Wrapped("controller_failure", Wrapped("cause", FULL)), StorageError),
+        (WorkerGroupError("failed", {0: Wrapped("_base_exc", FULL)}), StorageError),
+        (OSError(errno.EIO, "perhaps it passes"), None),
+        (RuntimeError("a worker was killed"), None),
+        (WorkerGroupError("failed", {1: RuntimeError("a worker was killed")}), None),
+    ],
+)
+def test_an_error_of_ours_is_found_in_what_ray_wraps_around_it_and_is_not_tried_again(
+    error: Exception, kind: type[TlearnError] | None
+) -> None:
+    found = fit._ours(error)
+    assert type(found) is (kind or type(None))
+    with contextlib.nullcontext() if kind is None else pytest.raises(kind):
+        fit._Final().after_exception(None, {0: error})
 
 
 def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(

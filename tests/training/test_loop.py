@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
@@ -350,7 +350,7 @@ def test_features_that_do_not_vary_keep_their_scale(value: float) -> None:
 def learner(trainable: Trainable, config: OptimConfig, worker: Worker | None = None) -> Learner:
     average = None
     if config.ema_decay is not None:
-        average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        average = AveragedModel(trainable, multi_avg_fn=optim.averaging(config.ema_decay))
     return Learner(trainable, optim.optimizer(trainable, config), config, 1, True, worker or Worker(), average)
 
 
@@ -376,18 +376,23 @@ def test_an_epoch_goes_on_from_any_update_with_all_its_sums() -> None:
             break
     assert list(loop.train_epoch(stopped, data, 1, sums, start=2)) == [3, 4, 5, 6]
     assert sums.count == 22 and torch.equal(sums.sums, totals.sums)
-    for name, tensor in whole.evaluated.state_dict().items():
-        assert torch.equal(tensor, stopped.evaluated.state_dict()[name])
+    for kept, network_of_whole in whole.candidates.items():
+        for name, tensor in network_of_whole.state_dict().items():
+            assert torch.equal(tensor, stopped.candidates[kept].state_dict()[name])
 
 
-def test_the_average_follows_the_weights_with_its_decay() -> None:
-    kept = learner(trainable := network(), OptimConfig(global_batch_size=4, lr=0.1, ema_decay=0.75))
-    expected = None
-    for _ in loop.train_epoch(kept, samples(12), 0, Totals(CPU)):
-        weight = trainable.head.last.weight.detach().clone()
-        expected = weight if expected is None else 0.75 * expected + 0.25 * weight
-    torch.testing.assert_close(kept.evaluated.head.last.weight, expected)
-    assert not torch.equal(kept.evaluated.head.last.weight, trainable.head.last.weight)
+@pytest.mark.parametrize("decay", [0.2, 0.99])
+def test_the_average_follows_the_weights_closely_at_first_and_then_with_its_decay(decay: float) -> None:
+    averaged = learner(trainable := network(), OptimConfig(global_batch_size=4, lr=0.1, ema_decay=decay))
+    weight = averaged.candidates["average"].head.last.weight
+    expected, num_updates = None, 0
+    for _ in loop.train_epoch(averaged, samples(20), 0, Totals(CPU)):
+        learned = trainable.head.last.weight.detach().clone()
+        share = 1 - min(decay, (1 + num_updates) / (10 + num_updates))
+        expected = learned if expected is None else expected + share * (learned - expected)
+        num_updates += 1
+        torch.testing.assert_close(weight, expected)
+    assert num_updates == 5 and not torch.equal(weight, trainable.head.last.weight)
 
 
 def test_a_clipped_gradient_has_the_norm_asked_for() -> None:

@@ -2,19 +2,25 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tlearn import storage
+from tlearn.classes import Classes
 from tlearn.config import TrainConfig
+from tlearn.data.manifest import File, Listing
 from tlearn.errors import LockedError, UsageError
 from tlearn.evaluation.quality import ClassQuality, Quality
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.training import job
 from tlearn.training.gate import Gate
-from tlearn.training.run import Start, Summary, opened
+from tlearn.training.run import Earlier, Start, Summary, essential, opened
 
 CONFIG = TrainConfig(data="data", output="run", cache="cache")
+LISTING = Listing([File("train", "train/cat/a.jpg", "cat", 1, 1, "abc")], Classes(("cat", "dog")))
 START = Start("digest", Arithmetic(), CONFIG, {"python": "3"}, None, "tlearn", CONFIG)
 GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95)
 QUALITY = Quality(0.9, 0.3, 0.1, 0.02, 0.95, {"cat": ClassQuality(0.9, None, 24)})
@@ -33,20 +39,57 @@ def test_a_summary_is_a_flat_object_and_is_read_again(gate: Gate | None) -> None
     assert ("agreement" in content) is (gate is not None) and "gate" not in content
 
 
+def test_remarks_are_kept_and_absent_where_there_are_none() -> None:
+    summary = dataclasses.replace(SUMMARY, remarks=("phase 2 ended worse",))
+    assert Summary.from_json(json.loads(json.dumps(summary.to_json()))) == summary
+    assert "remarks" not in SUMMARY.to_json()
+
+
+def test_the_end_says_how_sure_and_how_long_where_to_look_and_what_to_do() -> None:
+    figures, note, report, following = dataclasses.replace(SUMMARY, remarks=("phase 2",)).lines("my runs/a")
+    assert "0.9000 of 24 images (95% sure: 0.720 to 0.969)" in figures
+    assert "lowest in epoch 3 of 4" in figures and "5 seconds" in figures
+    assert (note, report) == ("note: phase 2", "report: 'my runs/a/report.html'")
+    assert following.startswith("next: tlearn score --model 'my runs/a/model' --input ")
+
+
 def test_an_earlier_start_of_the_same_run_is_known_by_its_digest(tmp_path: Path) -> None:
+    def same(places: Mapping[str, Any]) -> str:
+        return "digest"
+
+    def other(places: Mapping[str, Any]) -> str:
+        return "other"
+
     with opened(str(tmp_path / "run")) as run:
-        assert run.earlier(CONFIG, "digest", ()) is None
+        assert run.earlier(CONFIG, same, ()) is None
         with pytest.raises(UsageError, match="expected a run to go on with"):
-            run.earlier(dataclasses.replace(CONFIG, resume="require"), "digest", ())
+            run.earlier(dataclasses.replace(CONFIG, resume="require"), same, ())
         run.write_start(dataclasses.replace(START, arithmetic=Arithmetic("openvino", "int8", (0.5,))))
-        assert run.earlier(CONFIG, "digest", ()) == Arithmetic("openvino", "int8", (0.5,))
+        assert run.earlier(CONFIG, same, ()) == Earlier(
+            "digest", Arithmetic("openvino", "int8", (0.5,)), {"data": "data", "weights": "imagenet"}
+        )
         assert run.finished() is None
         with pytest.raises(UsageError, match="found another \\(seed 0 there, 1 here\\)"):
-            run.earlier(dataclasses.replace(CONFIG, seed=1, quiet=True), "other", ())
+            run.earlier(dataclasses.replace(CONFIG, seed=1, quiet=True), other, ())
         with pytest.raises(UsageError, match="found another \\(frozen_blocks left to auto there, 5 here\\)"):
-            run.earlier(CONFIG, "other", ("frozen_blocks",))
+            run.earlier(CONFIG, other, ("frozen_blocks",))
         with pytest.raises(UsageError, match="the images or the weights have changed"):
-            run.earlier(CONFIG, "other", ())
+            run.earlier(CONFIG, other, ())
+
+
+@pytest.mark.parametrize("there", ["data", "data/", "./data", "/work/data", "s3://bucket/data"])
+def test_a_run_is_the_same_wherever_its_images_and_weights_lie(tmp_path: Path, there: str) -> None:
+    config = dataclasses.replace(CONFIG, data=there, weights=f"{there}/w.pth")
+    assert essential(config) == essential(CONFIG)
+    task, task_there = (job._Task(each, LISTING, {}, ()) for each in (CONFIG, config))
+    assert task.digest({}) == task_there.digest({})
+    before = task_there.digest({"data": there, "weights": f"{there}/w.pth"})  # as long as the texts were a part of it
+    assert before != task_there.digest({})
+    with opened(str(tmp_path / "run")) as run:
+        run.write_start(dataclasses.replace(START, digest=before, requested=config))
+        assert run.earlier(CONFIG, task.digest, ()) == Earlier(
+            before, Arithmetic(), {"data": there, "weights": config.weights}
+        )
 
 
 def test_a_run_that_another_has_taken_over_writes_nothing(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ What only Ray can do (several workers, lost ones) is in test_elastic.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +22,18 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
+from tlearn import console
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
-from tlearn.errors import IntegrityError
+from tlearn.errors import IntegrityError, LockedError, StorageError, TrainingError
 from tlearn.features.cache import Features, Place
 from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.training import checkpoint, worker
+from tlearn.training import checkpoint, loop, worker
 from tlearn.training.checkpoint import Epoch, Position
+from tlearn.training.loop import Kept, Worker
+from tlearn.training.samples import Samples
 from tlearn.training.worker import Attempt, Job
 
 OPTIM = OptimConfig(
@@ -114,7 +119,8 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
 
 
 def learned(folder: Path) -> dict[str, Tensor]:
-    return checkpoint.learned_tensors(folder)
+    history = checkpoint.read_position(folder).history
+    return checkpoint.learned_tensors(folder, history[-1].kept if history else "weights")
 
 
 def without_seconds(progress: Position) -> list[Epoch]:
@@ -160,6 +166,27 @@ def test_the_second_phase_goes_on_with_the_head_of_the_first_and_the_pretrained_
     assert 0 < moved < 2 * OPTIM.pretrained_lr
 
 
+def test_an_epoch_keeps_weights_or_average_whichever_is_better(
+    attempt: Attempt, train: Callable[..., list[Path]]
+) -> None:
+    phase = dataclasses.replace(attempt.job.phases[0], optim=dataclasses.replace(OPTIM, num_epochs=4))
+    config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
+    attempt = dataclasses.replace(attempt, job=dataclasses.replace(attempt.job, phases=(phase,), config=config))
+    chosen, labels = set(), torch.tensor(attempt.job.val_labels)
+    for folder in train(attempt, "run"):
+        epoch, losses = checkpoint.read_position(folder).history[-1], {}
+        for kept in get_args(Kept):
+            trainable = worker.build_model(attempt.job, phase, torch.device("cpu"))
+            trainable.load_state_dict(checkpoint.learned_tensors(folder, kept))
+            logits = loop.evaluate(trainable, Samples(phase.val.gather, labels), 8, Worker())
+            losses[kept] = loop.measure(logits, labels).rates()[0]
+            if kept == epoch.kept:
+                assert torch.allclose(checkpoint.val_logits(folder), logits, atol=1e-6)
+        assert losses[epoch.kept] == min(losses.values()) == pytest.approx(epoch.val_loss)
+        chosen.add(epoch.kept)
+    assert chosen == set(get_args(Kept))
+
+
 def test_a_run_without_improvement_stops_by_its_patience(attempt: Attempt, train: Callable[..., list[Path]]) -> None:
     # A rate so small that rounding is all that moves; later losses are never lower by as much as one update.
     phase = dataclasses.replace(
@@ -182,6 +209,75 @@ def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_within_the_epoch(
     (kept,) = train(attempt, "stopped")  # and nothing after it
     progress = checkpoint.read_position(kept)
     assert (len(progress.history), progress.start) == (0, 1)
+
+
+@pytest.mark.parametrize(("num_updates", "where"), [(3, "loss is nan in step"), (1, "validation loss is")])
+def test_a_loss_that_is_no_number_ends_the_job_for_good(
+    attempt: Attempt, train: Callable[..., list[Path]], num_updates: int, where: str
+) -> None:
+    optim = OptimConfig(name="sgd", lr=1e30, global_batch_size=-(-20 // num_updates))
+    phase = dataclasses.replace(attempt.job.phases[0], optim=optim)
+    config = dataclasses.replace(attempt.job.config, checkpoint_every_seconds=None)
+    with pytest.raises(TrainingError, match=f"expected a loss that is a number, but {where}"):
+        train(dataclasses.replace(attempt, job=dataclasses.replace(attempt.job, phases=(phase,), config=config)), "run")
+    assert not (Path(attempt.folder) / "run").exists()
+
+
+def test_nothing_is_reported_once_another_run_holds_the_folder(
+    attempt: Attempt, train: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    lease = tmp_path / "lease.json"
+    ours = dataclasses.replace(attempt, lease=str(lease), owner="ours")
+    for content in (b'{"owner": "ours"}', b"", b"{"):
+        lease.write_bytes(content)
+        assert train(ours, f"after {len(content)}", num_reports=1)
+    lease.write_bytes(b'{"owner": "another"}')
+    with pytest.raises(LockedError, match="run another has taken it over"):
+        train(ours, "lost")
+    assert not (tmp_path / "lost").exists()
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_an_error_of_storage(
+    attempt: Attempt, train: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        train(attempt, "run")
+
+
+def test_what_no_start_can_use_is_removed_and_damage_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(name: str, losses: list[float], *, start: int = 0, digest: str = "ours") -> None:
+        history = [
+            dataclasses.asdict(Epoch(1, number, 0.1, 9, 0.5, 0.5, loss, 0.5, 1, 1.0))
+            for number, loss in enumerate(losses, 1)
+        ]
+        content = {"digest": digest, "start": start, "sums": [0, 0, 0], "history": history, "sha256": {}}
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "progress.json").write_text(json.dumps(content))
+
+    write("run-001/first", [0.3])
+    write("run-001/best", [0.3, 0.1])
+    write("run-002/initial", [0.3, 0.1])
+    write("run-002/later", [0.3, 0.1, 0.2])
+    write("run-002/within", [0.3, 0.1, 0.2], start=7)
+    write("run-003/another", [0.01], digest="another")
+    (tmp_path / "run-003" / "cut").mkdir()
+    (tmp_path / "run-003" / "metrics.jsonl").touch()
+    found = checkpoint.whole(str(tmp_path), "ours")
+    with console.shown():
+        checkpoint.tidy(str(tmp_path), found)
+    left = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*/progress.json"))
+    assert left == ["run-001/best", "run-002/within"]
+    assert not (tmp_path / "run-003" / "cut").exists() and (tmp_path / "run-003" / "metrics.jsonl").exists()
+    assert capsys.readouterr().err.count("it is removed") == 1
+    with console.shown():
+        checkpoint.tidy(str(tmp_path), checkpoint.whole(str(tmp_path), "ours"))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_checkpoint_is_refused(attempt: Attempt, train: Callable[..., list[Path]]) -> None:

@@ -163,14 +163,14 @@ def num_bytes(plan: Sequence[Chunk], cut: Cut) -> int:
     return num_views(plan) * int(np.prod(cut.shape)) * (2 if cut.frozen_blocks else 1)
 
 
-def compute(config: TrainConfig, plan: Sequence[Chunk], cut: Cut) -> int:
-    """Run a plan on the cluster, with progress and meters; returns how many views were computed."""
+def compute(config: TrainConfig, plan: Sequence[Chunk], cut: Cut, what: str = "features") -> int:
+    """Run a plan on the cluster, with meters and a progress called `what`; returns how many views were computed."""
     if not plan:
         return 0
     lowest, highest = config.num_workers or (None, None)
     workers = config.num_workers if lowest == highest else None
     actors = launch.nodes().pool(workers, len(plan), config.decode)
-    progress = Progress("features", num_views(plan), unit="views", num_parallel=actors.num_actors)
+    progress = Progress(what, num_views(plan), unit="features", num_parallel=actors.num_actors)
     with launch.causes(), progress:
         num_computed, _ = run(plan, config.data, cut, actors, progress)
     meters.count("features_computed", num_computed)

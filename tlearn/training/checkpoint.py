@@ -7,24 +7,26 @@ logits.safetensors      of the validation images under these weights; not within
 progress.json           phase, updates done in its epoch, a line of metrics for each epoch done, digest of the job
 """
 
+import contextlib
 import dataclasses
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from tlearn import storage
+from tlearn.console import warn
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
-from tlearn.training.loop import Learner, unwrapped
+from tlearn.training.loop import Kept, Learner, unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Epoch:
     val_accuracy: float
     num_workers: int
     seconds: float
+    kept: Kept = "average"
+    """Which of the two had the lower validation loss, of which the figures above are and which the model takes. Where
+    a line does not say it, what was averaged was kept."""
 
 
 def parsed_lines(text: str) -> list[Epoch]:
@@ -52,7 +57,7 @@ def parsed_lines(text: str) -> list[Epoch]:
 
 
 def lines(epochs: Iterable[Epoch]) -> str:
-    return "".join(json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in epochs)
+    return "".join(json.dumps(dataclasses.asdict(epoch), allow_nan=False) + "\n" for epoch in epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +81,19 @@ class Position:
 def save(
     folder: Path, learner: Learner, optimizer_state: dict[str, Any], logits: Tensor | None, progress: Position
 ) -> None:
-    """Logits of the validation images, (num_val, num_logits), are there between epochs only."""
+    """Logits of the validation images, (num_val, num_logits), are there between epochs only. Raises StorageError."""
     tensors = {"trainable": unwrapped(learner.network).state_dict()}
     if learner.average is not None:
         tensors["average"] = learner.average.state_dict()
     if logits is not None:
         tensors["logits"] = {"logits": logits}
     for name, named in tensors.items():
-        save_file({key: tensor.contiguous() for key, tensor in named.items()}, folder / f"{name}.safetensors")
-    torch.save(optimizer_state, folder / "optimizer.pt")
+        data = safetensors({key: tensor.contiguous() for key, tensor in named.items()})
+        storage.write_bytes(str(folder / f"{name}.safetensors"), data)
+    storage.write(str(folder / "optimizer.pt"), lambda file: torch.save(optimizer_state, file))
     hashes = {path.name: storage.sha256_file(path) for path in folder.iterdir()}
     content = {**dataclasses.asdict(progress), "sha256": hashes}
-    storage.write_bytes(str(folder / "progress.json"), json.dumps(content).encode())
+    storage.write_bytes(str(folder / "progress.json"), json.dumps(content, allow_nan=False).encode())
 
 
 def restore(
@@ -105,10 +111,10 @@ def restore(
         average.load_state_dict(load_file(folder / "average.safetensors"))
 
 
-def learned_tensors(folder: Path) -> dict[str, Tensor]:
-    """What the checkpoint was evaluated with: the average of the weights where one is kept."""
+def learned_tensors(folder: Path, kept: Kept) -> dict[str, Tensor]:
+    """What the checkpoint keeps; the weights where there is no average."""
     average = folder / "average.safetensors"
-    if not average.exists():
+    if kept == "weights" or not average.exists():
         return load_file(folder / "trainable.safetensors")
     prefix = "module."
     return {name.removeprefix(prefix): tensor for name, tensor in load_file(average).items() if prefix in name}
@@ -138,21 +144,35 @@ def read_position(folder: str | Path) -> Position:
 def whole(root: str, digest: str) -> dict[str, Position]:
     """Every undamaged checkpoint of a job in the folders of its attempts, and how far it had come."""
     found: dict[str, Position] = {}
-    damages = []
-    attempts = [storage.join(root, name) for name in storage.folders(root)]
-    for folder in [
-        storage.join(attempt, name) for attempt in attempts for name in storage.folders(attempt) if name != "initial"
-    ]:
-        try:
+    for folder in _folders(root):
+        with contextlib.suppress(IntegrityError):
             progress = read_position(folder)
-        except IntegrityError as error:
-            damages.append(error)
-            continue
-        if progress.digest == digest:
-            found[folder] = progress
-    for damage in damages:
-        print(f"WARNING: {damage}; it is not used", file=sys.stderr, flush=True)
+            if progress.digest == digest and not folder.endswith("/initial"):
+                found[folder] = progress
     return found
+
+
+def tidy(root: str, found: Mapping[str, Position]) -> None:
+    """Remove what no start can use: all checkpoints but the best and the newest of those that `whole` has found."""
+    useful = {newest(found)} if found else set()
+    if any(not progress.start for progress in found.values()):
+        useful.add(best(found))
+    for folder in _folders(root):
+        if folder in useful:
+            continue
+        if folder not in found and not folder.endswith("/initial"):
+            try:
+                read_position(folder)
+            except IntegrityError as damage:
+                warn(f"WARNING: {damage}; it is removed")
+        storage.remove_folder(folder)
+
+
+def _folders(root: str) -> Iterator[str]:
+    """Of every checkpoint of every attempt, and `initial`, the copy from which an attempt started."""
+    for attempt in storage.folders(root):
+        folder = storage.join(root, attempt)
+        yield from (storage.join(folder, name) for name in storage.folders(folder))
 
 
 def newest(found: Mapping[str, Position]) -> str:

@@ -1,13 +1,16 @@
 """Learning: features, then Ray Train from a job to its best checkpoint, through kills and lost workers."""
 
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from tlearn import storage
@@ -17,7 +20,13 @@ from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
-from tlearn.errors import IntegrityError, TrainingError, UsageError
+from tlearn.errors import (
+    IntegrityError,
+    StorageError,
+    TlearnError,
+    TrainingError,
+    UsageError,
+)
 from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
@@ -45,7 +54,8 @@ class Learned:
     val_logits: torch.Tensor
     """(num_val, num_logits)"""
     best: Epoch
-    num_epochs: int
+    history: tuple[Epoch, ...]
+    """Every epoch, of all phases."""
     features_computed: int
     features_reused: int
     seconds_features: float
@@ -88,11 +98,12 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         phases=phases,
         val_labels=tuple(classes.indices[file.label] for file in listing.usable("val")),
     )
-    best, num_epochs = best_checkpoint(job, run)
+    best, history = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
     with best.as_directory() as folder:
         progress = checkpoint.read_position(folder)
-        tensors, val_logits = checkpoint.learned_tensors(Path(folder)), checkpoint.val_logits(Path(folder))
+        tensors = checkpoint.learned_tensors(Path(folder), progress.history[-1].kept)
+        val_logits = checkpoint.val_logits(Path(folder))
     phase = phases[progress.phase]
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(tensors)
@@ -103,7 +114,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         trainable=trainable,
         val_logits=val_logits,
         best=progress.history[-1],
-        num_epochs=num_epochs,
+        history=history,
         features_computed=num_computed,
         features_reused=num_reused,
         seconds_features=round(features_ended - started, 2),
@@ -111,20 +122,24 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     )
 
 
-def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, int]:
-    """Train from the newest whole checkpoint to the end; returns the best one and how many epochs ran."""
+def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, tuple[Epoch, ...]]:
+    """Train from the newest whole checkpoint to the end; returns the best one and all epochs."""
     root = storage.join(run.location, "checkpoints")
     found = checkpoint.whole(root, job.digest)
     if found:
         _say_resumed(found[checkpoint.newest(found)])
     elif job.config.resume == "require":
         raise UsageError(f"expected a checkpoint in {root}, found none: leave out --resume require")
+    run.lease.check()
+    checkpoint.tidy(root, found)
     if not any(progress.is_finished for progress in found.values()):
         _train(job, run, root, found)
         found = checkpoint.whole(root, job.digest)
+        run.lease.check()
+        checkpoint.tidy(root, found)
     history = max((progress.history for progress in found.values()), key=len)
     run.write_metrics(checkpoint.lines(history))
-    return _checkpoint(checkpoint.best(found)), len(history)
+    return _checkpoint(checkpoint.best(found)), history
 
 
 def _say_resumed(progress: Position) -> None:
@@ -139,6 +154,33 @@ class _Trainer(TorchTrainer):
         pass
 
 
+class _Final(UserCallback):
+    """Ends a run at an error of ours: another start would meet it again."""
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            ours = _ours(error)
+            if ours is not None:
+                raise ours
+
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def _ours(error: BaseException | None) -> TlearnError | None:
+    """The error of ours, or of a disk that takes nothing, in what Ray has wrapped around it."""
+    while error is not None:
+        if isinstance(error, TlearnError) and not isinstance(error, RayError):  # Ray's copy says all of the way
+            return error
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            why = os.strerror(error.errno)
+            return StorageError(f"could not write a checkpoint: {why}; free some space, the same command goes on")
+        wrapped = [getattr(error, name, None) for name in ("controller_failure", "cause", "_base_exc", "__cause__")]
+        wrapped += getattr(error, "worker_failures", {}).values()
+        error = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
+    return None
+
+
 def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -> None:
     """One more attempt in the folder `root`, from the newest of the checkpoints found there."""
     config, resources = job.config, _resources(job.config)
@@ -148,7 +190,8 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
     name = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
     folder = storage.join(root, name)
     initial = _take_over(root, storage.join(folder, "initial"), job.digest) if found else None
-    attempt = Attempt(job, folder, max(int(resources.cpus_per_worker), 1), initial)
+    num_threads = max(int(resources.cpus_per_worker), 1)
+    attempt = Attempt(job, folder, num_threads, initial, run.lease.location, run.lease.owner)
     storage.write_bytes(attempt.metrics_location, b"")
     system, path = storage.filesystem(root)
     trainer = _Trainer(
@@ -162,6 +205,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
             ),  # and the last one is always kept
+            callbacks=[_Final()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )
@@ -174,7 +218,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
             _checkpoint_and_stop(attempt)
             raise
         except Exception as error:
-            raise TrainingError(f"training failed: {_root_cause(error)}") from error
+            raise _ours(error) or TrainingError(f"training failed: {_root_cause(error)}") from error
 
 
 def _checkpoint_and_stop(attempt: Attempt) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,8 @@ from tlearn.training import auto, fit, gate, live, loop
 from tlearn.training.fit import Learned
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
-from tlearn.training.run import Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
+from tlearn.training.remarks import remarks
+from tlearn.training.run import Earlier, Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
 from tlearn.training.samples import Samples
 
 _MAX_REFERENCE = 2000
@@ -45,11 +47,10 @@ class _Task:
     told: tuple[str, ...]
     """What auto was told by name, where its value is that of the recipe."""
 
-    @property
-    def digest(self) -> str:
-        """Of what the result depends on."""
+    def digest(self, places: Mapping[str, Any]) -> str:
+        """Of what the result depends on, and of these settings beside."""
         files = [(file.path, file.label, file.sha256) for file in self.listing.of("train", "val")]
-        facts = [essential(self.config), weights.tensors_digest(self.tensors), files]
+        facts = [{**essential(self.config), **places}, weights.tensors_digest(self.tensors), files]
         return digest([*facts, self.told] if self.told else facts)
 
 
@@ -93,11 +94,13 @@ def _start(task: _Task, run: RunFolder) -> None:
 
 
 def _learn(
-    task: _Task, run: RunFolder, earlier: Arithmetic | None, given: frozenset[str]
+    task: _Task, run: RunFolder, earlier: Earlier | None, given: frozenset[str]
 ) -> tuple[_Task, Learned, Gate | None]:
     """The task as it was carried out, int8 features where they change nothing, and how that was seen."""
-    requested, listing, run_digest = task.config, task.listing, task.digest
-    plain, candidates = _arithmetics(task, earlier)
+    requested, listing, run_digest = task.config, task.listing, task.digest({})
+    if earlier is not None:  # by its digest its checkpoints are known
+        requested, run_digest = dataclasses.replace(requested, **earlier.places), earlier.digest  # type: ignore[arg-type]
+    plain, candidates = _arithmetics(task, earlier.arithmetic if earlier else None)
     num_computed, figures = 0, None
     if requested.recipe == "auto":
         task, num_computed = _decide(task, candidates[0], given)
@@ -132,9 +135,11 @@ def _arithmetics(task: _Task, earlier: Arithmetic | None) -> tuple[Arithmetic, l
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 
 
-def _plain_features(config: TrainConfig, files: list[File], cut: Cut) -> tuple[list[File], Features, int]:
+def _plain_features(
+    config: TrainConfig, files: list[File], cut: Cut, what: str = "features"
+) -> tuple[list[File], Features, int]:
     """The files that can be read, their features without mirror images, and how many of these were computed."""
-    num_computed = compute(config, plan([(files, ("plain",))], cut), cut)
+    num_computed = compute(config, plan([(files, ("plain",))], cut), cut, what)
     outcome = outcomes(files, "plain", cut)
     usable = [file for file in outcome.files if file.status == "ok"]
     return usable, Features(outcome.places, cut.shape), num_computed
@@ -154,7 +159,7 @@ def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Tas
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.val_files, key=lambda file: file.sha256 or "")[: gate.MAX_IMAGES]
-    files, source, _ = _plain_features(task.config, files, plain)
+    files, source, _ = _plain_features(task.config, files, plain, "int8 checked on validation images")
     labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
     logits = loop.evaluate(
         learned.trainable, Samples(source.gather, labels), task.config.optim.global_batch_size, Worker()
@@ -173,19 +178,20 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.write_validation(learned.val_files, probabilities, classes)
     model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
     run.publish_model()
+    figures_of_quality = quality.measure(logits, labels, classes)
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
         num_train=len(learned.train_files),
         num_val=len(learned.val_files),
-        epochs=learned.num_epochs,
+        epochs=len(learned.history),
         best_epoch=best.epoch,
         frozen_blocks=learned.phase.frozen_blocks,
         val_accuracy=best.val_accuracy,
         val_loss=best.val_loss,
         train_accuracy=best.train_accuracy,
         temperature=temperature,
-        quality=quality.measure(logits, labels, classes),
+        quality=figures_of_quality,
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
         skipped=sum(file.status != "ok" for file in learned.listing.of("train", "val")),
@@ -195,6 +201,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
+        remarks=remarks(learned.history, best, figures_of_quality),
     )
     run.publish(summary)
     return summary

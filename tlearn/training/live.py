@@ -110,7 +110,7 @@ class _Follower:
     def _pass_on(self, epoch: Epoch) -> None:
         self.num_seen += 1
         figures = dataclasses.asdict(epoch)
-        for name in figures.keys() - {"phase", "epoch", "seconds"}:
+        for name in figures.keys() - {"phase", "epoch", "seconds", "kept"}:
             self.board.add_scalar(name, figures[name], epoch.epoch)
         event("epoch", run=self.run.location, **figures)
         train, val = (epoch.train_loss, epoch.train_accuracy), (epoch.val_loss, epoch.val_accuracy)

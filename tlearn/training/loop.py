@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from tlearn.training.streams import Stream, generator
 
 _MAX_SCALED_FROZEN, _MAX_SCALED = 8192, 512
 """Samples from which the scale of the features is estimated, where all blocks are frozen and where not."""
+
+Kept = Literal["weights", "average"]
+"""What of an epoch is kept: the weights as they were learned, or their moving average."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,9 +75,10 @@ class Learner:
     """Where workers share the head's first layer."""
 
     @property
-    def evaluated(self) -> Trainable:
-        """What the run is after."""
-        return unwrapped(self.average or self.network)
+    def candidates(self) -> dict[Kept, Trainable]:
+        """What an epoch may keep."""
+        weights: dict[Kept, Trainable] = {"weights": unwrapped(self.network)}
+        return weights if self.average is None else {**weights, "average": unwrapped(self.average)}
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int, shuffle: bool) -> Tensor:

@@ -4,14 +4,16 @@ Nothing here has a state of its own, so there is none to save, and a resumed run
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tlearn.config import OptimConfig
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def lr_factor(step: int, steps_per_epoch: int, val_losses: Sequence[float], config: OptimConfig) -> float:
@@ -47,6 +49,21 @@ def should_stop(val_losses: Sequence[float], config: OptimConfig) -> bool:
     if config.patience is None or not val_losses:
         return False
     return len(val_losses) - 1 - min(range(len(val_losses)), key=val_losses.__getitem__) >= config.patience
+
+
+def averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """How a moving average takes up weights after n updates, for AveragedModel.
+
+    The decay begins low, (1 + n) / (10 + n), as in timm and Ultralytics: after few updates an average of a constant
+    decay would still be the first weights, which have learned nothing.
+    """
+
+    @torch.no_grad()
+    def update(average: _Tensors, weights: _Tensors, num_updates: Tensor | int) -> None:
+        n = int(num_updates)
+        torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 def optimizer(trainable: Trainable, config: OptimConfig, columns: Columns | None = None) -> torch.optim.Optimizer:

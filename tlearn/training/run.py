@@ -13,8 +13,9 @@ import contextlib
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ from tlearn.config import TrainConfig
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
-from tlearn.evaluation import report
+from tlearn.evaluation import quality, report
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.network.arithmetic import Arithmetic
@@ -43,6 +44,8 @@ _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
     "quiet", "verbose",
 )  # fmt: skip
+PLACES = ("data", "weights")
+"""Settings that say where something is: the same place has many names."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
@@ -77,19 +80,34 @@ class Summary:
     seconds_train: float
     model_digest: str
     seconds_total: float
+    remarks: tuple[str, ...] = ()
+    """What went otherwise than it should; not in the JSON where there is nothing to say."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return content
+        return {name: value for name, value in content.items() if name != "remarks" or value}
+
+    def lines(self, output: str) -> list[str]:
+        """What a person reads at the end: how good, how sure, what to look at, what to do next."""
+        low, high = quality.accuracy_interval(self.val_accuracy, self.num_val)
+        model, report = (shlex.quote(storage.join(output, name)) for name in ("model", "report.html"))
+        return [
+            f"val_accuracy {self.val_accuracy:.4f} of {self.num_val:,} images (95% sure: {low:.3f} to {high:.3f}), "
+            f"val_loss {self.val_loss:.4f}, lowest in epoch {self.best_epoch} of {self.epochs}; "
+            f"{self.seconds_total:.0f} seconds",
+            *(f"note: {remark}" for remark in self.remarks),
+            f"report: {report}",
+            f"next: tlearn score --model {model} --input DIR --output scores.parquet",
+        ]
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Summary":
         gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
-        return cls(**rest | typed)
+        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,19 @@ class Start:
         return content if self.given else {name: value for name, value in content.items() if name != "given"}
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What config.json says of an earlier start of the same run."""
+
+    digest: str
+    arithmetic: Arithmetic
+    places: dict[str, str]
+    """The texts of PLACES; they stay, because the digest may be of them too."""
+
+
+Digest = Callable[[Mapping[str, Any]], str]
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -161,8 +192,9 @@ def git_commit() -> str | None:
 
 
 def essential(config: TrainConfig) -> dict[str, Any]:
-    """What a result depends on."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _INCIDENTAL}
+    """What a result depends on. Not on where the images and the weights lie: what they are is known by their bytes."""
+    omitted = (*_INCIDENTAL, *PLACES)
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in omitted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +213,11 @@ class RunFolder:
         """Where its files are written, on a local disk."""
         return self.workplace.path
 
-    def earlier(self, config: TrainConfig, digest: str, given: Sequence[str]) -> Arithmetic | None:
-        """What an earlier start of this run computed with; None without one, UsageError where another run is there."""
+    def earlier(self, config: TrainConfig, digest: Digest, given: Sequence[str]) -> Earlier | None:
+        """What an earlier start of this run has left; None without one, UsageError where another run is there.
+
+        `digest` gives that of this run, or, of the texts of PLACES, what it was when these were a part of it.
+        """
         try:
             content: dict[str, Any] = storage.read_json(storage.join(self.location, "config.json"))
         except FileNotFoundError:
@@ -197,12 +232,14 @@ class RunFolder:
             ) from None
         if config.resume == "never":
             raise UsageError(f"expected no run in {self.location}, found one: choose another --output, or remove it")
-        if content.get("digest") != digest:
+        asked = content.get("requested", {})
+        places = {name: asked.get(name, getattr(config, name)) for name in PLACES}
+        if content.get("digest") not in (digest({}), digest(places)):
             what = "; ".join(_changes(content, config, given)) or "the images or the weights have changed since"
             raise UsageError(
                 f"expected the same run in {self.location}, found another ({what}): choose another --output"
             )
-        return description.arithmetic_of(content["arithmetic"])
+        return Earlier(content["digest"], description.arithmetic_of(content["arithmetic"]), places)
 
     def finished(self) -> Summary | None:
         """What a run that is finished says; None where it is not. IntegrityError where its model is another."""

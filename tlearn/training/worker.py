@@ -19,10 +19,11 @@ import torch.distributed
 from ray.train import Checkpoint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tlearn import storage
 from tlearn.config import HeadConfig, OptimConfig, TrainConfig
+from tlearn.errors import LockedError, TrainingError
 from tlearn.evaluation.metrics import Totals
 from tlearn.features.cache import Features, Pictures
 from tlearn.features.phases import Phase
@@ -31,9 +32,10 @@ from tlearn.network.arithmetic import native_precision
 from tlearn.network.columns import Columns
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import load_pretrained
+from tlearn.storage.lease import Holder
 from tlearn.training import checkpoint, loop, optim
 from tlearn.training.checkpoint import Epoch, Position
-from tlearn.training.loop import Learner, Worker
+from tlearn.training.loop import Kept, Learner, Worker
 from tlearn.training.samples import Augment, Samples, class_weights
 from tlearn.training.streams import Stream, generator
 
@@ -65,6 +67,9 @@ class Attempt:
     """In which Ray Train keeps its checkpoints."""
     num_threads: int
     initial_checkpoint: Checkpoint | None
+    lease: str = ""
+    """Location of the lease of the run folder, in which `owner` is this run."""
+    owner: str = ""
 
     @property
     def metrics_location(self) -> str:
@@ -75,9 +80,20 @@ class Attempt:
         """Of a file that asks for a checkpoint within the epoch, because the run is to stop."""
         return storage.join(self.folder, "stop")
 
+    def check_lease(self) -> None:
+        """Raise LockedError where another run holds the run folder. A lease that cannot be read says nothing."""
+        holder = None
+        with contextlib.suppress(OSError):
+            holder = Holder.from_json(storage.read(self.lease).data)
+        if holder is not None and holder.owner != self.owner:
+            raise LockedError(f"expected to hold {self.lease}, run {holder.owner[:8]} has taken it over: wait for it")
+
 
 def run(arguments: dict[str, Any]) -> None:
-    """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase."""
+    """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase.
+
+    Raises TrainingError for a loss that is no number, StorageError, LockedError: another start would meet them again.
+    """
     attempt: Attempt = arguments["attempt"]
     job, context = attempt.job, ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
@@ -86,11 +102,15 @@ def run(arguments: dict[str, Any]) -> None:
         progress = checkpoint.read_position(folder) if folder else Position(job.digest)
         assert progress.digest == job.digest, "the driver offers only checkpoints of this job"
         stage = _stage(attempt, progress.phase, worker, folder=folder)
-    with contextlib.suppress(_Stop):
+    try:
         progress = stage.train(progress)
         for phase in range(progress.phase + 1, len(job.phases)):
-            stage = _stage(attempt, phase, worker, head=stage.learner.evaluated.head.state_dict())
+            stage = _stage(attempt, phase, worker, head=stage.kept(progress).head.state_dict())
             progress = stage.train(dataclasses.replace(progress, phase=phase))
+    except _Stop:
+        pass
+    except FloatingPointError as error:
+        raise TrainingError(f"expected a loss that is a number, but {error}: try a lower --optim.lr") from None
 
 
 @contextlib.contextmanager
@@ -149,7 +169,7 @@ def _learner(config: TrainConfig, phase: Phase, trainable: Trainable, worker: Wo
     """With the optimiser that a phase asks for, filled from the checkpoint in a folder where there is one."""
     average = None
     if phase.optim.ema_decay is not None:  # a copy, so made before the workers divide a layer between them
-        average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(phase.optim.ema_decay))
+        average = AveragedModel(trainable, multi_avg_fn=optim.averaging(phase.optim.ema_decay))
     columns = Columns(trainable.head.first) if _shares_columns(config.head, phase, worker) else None
     optimizer = optim.optimizer(trainable, phase.optim, columns)
     if folder is not None:
@@ -187,10 +207,10 @@ class _Stage:
 
     def _epoch(self, progress: Position, clock: "_Clock") -> tuple[Epoch, Tensor]:
         """The rest of the epoch that is under way: its line of metrics, and the logits of the validation images."""
-        learner, config, started = self.learner, self.phase.optim, time.monotonic()
+        learner, started = self.learner, time.monotonic()
         totals = self._updates(progress, clock)
         train_loss, train_accuracy = totals.rates()
-        logits = loop.evaluate(learner.evaluated, self.val_samples, config.global_batch_size, learner.worker)
+        kept, logits = self._better()
         val_loss, val_accuracy = loop.measure(logits, self.val_samples.labels).rates()
         epoch = Epoch(
             phase=progress.phase + 1,
@@ -203,8 +223,27 @@ class _Stage:
             val_accuracy=val_accuracy,
             num_workers=learner.worker.num_workers,
             seconds=round(time.monotonic() - started, 3),
+            kept=kept,
         )
         return epoch, logits
+
+    def _better(self) -> tuple[Kept, Tensor]:
+        """Weights or average, whichever has the lower validation loss, and its logits of the validation images."""
+        batch_size, worker = self.phase.optim.global_batch_size, self.learner.worker
+        logits = {
+            kept: loop.evaluate(network, self.val_samples, batch_size, worker)
+            for kept, network in self.learner.candidates.items()
+        }
+        losses = {kept: loop.measure(logits[kept], self.val_samples.labels).rates()[0] for kept in logits}
+        if not all(map(math.isfinite, losses.values())):
+            raise FloatingPointError(f"validation loss is {max(losses.values(), key=math.isnan)}")
+        kept = min(losses, key=losses.__getitem__)
+        return kept, logits[kept]
+
+    def kept(self, progress: Position) -> Trainable:
+        """What the last epoch has kept."""
+        candidates = self.learner.candidates
+        return candidates.get(progress.history[-1].kept, candidates["weights"])
 
     def _updates(self, progress: Position, clock: "_Clock") -> Totals:
         """The sums of the whole epoch, over all workers."""
@@ -228,7 +267,7 @@ class _Stage:
     def _complete(self) -> None:
         """Fetch what other workers have trained of a layer that is shared out."""
         columns = self.learner.columns
-        for trainable in {loop.unwrapped(self.learner.network), self.learner.evaluated} if columns else ():
+        for trainable in self.learner.candidates.values() if columns else ():
             assert columns is not None
             columns.complete(trainable.head.first)
 
@@ -240,6 +279,7 @@ class _Stage:
         if self.learner.worker.rank != 0:
             ray.train.report(metrics, checkpoint=None)
             return
+        self.attempt.check_lease()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), self.learner, state, logits, progress)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
