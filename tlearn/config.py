@@ -24,6 +24,11 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
+def _between(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{name} must be from {least} to {most}, got {value}")
+
+
 def _workers(text: int | str | None) -> tuple[int, int] | None:
     """The fewest and the most of N or MIN:MAX."""
     if text is None:
@@ -61,7 +66,7 @@ class PreprocessConfig:
     """Files with more bytes are reported as too_large and skipped."""
 
     def __post_init__(self) -> None:
-        _at_least("image_size", self.image_size, 32)
+        _between("image_size", self.image_size, 32, 4096)
         _at_least("max_pixels", self.max_pixels, 1)
         _at_least("max_bytes", self.max_bytes, 1)
         if self.resize == "crop":
@@ -87,7 +92,7 @@ class HeadConfig:
     """Divide the features by their standard deviation on the training set."""
 
     def __post_init__(self) -> None:
-        _at_least("depth", self.depth, 1)
+        _between("depth", self.depth, 1, 100)
         _at_least("width", self.width, 1)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be 0 or more and below 1, got {self.dropout}")
