@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.description import Draft, to_json
+from tlearn.network.description import Draft, tensor_shapes, to_json
 from tlearn.scoring import parts, plan, table
 from tlearn.scoring.plan import Run
 from tlearn.scoring.table import Row
@@ -22,17 +25,19 @@ CLASSES = Classes(("cat", "dog"))
 def save_model(folder: Path, seed: int = 0) -> str:
     """A folder that verifies; nothing here loads its weights."""
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights %d" % seed)
     draft = Draft(
         classes=CLASSES,
         frozen_blocks=5,
         preprocess=PreprocessConfig(image_size=32, short_side=32, max_bytes=1000),
-        head=HeadConfig(),
+        head=HeadConfig(width=2),
         arithmetic=Arithmetic(),
         training={},
         metrics={},
         reference={},
+        arch="vgg_tiny",
     )
+    tensors = {name: np.full(shape, seed, np.float32) for name, shape in tensor_shapes(draft).items()}
+    save_file(tensors, folder / "model.safetensors")
     weights_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "model.json").write_text(json.dumps(to_json(draft, weights_sha256)))
     return str(folder)

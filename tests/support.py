@@ -13,8 +13,9 @@ from tlearn.network import model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.network.frozen import Frozen
+from tlearn.network.layers import shapes
 from tlearn.network.trainable import Trainable
-from tlearn.network.vgg import load_pretrained, shapes
+from tlearn.network.vgg import load_pretrained
 
 PUBLISHED = [arch for arch in get_args(Arch) if arch != "vgg_tiny"]
 

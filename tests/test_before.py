@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 
 import tlearn
 from tlearn.cli import main
-from tlearn.network import vgg
+from tlearn.network.layers import shapes
 
 BEFORE = TESTS / "before"
 FLAGS = ["--quiet", "--engine", "torch", "--precision", "fp32"]
@@ -55,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     broken.write_bytes(b"\xff\xd8\xff not a picture")
     os.utime(broken, (TIME, TIME))
     tensors = {}
-    for number, (name, shape) in enumerate(vgg.shapes("vgg11").items()):
+    for number, (name, shape) in enumerate(shapes("vgg11").items()):
         scale = 1.0 if len(shape) == 1 else 4 / np.sqrt(np.prod(shape[1:]))
         values = np.random.default_rng([11, number]).random(shape, np.float32) - np.float32(0.5)
         tensors[name] = torch.from_numpy(values * np.float32(scale))

@@ -1,6 +1,8 @@
 """What a person does wrong ends with the exit code of the design, one line, and nothing half-written."""
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -169,13 +171,28 @@ def test_an_output_that_cannot_be_written_ends_with_7(
         (["trian"], "got trian; did you mean train?"),
         (["train", "forzen", "--data", "x", "--output", "y"], "got forzen; did you mean frozen?"),
         (["train"], "--data"),
-        (["report"], "RUN"),
+        (["report"], "expected --run, got none: tlearn report runs/a"),
         (["score", "--mdoel", "x", "--input", "y", "--output", "z"], "--model"),
         (["train", "--data", "x", "--output", "y", "--seed", "one"], "one"),
-        (["train", "--data", "x", "--output", "y", "--optim.lrr", "1"], "--optim.lr FLOAT"),
+        (["train", "--data", "x", "--output", "y", "--optim.lrr", "1"], "did you mean --optim.lr?"),
         (["train", "--data", "x", "--output", "y", "--recipe", "auto"], "--recipe"),
         (["train", "--data", "x", "--output", "y", "--optim.num-epochs", "0"], "num_epochs must be at least 1, got 0"),
         (["submit", "--address", "http://x:1", "sorce"], "sorce"),
+        (["train", "--data", "x", "--outptu", "y"], "got --outptu; did you mean --output?"),
+        (["train", "nowhere", "--output", "y"], "a folder that is there, or a recipe"),
+        (["train", "frozen", "--data", "x", "--output", "y", "z"], "got z: tlearn train frozen --help"),
+        (["check", "--json", "/nowhere", "more"], "got more: tlearn check --help"),
+        (["train", "x/", "--output", "y", "--augment", "ful"], "(none, flip, full), got ful; did you mean full?"),
+        (["train", "x/", "--output"], "expected a value after --output"),
+        (["train", "x/", "--output", "--json"], "expected a value after --output"),
+        (["train", "x/", "--output", "y", "--val-fraction=much"], "expected a number for --val-fraction, got much"),
+        (["score", "m", "i", "--output", "o", "--workers"], "expected a value after --workers"),
+        (["demo", "--num-classes", "5"], "num_classes must be from 2 to 3, got 5"),
+        (["demo", "--num-test", "0"], "num_test must be at least 1, got 0"),
+        (["demo", "--num-train", "-3"], "num_train must be at least"),
+        (["scores", "t", "--num-rows", "-1"], "num_rows must be at least 0, got -1"),
+        (["submit", "--retry-secnds", "3", "train", "/d", "--output", "/o"], "did you mean --retry-seconds?"),
+        (["submit", "train", "/d", "--outptu", "/o"], "did you mean --output?"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -183,7 +200,8 @@ def test_usage_errors_end_with_2_and_say_what_was_meant(
     words: list[str], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    assert says in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert says in error and error.startswith("tlearn: ") and error.count("\n") == 1 and "Config" not in error
 
 
 def test_a_fault_of_ours_is_no_mistake_of_the_user(
@@ -221,6 +239,9 @@ def test_every_command_has_help_and_it_loads_nothing_heavy(words: list[str]) -> 
     ended, modules, seconds = last.split()
     assert (ended, modules) == ("0", "set()") and len(text) > 5
     assert float(seconds) < 1.0  # of the processor, on slow ones too; a third of it on a fast one
+    assert text[0].startswith("usage: tlearn")
+    examples = [line for line in text if line.startswith("tlearn ")]
+    assert not words or (text[2] and [line.split()[1] for line in examples] in (words[:1], words[-1:]))
 
 
 def test_help_lists_every_command_and_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +251,82 @@ def test_help_lists_every_command_and_every_recipe(capsys: pytest.CaptureFixture
     assert main(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"• {name} {summary[:20]}" in shown for name, summary in SUMMARIES.items())
+
+
+@pytest.mark.parametrize("words", [["train", "frozen"], ["submit"], ["score"], ["demo"]])
+def test_the_help_of_a_setting_is_one_paragraph(words: list[str]) -> None:
+    code = f"import tlearn.cli; tlearn.cli.main([*{words!r}, '--help'])"
+    environment = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    cells = [line[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
+    told = [(len(cell) - len(cell.lstrip()), cell.strip(), len(cell)) for cell in cells]
+    for (indent, text, width), (next_indent, following, _) in itertools.pairwise(told):
+        if indent == next_indent > 4 and not following.startswith(("-", "{")):
+            assert indent + len(text) + 1 + len(following.split()[0]) > width - 1, (text, following)
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["train", "photos/", "--output", "o"], ["train", "frozen", "--data", "photos/", "--output", "o"]),
+        (
+            ["train", "auto", "--seed", "3", "./x", "--output=o"],
+            ["train", "auto", "--data", "./x", "--output", "o", "--seed", "3"],
+        ),
+        (["train", "frozen", "--shuffle", "p/", "--output", "o"], ["train", "--data", "p/", "--output", "o"]),
+        (["check", "--json", "p"], ["check", "--data", "p", "--json"]),
+        (["check", "p", "--quiet"], ["check", "--data", "p", "--quiet"]),
+        (["report", "r"], ["report", "--run", "r"]),
+        (["score", "m", "i", "--output", "o"], ["score", "--model", "m", "--input", "i", "--output", "o"]),
+        (["score", "--model", "m", "i", "--output", "o"], ["score", "--input", "i", "--output", "o", "--model", "m"]),
+        (
+            ["train", "p/", "--output", "o", "--head.no-unit-length"],
+            ["train", "p/", "--output", "o", "--head.unit_length=False"],
+        ),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_path_by_position_is_the_path_behind_its_flag(words: list[str], same: list[str]) -> None:
+    if "unit_length=False" in same[-1]:
+        same = [*same[:-1], "--head.no_unit_length"]
+    assert parse(words).settings == parse(same).settings
+
+
+NOWHERE = [
+    ["train", "--data", "{}/nowhere", "--output", "{}/run"],
+    ["train", "--data", "{}", "--output", "{}/run", "--weights", "{}/none.pth"],
+    ["train", "--data", "{}", "--output", "{}/file/run"],
+    ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
+    ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
+    ["check", "{}/nowhere"],
+    ["report", "{}/nowhere"],
+    ["scores", "{}/nowhere"],
+    ["verify", "{}/nowhere"],
+    ["weights", "{}/nowhere.pth"],
+    ["bench", "{}/nowhere"],
+    ["demo", "{}/file"],
+]
+
+
+@pytest.mark.parametrize("words", NOWHERE, ids=lambda words: " ".join(words))
+def test_a_path_that_leads_nowhere_is_said_before_anything_heavy_is_loaded(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = (
+        f"import sys, tlearn.cli; code = tlearn.cli.main({[word.format(tmp_path) for word in words]!r})\n"
+        "print(code, {'torch', 'ray', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    is_about_output = "file" in " ".join(words)
+    assert done.stdout.split(maxsplit=1) == ["7" if is_about_output else "3", "set()\n"]
+    assert done.stderr.startswith("tlearn: expected") and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_given_for_its_model_is_pointed_to_it(
+    model_folder: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert score(model_folder.parent, data, tmp_path / "scores.parquet") == 3
+    assert f"give --model {model_folder}" in capfd.readouterr().err
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,11 @@
 Nothing heavy is imported before it is used.
 """
 
+import ast
+import contextlib
 import dataclasses
+import inspect
+import io
 import itertools
 import json
 import os
@@ -19,7 +23,7 @@ from typing import Annotated, Any, TypeAlias, Union
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, PositionalMetavarFromFieldName, arg, subcommand
 
-from tlearn import __version__, console, errors
+from tlearn import __version__, config, console, errors
 from tlearn.config import (
     BenchConfig,
     CheckConfig,
@@ -34,6 +38,7 @@ from tlearn.config import (
 )
 from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
 from tlearn.recipes import RECIPES, SUMMARIES, known
+from tlearn.words import arranged, check_paths, is_path
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
@@ -56,6 +61,8 @@ class Train:
     """Fine-tune a pretrained VGG16 on a folder of images.
 
     A recipe is a set of defaults; any flag overrides it. Without one it is `frozen`. Its flags: tlearn train RECIPE -h
+
+    tlearn train photos/ --output runs/a
     """
 
     config: AnyRecipe
@@ -67,6 +74,8 @@ class Submit:
 
     Ctrl-C and SIGTERM stop the job, as they stop tlearn train here; where only the connection is lost, the same command
     follows it again. The token is Ray's: RAY_AUTH_MODE=token, with RAY_AUTH_TOKEN or ~/.ray/auth_token.
+
+    tlearn submit --address http://HOST:8265 train --data s3://b/photos --output s3://b/runs/a
     """
 
     config: Annotated[SubmitConfig, arg(name="")]
@@ -89,6 +98,9 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this (>&-)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] in (["--version"], ["-V"]):
         print(f"tlearn {__version__}")
@@ -117,24 +129,59 @@ def parse(words: Sequence[str]) -> Command:
         print(_overview())
         raise SystemExit(errors.DONE if words else UsageError.code)
     if words[0].startswith("-"):  # the shell's completion, of all commands
-        every = [Annotated[kind, subcommand(name)] for name, (kind, _) in _COMMANDS.items()]
+        every = [Annotated[does.kind, subcommand(name)] for name, does in _COMMANDS.items()]
         _parsed(Union[tuple(every)], "tlearn", words)  # noqa: UP007
     name = known(words[0], _COMMANDS, "a command")
-    words = _with_recipe(words)
+    words = _arranged(_with_recipe(words))
     if name == "train" and words[1] in _DEFAULTS:  # only the recipe that is meant: its help, its suggestions
         prog = f"tlearn train {words[1]}"
         config = _parsed(TrainConfig, prog, words[2:], default=_DEFAULTS[words[1]])
         return Command(name, Train(config), tuple(words))
-    settings = _parsed(_COMMANDS[name][0], f"tlearn {name}", words[1:])
+    settings = _parsed(_COMMANDS[name].kind, f"tlearn {name}", words[1:])
     return Command(name, settings, tuple(words))
 
 
 def _parsed(kind: Any, prog: str, words: Sequence[str], **options: Any) -> Any:
-    return tyro.cli(kind, prog=prog, args=words, config=_STYLE, **options)
+    """What tyro makes of the words. What it says of a wrong value in a box is a UsageError here, of one line."""
+    if not words or words[0] == "--help":
+        _join_help()
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, prog=prog, args=words, config=_STYLE, **options)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise _cause(ended) or UsageError(f"{_first_part(box.getvalue())}: {prog} --help") from None
+
+
+def _join_help() -> None:
+    """Let the help of a setting be one paragraph: tyro keeps the line breaks that a docstring has in the source."""
+    for group in ast.parse(inspect.getsource(config)).body:
+        if not isinstance(group, ast.ClassDef):
+            continue
+        hints = getattr(config, group.name).__annotations__
+        for field, text in itertools.pairwise(group.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                name = ast.unparse(field.target)
+                hints[name] = Annotated[hints[name], arg(help=" ".join(str(text.value.value).split()))]
+
+
+def _cause(error: BaseException | None) -> UsageError | None:
+    """What a config has raised of its values, from which tyro made its own error."""
+    while error is not None and not isinstance(error, UsageError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _first_part(box: str) -> str:
+    """The text of a box of tyro's up to its first line across."""
+    text = " ".join(line.strip("│ ") for line in box.splitlines()[1:])
+    return " ".join(text.partition("──")[0].split())
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9}{(kind.__doc__ or '').partition(chr(10))[0]}" for name, (kind, _) in _COMMANDS.items()]
+    lines = [f"  {name:<9}{(does.kind.__doc__ or '').partition(chr(10))[0]}" for name, does in _COMMANDS.items()]
     usage = "usage: tlearn COMMAND [flags]     tlearn COMMAND --help: its flags     tlearn --version"
     return "\n".join([usage, "", _DESCRIPTION, "", *lines])
 
@@ -145,10 +192,31 @@ def _with_recipe(words: list[str]) -> list[str]:
     following = words[start + 1 : start + 2]
     if words[start : start + 1] != ["train"] or following in (["-h"], ["--help"]):
         return words
-    if not following or following[0].startswith("-"):
+    if not following or following[0].startswith("-") or (following[0] not in RECIPES and is_path(following[0])):
         return [*words[: start + 1], _DEFAULT_RECIPE, *words[start + 1 :]]
-    known(following[0], RECIPES, "a recipe")
+    known(following[0], RECIPES, "a folder that is there, or a recipe")
     return words
+
+
+def _arranged(words: list[str]) -> list[str]:
+    """The words with a flag before each path. Raises UsageError for what is no flag of the command, or is missing."""
+    start = _job_start(words)
+    job = [] if start == len(words) else _arranged_job(words[start], words[start + 1 :])
+    if words[0] != "submit":
+        return job
+    own = arranged(words[1:start], SubmitConfig, (), "tlearn submit")
+    return ["submit", *own, *job]
+
+
+def _arranged_job(name: str, words: list[str]) -> list[str]:
+    if name == "train" and words[0] not in _DEFAULTS:  # the help of all recipes
+        return [name, *words]
+    recipe = [words.pop(0)] if name == "train" else []
+    if recipe and any(word.partition("=")[0] == "--recipe" for word in words):
+        raise UsageError(f"expected the recipe as the first word, got --recipe: tlearn train {_DEFAULT_RECIPE}")
+    does = _COMMANDS[name]
+    config = TrainConfig if recipe else does.kind
+    return [name, *recipe, *arranged(words, config, does.positions, " ".join(["tlearn", name, *recipe]))]
 
 
 def _job_start(words: Sequence[str]) -> int:
@@ -185,8 +253,9 @@ def _run(command: Command) -> int:
     settings = command.settings.config if isinstance(command.settings, Train) else command.settings
     quiet, verbose = getattr(settings, "quiet", False), getattr(settings, "verbose", False)
     try:
+        check_paths(settings)
         with console.shown(quiet=quiet, verbose=verbose):
-            return _COMMANDS[command.name][1](command)
+            return _COMMANDS[command.name].run(command)
     except KeyboardInterrupt:
         what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
         return _say(f"{what}; the same command goes on from here", code)
@@ -349,16 +418,26 @@ def _bench(command: Command) -> int:
     return errors.DONE
 
 
-_COMMANDS: dict[str, tuple[Any, Callable[[Command], int]]] = {
-    "train": (Train, _train),
-    "score": (ScoreConfig, _score),
-    "submit": (Submit, _submit),
-    "scores": (ScoresConfig, _scores),
-    "verify": (VerifyConfig, _verify),
-    "check": (CheckConfig, _check),
-    "report": (ReportConfig, _report),
-    "weights": (WeightsConfig, _weights),
-    "demo": (DemoConfig, _demo),
-    "bench": (BenchConfig, _bench),
+@dataclass(frozen=True)
+class _Does:
+    """What a command is."""
+
+    kind: Any
+    """Its flags."""
+    run: Callable[[Command], int]
+    positions: tuple[str, ...] = ()
+    """Of these flags the values may stand by position."""
+
+
+_COMMANDS = {
+    "train": _Does(Train, _train, ("data",)),
+    "score": _Does(ScoreConfig, _score, ("model", "input")),
+    "submit": _Does(Submit, _submit),
+    "scores": _Does(ScoresConfig, _scores, ("table",)),
+    "verify": _Does(VerifyConfig, _verify, ("table",)),
+    "check": _Does(CheckConfig, _check, ("data",)),
+    "report": _Does(ReportConfig, _report, ("run",)),
+    "weights": _Does(WeightsConfig, _weights, ("weights",)),
+    "demo": _Does(DemoConfig, _demo, ("output",)),
+    "bench": _Does(BenchConfig, _bench, ("input",)),
 }
-"""Of each command: its flags, and what it does."""

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro import MISSING
-from tyro.conf import Fixed, Positional, Suppress
+from tyro.conf import Fixed, Suppress
 
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
@@ -66,6 +66,11 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
+def _between(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{name} must be from {least} to {most}, got {value}")
+
+
 def _workers(text: int | str | None) -> tuple[int, int] | None:
     """The fewest and the most of N or MIN:MAX."""
     if text is None:
@@ -104,7 +109,7 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least("image_size", self.image_size, 32)
+        _between("image_size", self.image_size, 32, 4096)
         _at_least("max_pixels", self.max_pixels, 1)
         _at_least("max_bytes", self.max_bytes, 1)
         if self.resize == "crop":
@@ -131,7 +136,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least("depth", self.depth, 1)
+        _between("depth", self.depth, 1, 100)
         _at_least("width", self.width, 1)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be 0 or more and below 1, got {self.dropout}")
@@ -227,7 +232,10 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """Fine-tune a pretrained VGG16 on a folder of images."""
+    """Fine-tune a pretrained VGG16 on a folder of images.
+
+    tlearn train photos/ --output runs/a
+    """
 
     data: str
     """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
@@ -311,7 +319,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig:
-    """Score a folder of images into Parquet."""
+    """Score a folder of images into Parquet.
+
+    tlearn score --model runs/a/model --input inbox/ --output scores.parquet
+    """
 
     model: str
     """Model folder of a run: RUN/model."""
@@ -364,7 +375,10 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig:
-    """Say what is in a data folder and what is wrong with it."""
+    """Say what is in a data folder and what is wrong with it.
+
+    tlearn check photos/
+    """
 
     data: str
     """Folder (or URI) with train/ and perhaps val/ and test/."""
@@ -379,9 +393,12 @@ class CheckConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoresConfig:
-    """Show the newest row of every path of a table of scores."""
+    """Show the newest row of every path of a table of scores.
 
-    table: Positional[str]
+    tlearn scores scores/
+    """
+
+    table: str
     """Folder (or URI) of the table."""
     output: str | None = None
     """NAME.parquet: write them there instead."""
@@ -390,13 +407,17 @@ class ScoresConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _at_least("num_rows", self.num_rows, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyConfig:
-    """Compare a table of scores with its ledger; nothing is repaired."""
+    """Compare a table of scores with its ledger; nothing is repaired.
 
-    table: Positional[str]
+    tlearn verify scores/
+    """
+
+    table: str
     """Folder (or URI) of the table."""
 
     def __post_init__(self) -> None:
@@ -405,9 +426,12 @@ class VerifyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Write report.html of a run again."""
+    """Write report.html of a run again.
 
-    run: Positional[str]
+    tlearn report runs/a
+    """
+
+    run: str
     """Folder (or URI) of a finished run."""
 
     def __post_init__(self) -> None:
@@ -416,7 +440,10 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightsConfig:
-    """Fetch and verify the pretrained weights."""
+    """Fetch and verify the pretrained weights.
+
+    tlearn weights
+    """
 
     weights: str = "imagenet"
     """imagenet, or a path or URI to .safetensors or .pth."""
@@ -431,7 +458,10 @@ class WeightsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """The whole way on pictures that are drawn for it: draw, train, score."""
+    """The whole way on pictures that are drawn for it: draw, train, score.
+
+    tlearn demo --output runs/demo
+    """
 
     output: str = "runs/demo"
     """Folder for pictures, run and scores."""
@@ -450,13 +480,19 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if self.num_classes not in (2, 3):
-            raise UsageError(f"num_classes must be 2 or 3, got {self.num_classes}")
+        _between("num_classes", self.num_classes, 2, 3)
+        _at_least("num_train", self.num_train, 2 * self.num_classes)
+        _at_least("num_val", self.num_val, self.num_classes)
+        _at_least("num_test", self.num_test, 1)
+        _at_least("seed", self.seed, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
-    """Throughput of this machine beside its limits: images per second."""
+    """Throughput of this machine beside its limits: images per second.
+
+    tlearn bench
+    """
 
     input: str | None = None
     """Folder of images to measure with; pictures are drawn unless told."""
@@ -478,7 +514,10 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubmitConfig:
-    """Where a job is sent, and how often."""
+    """Where a job is sent, and how often.
+
+    tlearn submit --address http://HOST:8265 train --data s3://b/photos --output s3://b/runs/a
+    """
 
     address: str | None = None
     """Of the job server, http://HOST:8265; RAY_API_SERVER_ADDRESS, RAY_ADDRESS or a Ray on this machine unless told."""

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tlearn.distributed import pool
+from tlearn.distributed.nodes import Here, Threads
+from tlearn.errors import UsageError
 from tlearn.network.device import BATCH_SIZES, COMPILED_FROM, Device
 
 
@@ -14,6 +17,21 @@ def test_only_a_long_run_on_a_gpu_is_compiled(name: str, monkeypatch: pytest.Mon
     assert short.name == name and short.compile_for is None
     assert long.compile_for == (BATCH_SIZES["cuda"] if name == "cuda" else None)
     assert Device.here(1, COMPILED_FROM, 3).compile_for == (3 if name == "cuda" else None)
+
+
+@pytest.mark.parametrize("gpus", [[], [0]])
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_an_actor_with_a_gpu_that_torch_cannot_use_computes_nothing(
+    gpus: list[int], has_cuda: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool.ray, "get_gpu_ids", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    work = ("tlearn.distributed.nodes:Threads", 1, Here(1))
+    if gpus and not has_cuda:
+        with pytest.raises(UsageError, match=r"Ray counts one that it cannot: install .* --num-gpus 0"):
+            pool._Actor(*work)  # type: ignore[arg-type]
+    else:
+        assert pool._Actor(*work).work == Threads(1, Here(1))  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_images_are_stacked_in_their_order() -> None:

@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.errors import IntegrityError, StorageError
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
@@ -203,6 +205,159 @@ def test_an_unknown_format_is_named(damaged: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(description, "_FORMAT", 2)
     with pytest.raises(IntegrityError, match=r"expected model format 2.*got 1: train it again"):
         description.describe(str(damaged))
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], object], data: bytes | None = None) -> str:
+    """Another model.json, and perhaps other weights, under digests that fit; returns the digest."""
+    values = json.loads((folder / "model.json").read_bytes())
+    if data is not None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").write_bytes(data)
+        values["weights_sha256"] = hashlib.sha256(data).hexdigest()
+    change(values)
+    del values["digest"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    (folder / "model.json").write_text(json.dumps(values | {"digest": digest}))
+    return digest
+
+
+def first_version(values: dict[str, Any]) -> None:
+    """model.json as the first version wrote it."""
+    for name in ("temperature", "reference", "arithmetic"):
+        del values[name]
+    values["precision"] = "bf16"
+    del values["preprocess"]["jpeg_scaling"], values["head"]["unit_length"], values["head"]["kind"]
+    values["head"]["pool"] = "average"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v: v.pop("temperature"), {"temperature": 1.0}),
+        (lambda v: v.pop("reference"), {"reference": {}}),
+        (lambda v: v["preprocess"].pop("jpeg_scaling"), {"preprocess": ("jpeg_scaling", False)}),
+        (lambda v: v["head"].pop("unit_length"), {"head": ("unit_length", False)}),
+        (first_version, {"head": ("kind", "pooled"), "arithmetic": Arithmetic("torch", "bf16"), "temperature": 1.0}),
+    ],
+)
+def test_what_an_earlier_version_did_not_write_is_what_held_then(
+    damaged: Path, change: Callable[[dict[str, Any]], object], expected: dict[str, Any]
+) -> None:
+    digest = rewritten(damaged, change)
+    found = description.describe(str(damaged))
+    for name, value in expected.items():
+        is_part = isinstance(value, tuple)
+        assert (getattr(getattr(found, name), value[0]) if is_part else getattr(found, name)) == (
+            value[1] if is_part else value
+        )
+    assert found.digest == digest
+
+
+def test_a_model_of_before_unit_length_gives_the_logits_of_then(damaged: Path) -> None:
+    frozen, _ = parts()
+    _, trainable = build(4, PREPROCESS, dataclasses.replace(DRAFT.head, unit_length=False), 3, "vgg_tiny")
+    trainable.load_state_dict(parts()[1].state_dict())
+    with torch.no_grad():
+        then = trainable.eval()(frozen.prepare()(pixels()))
+    assert not torch.allclose(then, model.load(str(damaged)).prepare().outputs(pixels())[0], atol=1e-2)
+    rewritten(damaged, lambda values: values["head"].pop("unit_length"))
+    torch.testing.assert_close(model.load(str(damaged)).prepare().outputs(pixels())[0], then, rtol=1e-3, atol=1e-3)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v.update(colour=1), "colour is unknown"),
+        (lambda v: v["head"].update(attention=True), "head.attention is unknown"),
+        (lambda v: v.pop("frozen_blocks"), "frozen_blocks is missing"),
+        (lambda v: v["head"].pop("width"), "head.width is missing"),
+        (lambda v: v["preprocess"].pop("normalization"), "preprocess.normalization is missing"),
+        (lambda v: v.pop("classes"), "classes"),
+        (lambda v: v.update(head=[1]), "head is '[1]'"),
+        (lambda v: v["head"].update(width="8"), "head.width is '8'"),
+        (lambda v: v["head"].update(depth=True), "head.depth is 'True'"),
+        (lambda v: v["head"].update(depth=10**9), "depth must be"),
+        (lambda v: v["preprocess"].update(image_size=10**9), "image_size must be"),
+        (lambda v: v["preprocess"].update(resize="stretch"), "preprocess.resize is 'stretch'"),
+        (lambda v: v.update(architecture="resnet"), "arch is 'resnet'"),
+        (lambda v: v.update(classes=["cat"]), "at least two class folders"),
+        (lambda v: v.update(classes=["cat", 3]), "classes.names is '3'"),
+        (lambda v: v.update(frozen_blocks=9), "frozen_blocks is 9"),
+        (lambda v: v.update(temperature=0), "temperature 0"),
+        (lambda v: v.update(temperature=float("nan")), "temperature is 'nan'"),
+        (lambda v: v["arithmetic"].update(ranges=["a"]), "arithmetic.ranges is 'a'"),
+        (lambda v: v.update(training=nested(900)), "training is"),
+    ],
+)
+def test_another_versions_description_is_refused_in_one_line(
+    damaged: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    rewritten(damaged, change)
+    with pytest.raises(IntegrityError) as caught:
+        description.describe(str(damaged))
+    text = str(caught.value)
+    assert says in text and str(damaged) in text and "\n" not in text
+
+
+def test_a_description_nested_too_deeply_is_refused(damaged: Path) -> None:
+    (damaged / "model.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(IntegrityError, match="could not read it"):
+        description.describe(str(damaged))
+
+
+def changed_tensors(change: Callable[[dict[str, Tensor]], object]) -> Callable[[bytes], bytes]:
+    def changed(data: bytes) -> bytes:
+        tensors = safetensors.torch.load(data)
+        change(tensors)
+        return safetensors.torch.save(tensors)
+
+    return changed
+
+
+LAST = "trainable.head.last.weight"
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (lambda data: pickle.dumps({"weight": 1}), "expected safetensors"),
+        (lambda data: b"", "expected safetensors"),
+        (lambda data: (2**62).to_bytes(8, "little") + data[8:], "expected safetensors"),
+        (lambda data: data[:-1], "expected safetensors"),
+        (changed_tensors(lambda t: t.pop(LAST)), f"float32 (3, 8) for {LAST}"),
+        (changed_tensors(lambda t: t.update(more=torch.ones(1))), "expected nothing for more"),
+        (changed_tensors(lambda t: t.update({LAST: torch.ones(8, 3)})), "got float32 (8, 3)"),
+        (changed_tensors(lambda t: t.update({LAST: torch.ones(3, 8, dtype=torch.float16)})), "got float16 (3, 8)"),
+        (changed_tensors(lambda t: t.update({LAST: torch.ones(3, 8, dtype=torch.bfloat16)})), "expected safetensors"),
+        (changed_tensors(lambda t: t[LAST].view(-1)[5].fill_(float("nan"))), f"finite numbers in {LAST}"),
+        (changed_tensors(lambda t: t["trainable.head.scale"].fill_(float("inf"))), "finite numbers in trainable.head"),
+    ],
+)
+def test_weights_that_are_not_those_described_are_refused_before_they_are_used(
+    saved: Path, damaged: Path, weights: Callable[[bytes], bytes], says: str
+) -> None:
+    rewritten(damaged, lambda values: None, weights((saved / "model.safetensors").read_bytes()))
+    with pytest.raises(IntegrityError) as caught:
+        description.verify(str(damaged))
+    text = str(caught.value)
+    assert says in text and str(damaged / "model.safetensors") in text and "\n" not in text
+
+
+@pytest.mark.parametrize("arch", ["vgg_tiny", "vgg11_bn"])
+@pytest.mark.parametrize("kind", ["pooled", "dense", "linear"])
+def test_the_shapes_that_are_expected_are_those_of_the_network(arch: Arch, kind: Any) -> None:
+    draft = dataclasses.replace(DRAFT, arch=arch, head=HeadConfig(kind=kind, width=8))
+    frozen, trainable = build(4, PREPROCESS, draft.head, 3, arch)
+    shapes = {f"frozen.{name}": tuple(tensor.shape) for name, tensor in frozen.layers.state_dict().items()}
+    shapes |= {f"trainable.{name}": tuple(tensor.shape) for name, tensor in trainable.state_dict().items()}
+    assert description.tensor_shapes(draft) == shapes
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

@@ -16,8 +16,9 @@ from tlearn.errors import InputError
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import Frozen, require_finite
+from tlearn.network.layers import shapes
 from tlearn.network.trainable import SlicedDropout, Trainable
-from tlearn.network.vgg import convolutions, feature_shape, load_pretrained, normalize, shapes
+from tlearn.network.vgg import convolutions, feature_shape, load_pretrained, normalize
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)
 HEAD = HeadConfig(width=16, unit_length=False)

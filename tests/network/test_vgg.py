@@ -11,7 +11,8 @@ from torchvision.models import VGG16_Weights
 from torchvision.transforms.v2 import functional
 
 from tlearn.config import HeadConfig, PreprocessConfig, TrainConfig
-from tlearn.network.vgg import channels, convolutions, feature_shape, normalize, shapes, summary
+from tlearn.network.layers import channels, shapes
+from tlearn.network.vgg import convolutions, feature_shape, normalize, summary
 from tlearn.recipes import RECIPES
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72)

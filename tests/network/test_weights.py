@@ -24,7 +24,8 @@ from torchvision.models import VGG16_Weights
 from tlearn.config import Arch
 from tlearn.errors import InputError, IntegrityError
 from tlearn.network import weights
-from tlearn.network.vgg import IMAGENET_MEAN, convolutions, shapes
+from tlearn.network.layers import shapes
+from tlearn.network.vgg import IMAGENET_MEAN, convolutions
 
 Tensors = dict[str, Tensor]
 

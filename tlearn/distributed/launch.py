@@ -137,6 +137,22 @@ def _beginnings(locations: list[str]) -> list[str | None]:
     return digests
 
 
+def require_gpus() -> None:
+    """Raise UsageError where Ray counts GPUs that torch cannot use; for what would learn it after hours of work."""
+    if not nodes().has_gpus:
+        return
+    look = ray.remote(_require_gpu).options(num_cpus=0, num_gpus=1)
+    with causes():
+        answers, _ = ray.wait([look.remote()], timeout=_LOOK_SECONDS)
+        ray.get(answers)
+
+
+def _require_gpu() -> None:
+    from tlearn.network import device
+
+    device.require_gpu()
+
+
 @contextlib.contextmanager
 def causes() -> Iterator[None]:
     """Turn what Ray wraps around an error of ours back into that error."""

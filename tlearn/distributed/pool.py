@@ -38,6 +38,10 @@ class _Actor:
     """Between Ray Data's batches and a Work."""
 
     def __init__(self, work: str, task: Any, threads: Threads):
+        if ray.get_gpu_ids():
+            from tlearn.network import device
+
+            device.require_gpu()
         module, _, name = work.partition(":")
         self.work: Work = getattr(importlib.import_module(module), name)(task, threads)
 

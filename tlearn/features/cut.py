@@ -13,7 +13,8 @@ from tlearn.errors import IntegrityError
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import FP32, Frozen
-from tlearn.network.vgg import feature_shape, operations
+from tlearn.network.layers import operations
+from tlearn.network.vgg import feature_shape
 
 View = Literal["plain", "mirror"]
 

@@ -3,16 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import safetensors.numpy
 
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
-from tlearn.errors import InputError, IntegrityError
+from tlearn.errors import InputError, IntegrityError, TlearnError
+from tlearn.network import layers
 from tlearn.network.arithmetic import Arithmetic
 
 _FORMAT = 1
+# What held before there was such a setting. Only a setting that is new since model.json was written may lack there.
+_BEFORE = {"preprocess": {"jpeg_scaling": False}, "head": {"unit_length": False}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +41,10 @@ class Draft:
     arch: Arch = "vgg16"
     temperature: float = 1.0
     """By which logits are divided, so that probabilities are calibrated on the validation set."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen_blocks <= 5 or not self.temperature > 0:
+            raise ValueError(f"frozen_blocks is {self.frozen_blocks}, temperature {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,52 +85,118 @@ def _content_digest(content: dict[str, Any]) -> str:
 
 
 def describe(location: str) -> Description:
-    """Read and verify model.json. Raises ValueError where there is none, IntegrityError where it is damaged."""
-    content = _read(location, "model.json")
+    """Read and verify model.json. Raises InputError where there is none.
+
+    Raises IntegrityError where it is damaged, or of a version that this one does not know.
+    """
+    content, where = _read(location, "model.json"), storage.join(location, "model.json")
     try:
         values = json.loads(content)
         stated, actual = values["digest"], _content_digest(values)
         file_format = values["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"expected a model.json of tlearn in {location}, could not read it: {error}") from None
     if stated != actual:
-        raise IntegrityError(
-            f"expected digest {stated} of {location}/model.json, got {actual}: it was changed or damaged"
-        )
+        raise IntegrityError(f"expected digest {stated} of {where}, got {actual}: it was changed or damaged")
     if file_format != _FORMAT:
         raise IntegrityError(f"expected model format {_FORMAT} in {location}, got {file_format}: train it again")
-    return Description(
-        classes=Classes(tuple(values["classes"])),
-        frozen_blocks=values["frozen_blocks"],
-        preprocess=PreprocessConfig(**values["preprocess"]),
-        head=HeadConfig(**values["head"]),
-        arithmetic=arithmetic_of(values["arithmetic"]),
-        weights_sha256=values["weights_sha256"],
-        training=values["training"],
-        metrics=values["metrics"],
-        reference=values["reference"],
-        arch=values["architecture"],
-        temperature=values.get("temperature", 1.0),
-        digest=stated,
-    )
+    try:
+        return _typed(_current(values), Description, "")  # type: ignore[no-any-return]
+    except (TlearnError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(
+            f"expected {where} as this tlearn or an earlier one writes it, but {error}: "
+            "score with the tlearn that wrote it, or train it again"
+        ) from None
+
+
+def _current(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Description. What an earlier version did not write yet has the value that held then."""
+    fields: dict[str, Any] = {"temperature": 1.0, "reference": {}} | values
+    for name, before in _BEFORE.items():
+        if isinstance(values[name], dict):
+            fields[name] = before | values[name]
+    if "pool" in fields["head"]:
+        fields["head"]["kind"] = {"average": "pooled", "flatten": "dense"}[fields["head"].pop("pool")]
+    if "precision" in fields:
+        fields["arithmetic"] = {"engine": "torch", "precision": fields.pop("precision"), "ranges": []}
+    del fields["format"]
+    return fields | {"classes": {"names": fields["classes"]}, "arch": fields.pop("architecture")}
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """What JSON holds as a value of this type. Raises TypeError that names what is missing, more, or of another type.
+
+    Defaults fill nothing in: they are those of this version.
+    """
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        for odd in sorted(kinds.keys() ^ value.keys()):
+            raise TypeError(f"{name}{odd} is {'missing' if odd in kinds else 'unknown'}")
+        return kind(**{field: _typed(value[field], kinds[field], f"{name}{field}.") for field in kinds})
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(item, arguments[0], name) for item in value)
+    if origin is Literal:
+        fits = value in arguments
+    elif origin is float:
+        fits = type(value) in (int, float) and math.isfinite(value)
+    else:
+        fits = type(value) is origin
+    if not fits:
+        raise TypeError(f"{name.rstrip('.')} is {str(value)[:40]!r}")
+    return value
 
 
 def verified(location: str) -> tuple[Description, bytes]:
     """The description and the bytes of model.safetensors, checked. Raises as `describe` does."""
     description = describe(location)
-    data = _read(location, "model.safetensors")
+    data, where = _read(location, "model.safetensors"), storage.join(location, "model.safetensors")
     actual = hashlib.sha256(data).hexdigest()
     if actual != description.weights_sha256:
         raise IntegrityError(
-            f"expected sha256 {description.weights_sha256[:16]} of {location}/model.safetensors, got {actual[:16]}: "
+            f"expected sha256 {description.weights_sha256[:16]} of {where}, got {actual[:16]}: "
             "it was changed or damaged"
         )
+    _check_tensors(data, tensor_shapes(description), where)
     return description, data
 
 
 def verify(location: str) -> Description:
     """Check every file of a model without building it. Raises as `describe` does."""
     return verified(location)[0]
+
+
+def tensor_shapes(draft: Draft) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of model.safetensors."""
+    result: dict[str, tuple[int, ...]] = {}
+    for name, shape in layers.shapes(draft.arch).items():
+        is_frozen = int(name[len("block")]) <= draft.frozen_blocks
+        result[f"frozen.{name}" if is_frozen else f"trainable.layers.{name}"] = shape
+    head, side = draft.head, draft.preprocess.image_size // 32
+    units = layers.channels(draft.arch)[-1] * (1 if head.averages else side * side)
+    hidden = [(f"hidden.{number}", head.width) for number in range(head.num_hidden)]
+    for name, width in [*hidden, ("last", draft.classes.num_logits)]:
+        result[f"trainable.head.{name}.weight"], result[f"trainable.head.{name}.bias"] = (width, units), (width,)
+        units = width
+    return {**result, "trainable.head.scale": ()}
+
+
+def _check_tensors(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise IntegrityError unless these are safetensors of just these names and shapes, float32 and finite."""
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise IntegrityError(f"expected safetensors in {where}, could not read it: {error}; train it again") from None
+    wanted = {name: f"float32 {shape}" for name, shape in shapes.items()}
+    found = {name: f"{tensor.dtype} {tensor.shape}" for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise IntegrityError(
+                f"expected {wanted.get(name, 'nothing')} for {name} in {where}, got {found.get(name, 'nothing')}: "
+                "the weights are not those of model.json; train it again"
+            )
+        if not np.isfinite(tensors[name]).all():
+            raise IntegrityError(f"expected finite numbers in {name} of {where}, got NaN or infinity: train it again")
 
 
 def _read(location: str, name: str) -> bytes:

@@ -7,11 +7,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tlearn.errors import UsageError
+
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 """Images that go through the frozen layers together; on processors more of them only leave its caches."""
 COMPILED_FROM = 1_000_000
 """Images of one GPU from which torch.compile should pay: it takes about a minute, and spares the GPU perhaps 60
 microseconds an image by writing each map once and not three times. An estimate, not measured."""
+
+
+def require_gpu() -> None:
+    """For a process that was given a GPU: raise UsageError where torch cannot use it. It would compute without."""
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"expected a GPU that torch {torch.__version__} can use, Ray counts one that it cannot: install a torch "
+            "for its driver, or hide it (CUDA_VISIBLE_DEVICES=; ray start --num-gpus 0)"
+        )
 
 
 @dataclass(frozen=True, slots=True)

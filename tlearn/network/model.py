@@ -24,8 +24,8 @@ from tlearn.errors import StorageError
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, Draft, to_json, verified
 from tlearn.network.frozen import Extractor, Frozen
+from tlearn.network.layers import channels
 from tlearn.network.trainable import Head, Trainable
-from tlearn.network.vgg import channels
 
 
 @dataclass(frozen=True, slots=True)

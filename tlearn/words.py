@@ -1,0 +1,189 @@
+"""The words of a command before their values are parsed: flags, paths by position, what is missing, what leads nowhere.
+
+What is wrong is said in one line, before anything heavy is loaded.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+
+from tyro.conf import Suppress
+
+from tlearn import storage
+from tlearn.errors import InputError, StorageError, UsageError
+from tlearn.recipes import known
+
+_SUPPRESSED = get_args(Suppress[str])[1]
+_NUMBERS = {int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag of a config, and of its groups (--optim.lr)."""
+
+    name: str
+    kind: Any
+    """Its type, without what the help is told."""
+    is_required: bool
+
+    def take(self, words: list[str]) -> list[str]:
+        """Remove the values of this flag from the words behind it. Raises UsageError for what cannot be its value."""
+        if self.kind is bool:
+            return []
+        taken: list[str] = []
+        takes_many = get_origin(self.kind) in (dict, tuple, list)
+        while words and not words[0].startswith("--") and (takes_many or not taken):
+            taken.append(words.pop(0))
+        if not taken:
+            raise UsageError(f"expected a value after {self.name}, got none")
+        self.check(taken[0])
+        return taken
+
+    def check(self, value: str) -> None:
+        if get_origin(self.kind) is Literal:
+            known(value, get_args(self.kind), f"for {self.name} one of")
+        elif self.kind in _NUMBERS:
+            try:
+                self.kind(value)
+            except ValueError:
+                raise UsageError(f"expected {_NUMBERS[self.kind]} for {self.name}, got {value}") from None
+
+
+def flags(config: type, prefix: str = "") -> dict[str, Flag]:
+    """The flags of a config by name, those that say no too (--no-shuffle)."""
+    found: dict[str, Flag] = {}
+    for field in dataclasses.fields(config):
+        kind, *remarks = get_args(field.type) if get_origin(field.type) is Annotated else [field.type]
+        if _SUPPRESSED in remarks:
+            continue
+        name = f"{prefix}{field.name}".replace("_", "-")
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found |= flags(kind, f"{name}.")
+            continue
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        found[f"--{name}"] = Flag(f"--{name}", kind, is_required)
+        if kind is bool:
+            negated = f"--{prefix}no-{field.name}".replace("_", "-")
+            found[negated] = Flag(negated, kind, False)
+    return found
+
+
+def arranged(words: Sequence[str], config: type, positions: Sequence[str], prog: str) -> list[str]:
+    """The words with a flag before every path that stands by position (`positions`: names of fields).
+
+    Help that is asked for is all that is left. Raises UsageError for a flag that there is none of, a value that it
+    cannot have, a word too many, and a flag that is missing.
+    """
+    if {"-h", "--help"} & set(words):
+        return ["--help"]
+    every, rest = flags(config), list(words)
+    result: list[str] = []
+    given: set[str] = set()
+    loose: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            loose.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        flag = every.get(name.replace("_", "-")) or _unknown(name, every, prog)
+        given.add(flag.name)
+        if equals and flag.kind is not bool:
+            flag.check(value)
+        result += [word, *([] if equals else flag.take(rest))]
+    free = [f"--{name}" for name in positions if f"--{name}" not in given]
+    if len(loose) > len(free):
+        raise UsageError(f"expected a flag of {prog}, got {loose[len(free)]}: {prog} --help lists them")
+    for name, word in zip(free, loose, strict=False):
+        result = [name, word, *result]
+        given.add(name)
+    missing = [flag.name for flag in every.values() if flag.is_required and flag.name not in given]
+    if missing:
+        raise UsageError(f"expected {' and '.join(missing)}, got none: {example(config)}")
+    return result
+
+
+def _unknown(name: str, every: Mapping[str, Flag], prog: str) -> NoReturn:
+    alike = difflib.get_close_matches(name, every, 1)
+    hint = f"did you mean {alike[0]}?" if alike else f"{prog} --help lists them"
+    raise UsageError(f"expected a flag of {prog}, got {name}; {hint}")
+
+
+def example(config: type) -> str:
+    """The last line of its docstring: a command."""
+    return (config.__doc__ or "").strip().splitlines()[-1].strip()
+
+
+def is_path(word: str) -> bool:
+    """Whether a word that might be a name is meant as a path."""
+    return bool({"/", "."} & set(word)) or Path(word).exists()
+
+
+def check_paths(config: Any) -> None:
+    """Raise for the first path of this machine that leads nowhere: torch and Ray, which find it too, take seconds."""
+    for name, check in _CHECKS.items():
+        location = getattr(config, name, None)
+        if isinstance(location, str) and location not in _NO_PATHS and not storage.is_remote(location):
+            check(storage.local(location), f"--{name}")
+
+
+def _folder(path: Path, flag: str) -> None:
+    if not path.is_dir():
+        came = "a file" if path.exists() else "nothing"
+        raise InputError(f"expected a folder at {path}, found {came}: check {flag}")
+
+
+def _something(path: Path, flag: str) -> None:
+    if not path.exists():
+        raise InputError(f"expected something at {path}, found nothing: check {flag}")
+
+
+def _file(path: Path, flag: str) -> None:
+    if not path.is_file():
+        came = "a folder" if path.exists() else "nothing"
+        raise InputError(f"expected a file at {path}, found {came}: check {flag}")
+
+
+def _model(path: Path, flag: str) -> None:
+    if not (path / "model.json").exists():
+        inner = path / "model"
+        meant = inner if (inner / "model.json").exists() else "RUN/model of a finished run"
+        raise InputError(f"expected a model folder with model.json at {path}, found none: give {flag} {meant}")
+
+
+def _place(path: Path, flag: str) -> None:
+    """Raise StorageError where nothing can be put. What is not there yet is not made."""
+    there = _nearest(path.parent if path.suffix == ".parquet" else path)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if there.is_dir() else f"{there} is a file"
+        raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")
+
+
+def _cache(path: Path, flag: str) -> None:
+    """One that cannot be written may hold all that is needed."""
+    if not _nearest(path).is_dir():
+        raise StorageError(f"expected a folder at {path}, found a file in its place: choose another {flag}")
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
+_NO_PATHS = ("imagenet", "none", "")
+_CHECKS: Mapping[str, Callable[[Path, str], None]] = {
+    "model": _model,
+    "data": _folder,
+    "input": _something,
+    "run": _folder,
+    "table": _something,
+    "labels": _file,
+    "weights": _file,
+    "output": _place,
+    "cache": _cache,
+}
+"""By the names of fields, which mean the same in every config."""
