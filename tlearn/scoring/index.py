@@ -22,7 +22,7 @@ from tlearn.errors import StorageError
 from tlearn.scoring.table import COPIED
 from tlearn.storage import Entry
 
-INGESTED = ("path", "model", "bytes", "modified", *COPIED)
+INGESTED = ("path", "model", "bytes", "modified", "scored_at", *COPIED)
 """Columns of the table that the index is made from."""
 
 BATCH_SIZE = 1000
@@ -90,14 +90,13 @@ class Index:
             for table in ("commits", "rows", "todo"):
                 self.database.execute(f"delete from {table}")
 
-    def ingest(self, name: str, sha256: str, batches: Iterable[pa.RecordBatch]) -> None:
+    def ingest(self, name: str, sha256: str, tables: Iterable[pa.Table]) -> None:
         """Take in one file of the table, in one transaction; files come in the order in which they were committed."""
         with self.database:
-            for batch in batches:
-                self.database.executemany(
-                    "insert or replace into rows values (?, ?, ?, ?, ?, ?, ?)",
-                    map(_known_row, batch.to_pylist()),
-                )
+            for rows in tables:
+                numbers = rows["modified"].cast(pa.int64()).to_pylist()
+                known = map(_known_row, rows.select(INGESTED).to_pylist(maps_as_pydicts="strict"), numbers)
+                self.database.executemany("insert or replace into rows values (?, ?, ?, ?, ?, ?, ?)", known)
             self.database.execute("insert or replace into commits values (?, ?)", (name, sha256))
 
     def rows(self, kind: Literal["all", "computed", "copied"], size: int) -> Iterator[list[Todo]]:
@@ -109,9 +108,8 @@ class Index:
                 yield rows
 
 
-def _known_row(row: dict[str, Any]) -> tuple[Any, ...]:
+def _known_row(row: dict[str, Any], modified: int | None) -> tuple[Any, ...]:
     """Of a table, as the index keeps it."""
-    modified = None if row["modified"] is None else int(row["modified"].timestamp() * 1e6 + 0.5)
     result = json.dumps({column: row[column] for column in COPIED})
     return row["path"], row["model"], row["sha256"], row["bytes"], modified, row["status"], result
 

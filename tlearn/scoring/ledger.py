@@ -1,7 +1,9 @@
 """What was added to a table of scores: a record of every file, and one atomic step to add one."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,8 @@ from tlearn.errors import IntegrityError
 
 FOLDER = "_tlearn"
 """Of a table, for everything that is no row; readers leave out names that start with an underscore."""
+
+_STRANGE = "{}: not in the ledger; a reader of *.parquet sees it all the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,16 @@ class Record:
     """Digest."""
     committed_at: str
     """ISO 8601, UTC."""
+    num_bytes: int | None = None
+    """Size of the file; None where an earlier version wrote it, in columns of that version."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Record":
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: values[name] for name in names & values.keys()})
 
 
 class Ledger:
@@ -57,9 +64,18 @@ class Ledger:
         self.folder = storage.join(output, FOLDER)
 
     def records(self) -> list[Record]:
-        """Every record in the order of the commits."""
-        folder = storage.join(self.folder, "commits")
-        return [Record.from_json(storage.read_json(storage.join(folder, name))) for name in storage.names(folder)]
+        """Every record in the order of the commits. Raises IntegrityError for one that is empty or cut."""
+        return [self._record(name) for name in storage.names(storage.join(self.folder, "commits"))]
+
+    def _record(self, name: str) -> Record:
+        location = storage.join(self.folder, "commits", name)
+        record = _read(location)
+        if record is None:
+            raise IntegrityError(
+                f"expected the record of a file of the table in {location}, it is empty or cut: "
+                f"tlearn verify {self.output} --repair makes it anew from the file"
+            )
+        return record
 
     def open(self, record: Record) -> Any:
         """A file of the table, for reading. Raises IntegrityError where it is gone."""
@@ -79,11 +95,19 @@ class Ledger:
         folder = storage.join(self.folder, "pending")
         for name in storage.names(folder):
             location = storage.join(folder, name)
-            record = _announced(location)
+            record = _read(location)
             if record is not None and storage.exists(self._file(record)):
-                self._check(record)
-                self._write("commits", record)
+                self._finish(record)
             storage.remove(location)
+
+    def _finish(self, record: Record) -> None:
+        try:
+            self._check(record)
+        except IntegrityError:
+            if not storage.exists(self._note("commits", record)):
+                raise  # else it was about to be replaced, and still is what it was
+        else:
+            self._write("commits", record)
 
     def _check(self, record: Record) -> None:
         actual = storage.sha256_file(self._file(record))
@@ -100,6 +124,15 @@ class Ledger:
         self._write("commits", record)
         storage.remove(self._note("pending", record))
 
+    def replace(self, record: Record, data: bytes) -> Record:
+        """Put other bytes in the place of a file of the table; returns the record that it has then."""
+        replaced = dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
+        self._write("pending", replaced)
+        storage.write_bytes(self._file(record), data)
+        self._write("commits", replaced)
+        storage.remove(self._note("pending", replaced))
+        return replaced
+
     def _write(self, kind: Literal["pending", "commits"], record: Record) -> None:
         storage.write_bytes(self._note(kind, record), (json.dumps(record.to_json(), indent=2) + "\n").encode())
 
@@ -109,14 +142,27 @@ class Ledger:
     def verify(self) -> list[str]:
         """One line for everything that is not as the ledger says; repairs nothing."""
         records = self.records()
-        problems = [problem for record in records if (problem := self._problem(record))]
-        recorded = {record.name for record in records}
-        strangers = [name for name in storage.names(self.output) if name.endswith(".parquet") and name not in recorded]
-        return problems + [
-            f"{name}: not in the ledger; a reader of *.parquet sees it all the same" for name in strangers
-        ]
+        problems = [problem for record in records if (problem := self.problem(record))]
+        return problems + [_STRANGE.format(name) for name in self.strangers(records)]
 
-    def _problem(self, record: Record) -> str | None:
+    def strangers(self, records: Iterable[Record]) -> list[str]:
+        """Names of the Parquet files in the folder that the ledger does not know."""
+        recorded = {record.name for record in records}
+        return [name for name in storage.names(self.output) if name.endswith(".parquet") and name not in recorded]
+
+    def look(self) -> list[str]:
+        """One line for everything that is not as the ledger says, by name and size alone."""
+        records = self.records()
+        sizes = {entry.path: entry.size for entry in storage.stream(self.output)}
+        damaged = [
+            f"{record.name}: recorded with {record.num_bytes} bytes, found {sizes.get(record.name, 'none')}"
+            for record in records
+            if record.num_bytes is not None and sizes.get(record.name) != record.num_bytes
+        ]
+        return damaged + [_STRANGE.format(name) for name in self.strangers(records)]
+
+    def problem(self, record: Record) -> str | None:
+        """What is not as the record says, in one line, after a look at every byte."""
         try:
             self._check(record)
             with storage.open_input(self._file(record)) as file:
@@ -130,9 +176,9 @@ class Ledger:
         return None
 
 
-def _announced(location: str) -> Record | None:
-    """None where the announcement was cut short: then nothing was added."""
+def _read(location: str) -> Record | None:
+    """None where it is empty or cut: of an announcement, then nothing was added."""
     try:
         return Record.from_json(storage.read_json(location))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         return None

@@ -4,6 +4,7 @@ Both have the same methods, so that the job asks no questions.
 """
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tlearn import storage
-from tlearn.scoring import plan
+from tlearn.scoring import plan, table
 from tlearn.scoring.index import INGESTED, Counts, Index
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 from tlearn.scoring.parts import Merged
@@ -84,16 +85,26 @@ class GrowingTable:
     def catch_up(self, index: Index) -> int:
         """Take into the index what was committed since; returns the number of the next commit."""
         self.ledger.recover()
-        records = self.ledger.records()
+        records = [self._renewed(record) for record in self.ledger.records()]
         known = index.commits()
-        if known.keys() - {record.name for record in records}:
-            index.clear()  # files were taken out of the table
+        if known.items() - {(record.name, record.sha256) for record in records}:
+            index.clear()  # files were taken out of the table, or written again
             known = {}
         for record in records:
-            if known.get(record.name) != record.sha256:
+            if record.name not in known:
                 with self.ledger.open(record) as file:
-                    index.ingest(record.name, record.sha256, pq.ParquetFile(file).iter_batches(columns=list(INGESTED)))
+                    index.ingest(record.name, record.sha256, table.batches(file, record.name, INGESTED))
         return len(records) + 1
+
+    def _renewed(self, record: Record) -> Record:
+        """The record of a file in today's columns: one of an earlier version is written again, unless it is damaged."""
+        if record.num_bytes is not None or self.ledger.problem(record):
+            return record
+        with self.ledger.open(record) as file:
+            rows = table.read(file, record.name)
+        data = io.BytesIO()
+        pq.write_table(rows, data, write_page_checksum=True)
+        return self.ledger.replace(record, data.getvalue())
 
     def stopped(self, facts: Facts) -> Iterator[str]:
         """The run that was stopped between its plan and its commit, if it was under the same facts."""
@@ -119,6 +130,7 @@ class GrowingTable:
             run=run.id,
             model=run.model.digest,
             committed_at=datetime.now(UTC).isoformat(),
+            num_bytes=file.stat().st_size,
         )
         self.ledger.commit(file, record)
 

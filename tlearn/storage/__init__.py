@@ -5,7 +5,8 @@ storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name, in_order
+from tlearn.storage.entries import DATES, Content, Entry, decode_name, encode_name, in_order
+from tlearn.storage.failures import reached
 from tlearn.storage.files import (
     absolute,
     copy_folder,
@@ -31,6 +32,7 @@ from tlearn.storage.local import local, sync_folder
 from tlearn.storage.remote import filesystem
 
 __all__ = [
+    "DATES",
     "Content",
     "Entry",
     "Workplace",
@@ -51,6 +53,7 @@ __all__ = [
     "names",
     "open_input",
     "publish",
+    "reached",
     "read",
     "read_json",
     "read_listed",

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 _LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
 _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 
+DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
+"""Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -31,6 +34,11 @@ class Content:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+
+def microseconds(nanoseconds: int) -> int:
+    """Time of change of a file. Some file systems give years that no date can have: these become the nearest date."""
+    return min(max(nanoseconds // 1000, DATES[0]), DATES[1])
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:

@@ -10,12 +10,13 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Local:
         try:
             with os.scandir(self.path) as scan:
                 return [entry.name for entry in scan if entry.is_file()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def exists(self) -> bool:
@@ -55,15 +56,12 @@ class Local:
 
     def read(self, path: str, limit: int | None) -> Content:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(f"expected a regular file, found another kind: {path}")
-            return Content(file.read(limit), status.st_size, status.st_mtime_ns // 1000)
+        with _opened(name) as file:
+            status = os.fstat(file.fileno())
+            return Content(file.read(limit), status.st_size, microseconds(status.st_mtime_ns))
 
     def open_input(self) -> BinaryIO:
-        return self.path.open("rb")
+        return _opened(os.fsencode(self.path))
 
     def write(self, write_to: Callable[[BinaryIO], object]) -> None:
         # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
@@ -133,6 +131,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _opened(name: bytes) -> BufferedReader:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"expected a regular file, found another kind: {encode_name(name)}")
+    return os.fdopen(descriptor, "rb")
+
+
 @contextlib.contextmanager
 def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
     try:
@@ -151,4 +157,4 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
         yield Entry(path, -1, 0)
         return
     if stat.S_ISREG(status.st_mode):
-        yield Entry(path, status.st_size, status.st_mtime_ns // 1000)
+        yield Entry(path, status.st_size, microseconds(status.st_mtime_ns))

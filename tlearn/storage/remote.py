@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, Entry, decode_name, encode_name, microseconds
 
 Result = TypeVar("Result")
 
@@ -163,4 +163,4 @@ def tried(request: Callable[[], Result]) -> Result:
 
 def _modified(info: Any) -> int:
     """Microseconds; 0 where the store does not say."""
-    return info.mtime_ns // 1000 if info.mtime_ns is not None else 0
+    return microseconds(info.mtime_ns) if info.mtime_ns is not None else 0
