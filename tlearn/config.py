@@ -332,10 +332,12 @@ class ScoresConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyConfig:
-    """Compare a table of scores with its ledger; nothing is repaired."""
+    """Compare a table of scores with its ledger."""
 
     table: Positional[str]
     """Folder (or URI) of the table."""
+    repair: bool = False
+    """First make records of the ledger that are gone, empty or cut anew, from the files of the table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

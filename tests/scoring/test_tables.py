@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import pytest
 from test_scoring import Crash, Place, inject
 
 from tlearn.classes import Classes
+from tlearn.cli import main
+from tlearn.errors import IntegrityError
+from tlearn.scoring import job as scoring
 from tlearn.scoring import table
 from tlearn.scoring.ledger import Ledger
 from tlearn.storage.entries import microseconds
@@ -147,3 +150,194 @@ def test_a_table_that_a_date_has_broken_goes_on(second: int, place: Place) -> No
     assert len(list(table.lines(table.latest(str(place.table))))) == 31
     assert place.score()["added"] == 0
     assert len(query(place, "epoch_us(modified)")) == 30
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def zeroed(content: bytes) -> bytes:
+    """As long as before, without what was in it: a file system gave room and no content before the power failed."""
+    return bytes(len(content))
+
+
+def flipped(content: bytes) -> bytes:
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 16]) + content[half + 1 :]
+
+
+def other(content: bytes) -> bytes:
+    return b"[]"
+
+
+def spoil(path: Path, how: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(how(path.read_bytes()))
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, flipped, other])
+@pytest.mark.parametrize("names", ["plan.parquet", "000001.parquet"])
+def test_a_plan_or_a_part_that_cannot_be_read_is_made_again(
+    names: str, how: Callable[[bytes], bytes], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Crash
+
+    for output in (f"{place.table}/", str(place.root / "one.parquet")):
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(scoring.parts, "merge", stop)
+            place.score(output=output)
+        (work,) = (path.parent for path in place.root.rglob("plan.parquet"))
+        spoil(work / names, how)
+        assert place.score(output=output)["statuses"] == {"scored": 30}
+    assert place.outcomes() == sorted(set(place.outcomes())) and len(place.rows()) == 30
+    assert pq.read_table(place.root / "one.parquet").num_rows == 30
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, other, None])
+def test_a_record_that_is_lost_ends_with_6_and_is_made_anew_from_its_file(
+    how: Callable[[bytes], bytes] | None, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        place.score()
+        place.put(name, name)
+    note = sorted((place.table / "_tlearn" / "commits").iterdir())[-1]
+    if how is None:
+        note.unlink()
+    else:
+        spoil(note, how)
+    before = place.outcomes()
+    place.computed.clear()
+    with pytest.raises(IntegrityError, match=f"{note.name.removesuffix('.json')}.*tlearn verify .*--repair"):
+        place.score()
+    assert main(["verify", str(place.table)]) == 6
+    assert main(["verify", str(place.table), "--repair"]) == 0
+    assert "its record is made anew" in capsys.readouterr().out
+    assert place.score()["added"] == 1 and place.computed == ["b.jpg"]
+    assert set(before) <= set(place.outcomes()) and main(["verify", str(place.table)]) == 0
+
+
+def test_a_ledger_that_is_lost_is_made_anew_from_the_files(place: Place) -> None:
+    place.score()
+    place.put("a.jpg", "a")
+    place.score(abstain_below=1.0)
+    before, records = place.outcomes(), Ledger(str(place.table)).records()
+    shutil.rmtree(place.table / "_tlearn")
+    with pytest.raises(IntegrityError, match="--repair"):
+        place.score()
+    assert main(["verify", f"{place.table}/", "--repair"]) == 0
+    made = Ledger(str(place.table)).records()
+    assert [(one.name, one.sha256, one.num_rows, one.statuses, one.run, one.model) for one in made] == [
+        (one.name, one.sha256, one.num_rows, one.statuses, one.run, one.model) for one in records
+    ]
+    assert place.score()["added"] == 0 and place.outcomes() == before
+
+
+def test_a_record_whose_file_is_gone_too_is_removed_by_repair(place: Place) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    file.unlink()
+    spoil(place.table / "_tlearn" / "commits" / f"{file.name}.json", emptied)
+    assert main(["verify", str(place.table), "--repair"]) == 0
+    assert place.score()["added"] == 30
+
+
+def test_an_index_with_a_flipped_byte_anywhere_is_made_anew(place: Place) -> None:
+    place.score()
+    before = place.outcomes()
+    (index,) = (place.root / "cache" / "tables").glob("*.sqlite")
+    size = index.stat().st_size
+    for position in range(0, size, size // 12):
+        content = bytearray(index.read_bytes())
+        content[position] ^= 1
+        index.write_bytes(content)
+        assert place.score()["added"] == 0
+    assert place.outcomes() == before
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, other, None])
+def test_a_damaged_file_of_a_table_is_said_and_scoring_goes_on(
+    how: Callable[[bytes], bytes] | None, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    if how is None:
+        file.unlink()
+    elif how is zeroed:  # of the same size: told by whoever reads it
+        spoil(file, how)
+        assert main(["scores", str(place.table)]) == 6
+        assert file.name in capsys.readouterr().err
+        return
+    else:
+        spoil(file, how)
+    capsys.readouterr()
+    place.put("new.jpg", "new")
+    assert place.score()["added"] == 1
+    assert file.name in capsys.readouterr().err
+    assert main(["scores", str(place.table)]) == 6
+    error = capsys.readouterr().err
+    assert file.name in error and error.count("\n") == 1
+
+
+def test_a_flipped_byte_is_never_a_row(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    content = file.read_bytes()
+    for position in range(4, len(content), len(content) // 40):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        code = main(["scores", str(place.table), "--num-rows", "100"])
+        said = capsys.readouterr()
+        assert code in (0, 6)
+        if code == 6:
+            assert file.name in said.err and said.err.count("\n") == 1
+
+
+def test_a_table_is_what_its_ledger_says_whatever_else_is_in_its_folder(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    os.mkfifo(place.table / "pipe.parquet")
+    pq.write_table(pa.table({"a": [1]}), place.table / "foreign.parquet")
+    assert main(["scores", str(place.table), "--num-rows", "100"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("scored") == 30 and "foreign.parquet" in said.err
+    place.put("new.jpg", "new")
+    assert place.score()["added"] == 1 and "foreign.parquet" in capsys.readouterr().err
+    assert main(["verify", str(place.table)]) == 6
+    assert "foreign.parquet: not in the ledger" in capsys.readouterr().out
+
+
+def foreign(path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), path)
+
+
+def text(path: Path) -> None:
+    path.write_text("path,status\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "code"), [(foreign, 6), (text, 6), (empty, 6), (pipe, 7)], ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_is_no_table_is_named(
+    make: Callable[[Path], None], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "folder" / "some.parquet"
+    path.parent.mkdir()
+    make(path)
+    assert main(["scores", str(path)]) == code
+    assert main(["verify", str(path)]) == 3
+    assert main(["scores", str(path.parent)]) == (3 if make is pipe else 6)
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("tlearn: expected") and str(path.parent) in line
+    assert list(path.parent.iterdir()) == [path]

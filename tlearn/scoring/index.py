@@ -57,23 +57,27 @@ class Index:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._open(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:  # damaged, for instance by a power failure: it is made anew
-            path.unlink()
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
+        self._path, self._seal = path, path.with_suffix(".sha256")
+        if not self._is_sealed():
+            for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                file.unlink(missing_ok=True)
+        self._seal.unlink(missing_ok=True)
         self.database = sqlite3.connect(path)
-        # Safe against a killed process; a lost index costs a minute.
+        # A lost index costs a minute.
         self.database.execute("pragma journal_mode = wal")
         self.database.execute("pragma synchronous = off")
         self.database.executescript(_TABLES)
 
+    def _is_sealed(self) -> bool:
+        """Whether it is, byte for byte, what was closed: neither damaged nor left by a process that was killed."""
+        try:
+            return self._seal.read_text() == storage.sha256_file(self._path)
+        except (OSError, UnicodeDecodeError):
+            return False
+
     def close(self) -> None:
         self.database.close()
+        self._seal.write_text(storage.sha256_file(self._path))
 
     def outcome(self, path: str, model: str) -> tuple[str, str | None] | None:
         """Status and error of the latest row of a path, None if it has none."""
@@ -120,7 +124,7 @@ def opened(path: Path) -> Iterator[Index]:
     try:
         with closing(Index(path)) as index:
             yield index
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         raise StorageError(f"could not write {path}: {error}; free some space, or choose another --cache") from error
 
 

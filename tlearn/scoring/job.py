@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tlearn import storage
 from tlearn.config import ScoreConfig
-from tlearn.console import Progress, event
+from tlearn.console import Progress, event, warn
 from tlearn.data import manifest
 from tlearn.distributed.chunks import Chunk, chunk_size
 from tlearn.errors import UsageError
@@ -39,6 +39,11 @@ _SCORER = "tlearn.scoring.actor:Score"
 
 def score(config: ScoreConfig) -> Scored:
     """Give every listed file its row. Raises TlearnError; what was done until then is gone on with the next time."""
+    with storage.reached():
+        return _score(config)
+
+
+def _score(config: ScoreConfig) -> Scored:
     started = time.monotonic()
     model = description.verify(config.model)
     _require_input(config.input)
@@ -48,6 +53,8 @@ def score(config: ScoreConfig) -> Scored:
         job = _Job(config, model, output, known, lease)
         runs = []
         number = output.catch_up(known)
+        for problem in output.problems():
+            warn(f"{output.location}: {problem}")
         for run in output.stopped(job.facts(number)):
             runs.append(job.finish(run))
             number = output.catch_up(known)
@@ -108,7 +115,7 @@ class _Job:
         facts = self.facts(number)
         run = plan.digest(self.index, facts)
         folder = plan.run_folder(self.output.work, run)
-        if not plan.exists(folder):
+        if not plan.is_whole(folder):
             self.remove_runs()
             plan.write(self.index, folder, facts, chunk_size(counts.compute))
         event("planned", run=run, listed=counts.listed, compute=counts.compute, copied=counts.copied)
@@ -118,8 +125,7 @@ class _Job:
         """Compute what the plan of a run still lacks, merge, and make it visible."""
         run = Run(run_id, plan.run_folder(self.output.work, run_id), self.model)
         with plan.opened(run.folder) as planned, _room_for_merged(run.folder) as target:
-            present = set(storage.names(run.folder))
-            missing = [chunk for chunk in range(planned.num_chunks) if parts.name(chunk) not in present]
+            missing = parts.missing(run, planned)
             num_images = sum(planned.num_images(chunk) for chunk in missing)
             images_per_second = _compute(self.config, run, missing, num_images) if missing else 0.0
             merged = parts.merge(run, planned, self.index, target)

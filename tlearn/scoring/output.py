@@ -45,6 +45,10 @@ class Snapshot:
         """Nothing is known already; the file has no commits."""
         return 0
 
+    def problems(self) -> list[str]:
+        """None: what was there is replaced."""
+        return []
+
     def stopped(self, facts: Facts) -> Iterator[str]:
         """None goes on before the folder is listed; its parts are used if the listing makes the same plan again."""
         return iter(())
@@ -85,6 +89,7 @@ class GrowingTable:
     def catch_up(self, index: Index) -> int:
         """Take into the index what was committed since; returns the number of the next commit."""
         self.ledger.recover()
+        self.ledger.require_records()
         records = [self._renewed(record) for record in self.ledger.records()]
         known = index.commits()
         if known.items() - {(record.name, record.sha256) for record in records}:
@@ -106,10 +111,14 @@ class GrowingTable:
         pq.write_table(rows, data, write_page_checksum=True)
         return self.ledger.replace(record, data.getvalue())
 
+    def problems(self) -> list[str]:
+        """One line for each file that is gone, damaged or not of this table; what is known of its rows still counts."""
+        return self.ledger.look()
+
     def stopped(self, facts: Facts) -> Iterator[str]:
         """The run that was stopped between its plan and its commit, if it was under the same facts."""
         for run in plan.ids(self.work):
-            if plan.exists(plan.run_folder(self.work, run)):
+            if plan.is_whole(plan.run_folder(self.work, run)):
                 with plan.opened(plan.run_folder(self.work, run)) as stopped:
                     is_same = all(stopped.facts.get(name) == value for name, value in facts.to_json().items())
                 if is_same:

@@ -39,6 +39,26 @@ def _read(location: str) -> tuple[pa.Table, Histograms | None]:
     return table.current(part), json.loads(part.schema.metadata[b"histograms"])
 
 
+def missing(run: Run, plan: Plan) -> list[int]:
+    """Chunks without a part. A part that a power failure has emptied or cut goes, and is made again."""
+    present = set(storage.names(run.folder))
+    return [
+        chunk
+        for chunk in range(plan.num_chunks)
+        if name(chunk) not in present or not _is_whole(storage.join(run.folder, name(chunk)), plan.num_images(chunk))
+    ]
+
+
+def _is_whole(location: str, num_rows: int) -> bool:
+    try:
+        if _read(location)[0].num_rows == num_rows:
+            return True
+    except (pa.ArrowException, OSError, KeyError, TypeError):
+        pass
+    storage.remove(location)
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a file of the table holds that is not yet visible."""

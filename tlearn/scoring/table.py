@@ -147,7 +147,7 @@ def _tables(location: str) -> Iterator[pa.Table]:
     """Of every file in the ledger; without a ledger of every Parquet file in the folder, or of the file itself."""
     ledger = Ledger(location)
     if records := ledger.records():
-        for stranger in ledger.strangers(records):
+        for stranger in ledger.strangers():
             warn(f"left out {storage.join(location, stranger)}: it is not in the ledger")
         for record in records:
             with ledger.open(record) as file:

@@ -7,11 +7,13 @@ from tlearn.errors import StorageError, TlearnError
 
 
 @contextlib.contextmanager
-def reached(location: str) -> Iterator[None]:
+def reached() -> Iterator[None]:
     """Turn every OSError within (no rights, no room, no connection) into a StorageError."""
     try:
         yield
     except TlearnError:  # some of them are OSErrors too
         raise
     except OSError as error:
-        raise StorageError(f"could not work with {location}: {error}; check its rights and the connection") from error
+        raise StorageError(
+            f"expected storage that answers, got {error}: check the path, its rights and the connection"
+        ) from error
