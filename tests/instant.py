@@ -40,9 +40,9 @@ def save_model(folder: Path, seed: int = 0, classes: Classes = CLASSES) -> str:
 
 def row_of(config: ScoreConfig, entry: storage.Entry, run: Run) -> Row:
     try:
-        content = storage.read_listed(config.input, entry.path, run.model.preprocess.max_bytes)
+        content = storage.read_listed(run.input, entry.path, run.model.preprocess.max_bytes)
     except OSError:
-        fetched = fetch(config.input, entry.path, run.model.preprocess)
+        fetched = fetch(run.input, entry.path, run.model.preprocess)
     else:
         status, error = ("unreadable", "bad") if content.data.startswith(b"bad") else ("ok", None)
         fetched = Fetched(status, error, None, 1, 1, content.size, content.modified, content.sha256)  # type: ignore[arg-type]

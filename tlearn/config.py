@@ -5,9 +5,9 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, Suppress
+from tyro.conf import Positional, Suppress, arg
 
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
@@ -260,8 +260,9 @@ class ScoreConfig:
 
     model: str
     """Model folder of a run: RUN/model."""
-    input: str
-    """Folder (or URI) of images, flat or nested."""
+    input: Annotated[str | tuple[str, ...], arg(metavar="PATH [PATH ...]")]
+    """Folder (or URI) of images, flat or nested; or several paths, of pictures too. Paths in the table are relative to
+    the folder, or to the innermost that holds all that is given."""
     output: str
     """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
     abstain_below: float | None = None
@@ -292,6 +293,8 @@ class ScoreConfig:
     """Show what Ray says too."""
 
     def __post_init__(self) -> None:
+        if self.input == ():
+            raise UsageError("expected --input PATH [PATH ...], got no path")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:

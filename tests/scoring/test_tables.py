@@ -17,9 +17,10 @@ from test_scoring import Crash, Place, inject
 
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.errors import IntegrityError
+from tlearn.errors import IntegrityError, UsageError
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
+from tlearn.scoring.inputs import Input
 from tlearn.scoring.ledger import Ledger
 from tlearn.storage.entries import microseconds
 
@@ -341,3 +342,134 @@ def test_what_is_no_table_is_named(
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("tlearn: expected") and str(path.parent) in line
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["x.csv", "x.json", "x.CSV", "x.xlsx", "x.pq", "X.PARQUET", "x.feather", "a/x.txt", "x.db", "x.csv.gz", ""],
+)
+def test_an_output_that_is_meant_as_another_file_is_refused(output: str, place: Place) -> None:
+    with pytest.raises(UsageError, match="expected --output NAME"):
+        place.score(output=output and str(place.root / output))
+    assert not (place.root / "a").exists() and not list(place.root.glob("[xX].*"))
+
+
+@pytest.mark.parametrize("output", ["model=v2/", "x.csv/", "x.parquet/", "table.2026-11-26", ".hidden", "é ü"])
+def test_any_other_name_is_that_of_a_table(output: str, place: Place) -> None:
+    for added in (30, 0):
+        assert place.score(output=f"{place.root}/{output}")["added"] == added
+    assert (
+        place.score(output=f"{place.root}/{output}/.//" if output[-1] != "/" else f"{place.root}/{output}")["added"]
+        == 0
+    )
+
+
+def nothing(place: Place) -> None:
+    pass
+
+
+def a_folder(place: Place) -> None:
+    (place.root / "a.parquet").mkdir()
+
+
+def another_file(place: Place) -> None:
+    foreign(place.root / "a.parquet")
+
+
+def a_table(place: Place) -> None:
+    place.score(output=f"{place.root}/there/")
+
+
+def a_run(place: Place) -> None:
+    (place.root / "there").mkdir()
+    (place.root / "there" / "config.json").write_text("{}")
+
+
+def other_rows(place: Place) -> None:
+    (place.root / "there").mkdir()
+    foreign(place.root / "there" / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("output", "make"),
+    [
+        ("a.parquet", a_folder),
+        ("a.parquet", another_file),
+        ("there/mine.parquet", a_table),
+        ("there/", a_run),
+        ("there/", other_rows),
+        ("model/", nothing),
+        ("input/", nothing),
+        ("", nothing),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_place_that_holds_something_else_is_refused_before_work(
+    output: str, make: Callable[[Place], None], place: Place
+) -> None:
+    make(place)
+    place.computed.clear()
+    before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+    with pytest.raises(UsageError, match=r"choose another|that grows"):
+        place.score(output=f"{place.root}/{output}")
+    assert place.computed == [] and before == {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+
+
+@pytest.mark.parametrize("output", ["input/scores/", "input/scores.parquet"])
+def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> None:
+    for _ in range(2):
+        summary = place.score(output=f"{place.root}/{output}")
+        assert summary["listed"] == 30
+    assert Input.of(f"{place.root}/input").folder == f"{place.root}/input"
+
+
+def test_a_damaged_table_of_one_file_is_replaced(place: Place) -> None:
+    output = place.root / "one.parquet"
+    output.write_bytes(b"")
+    assert place.score(output=str(output))["added"] == 30
+
+
+@pytest.mark.parametrize(
+    ("given", "paths"),
+    [
+        (["cat/01.jpg"], ["01.jpg"]),
+        (["cat/01.jpg", "cat/03.jpg"], ["01.jpg", "03.jpg"]),
+        (["cat/01.jpg", "dog/00.jpg", "cat/01.jpg"], ["cat/01.jpg", "dog/00.jpg"]),
+        (["notes.txt"], ["notes.txt"]),
+        (["small", "cat/01.jpg"], ["cat/01.jpg", "small/a.jpg", "small/b/c.jpg"]),
+        (["small/", "./small/a.jpg", "small/b"], ["small/a.jpg", "small/b/c.jpg"]),
+        (["small"], ["a.jpg", "b/c.jpg"]),
+        (["bad\udcff.jpg"], ["bad%FF.jpg"]),
+        (["link.jpg", "linked"], ["link.jpg", "linked/a.jpg", "linked/b/c.jpg"]),
+    ],
+    ids=str,
+)
+def test_pictures_and_folders_that_are_named_are_what_is_scored(
+    given: list[str], paths: list[str], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("notes.txt", "small/a.jpg", "small/b/c.jpg", "small/d.txt", "bad\udcff.jpg"):
+        place.put(name, f"content of {name.encode(errors='replace')}")
+    monkeypatch.chdir(place.root / "input")
+    Path("link.jpg").symlink_to("cat/01.jpg")
+    Path("linked").symlink_to("small")
+    for more in (len(paths), 0):
+        summary = place.score(input=tuple(given) if len(given) > 1 else given[0])
+        assert (summary["listed"], summary["added"]) == (len(paths), more)
+    assert sorted(row["path"] for row in place.rows()) == paths
+
+
+def test_a_named_picture_has_the_path_that_it_has_in_its_folder(place: Place) -> None:
+    place.score(input=f"{place.root}/input/cat")
+    assert place.score(input=f"{place.root}/input/cat/01.jpg")["unchanged"] == 1
+    labels = place.score(input=(f"{place.root}/input/cat/01.jpg", f"{place.root}/input/dog"), output=f"{place.root}/b/")
+    assert labels["listed"] == 16
+
+
+@pytest.mark.parametrize(("given", "code"), [(["nowhere.jpg"], 3), (["cat/01.jpg", "nowhere"], 3), (["pipe.jpg"], 3)])
+def test_a_named_path_without_a_picture_is_said_before_work(
+    given: list[str], code: int, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(place.root / "input" / "pipe.jpg")
+    paths = [f"{place.root}/input/{name}" for name in given]
+    assert main(["score", "--model", place.model, "--output", f"{place.table}/", "--input", *paths]) == code
+    assert given[-1] in capsys.readouterr().err and not place.table.exists()

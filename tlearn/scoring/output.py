@@ -5,6 +5,7 @@ Both have the same methods, so that the job asks no questions.
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +14,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tlearn import storage
+from tlearn.errors import UsageError
 from tlearn.scoring import plan, table
 from tlearn.scoring.index import INGESTED, Counts, Index
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 from tlearn.scoring.parts import Merged
 from tlearn.scoring.plan import Facts, Run
+
+_SUFFIX = re.compile(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,7}$")
+"""Of a name that a person means as a file."""
+
+_OTHERS = ("config.json", "model.json")
+"""Of a run, and of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,44 @@ class GrowingTable:
 
     def clean_up(self) -> None:
         """The work folder stays: it holds the ledger."""
+
+
+def chosen(output: str, folder: str, *, rescore: bool) -> Snapshot | GrowingTable:
+    """What `--output` means, for an input in `folder`. Raises UsageError for a place that holds something else."""
+    location = storage.absolute(output.rstrip("/"))
+    if output.endswith(".parquet"):
+        if rescore:
+            raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")
+        _require_own_file(location)
+        return Snapshot(location)
+    if not output or (_SUFFIX.search(output) and storage.kind(location) != "folder"):
+        raise UsageError(
+            f"expected --output NAME.parquet or DIR/, got {output or 'nothing'}: a table is written as Parquet; "
+            "with a slash at the end any name is a folder"
+        )
+    _require_own_folder(location, folder)
+    return GrowingTable(location)
+
+
+def _require_own_file(location: str) -> None:
+    kind = storage.kind(location)
+    if kind == "folder":
+        raise UsageError(f"expected a file at {location}, found a folder: {location}/ is a table that grows")
+    if FOLDER in storage.folders(location.rpartition("/")[0]):
+        raise UsageError(f"expected {location} outside of a table that grows: choose another folder")
+    if kind == "file" and not table.is_replaceable(location):
+        raise UsageError(f"expected a table of scores or nothing at {location}, found other data: choose another name")
+
+
+def _require_own_folder(location: str, folder: str) -> None:
+    if f"{folder}/".startswith(f"{location.rstrip('/')}/"):
+        raise UsageError(f"expected an input outside of the table {location}, got {folder}: choose another output")
+    if FOLDER in storage.folders(location):
+        return
+    ledger = Ledger(location)
+    others = [name for name in storage.names(location) if name in _OTHERS] + ledger.strangers()
+    if others and not ledger.lost():
+        raise UsageError(f"expected a folder of its own for the table, found {others[0]} in {location}: choose another")
 
 
 def _cached_index(cache: str, location: str) -> Path:

@@ -56,6 +56,8 @@ class Run:
     """Digest of the plan."""
     folder: str
     model: Description
+    input: str
+    """Folder of the listed files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,15 @@ def batches(file: Any, location: str, columns: Sequence[str]) -> Iterator[pa.Tab
         raise damaged(location, error) from error
 
 
+def is_replaceable(location: str) -> bool:
+    """Whether a file is a table of scores, or what is left of a damaged one; not somebody's other Parquet file."""
+    try:
+        with storage.open_input(location) as file:
+            return set(pq.read_schema(file).names) >= _NEEDED
+    except pa.ArrowException:
+        return True
+
+
 def damaged(location: str, error: object) -> IntegrityError:
     return IntegrityError(f"expected a whole table of scores in {location}, got {error}: restore it or move it away")
 

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 # A byte that is no UTF-8 is written %XX. So that this can be undone, a "%" of the name itself is written %25
 # where (and only where) it would otherwise be read as such a byte.
@@ -12,6 +13,10 @@ _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 
 DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
 """Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
+
+
+Kind = Literal["file", "folder", "other"]
+"""Of what is at a path; other is a pipe, a socket or a device."""
 
 
 @dataclass(frozen=True, slots=True)

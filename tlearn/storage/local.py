@@ -16,7 +16,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name, microseconds
+from tlearn.storage.entries import Content, Entry, Kind, decode_name, encode_name, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,15 @@ class Local:
 
     def exists(self) -> bool:
         return self.path.exists()
+
+    def kind(self) -> Kind | None:
+        if self.path.is_dir():
+            return "folder"
+        return "file" if self.path.is_file() else "other" if self.path.exists() else None
+
+    def look(self) -> Entry:
+        status = self.path.stat()
+        return Entry(encode_name(os.fsencode(self.path.name)), status.st_size, microseconds(status.st_mtime_ns))
 
     def read(self, path: str, limit: int | None) -> Content:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
