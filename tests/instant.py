@@ -22,11 +22,11 @@ from tlearn.scoring.table import Row
 CLASSES = Classes(("cat", "dog"))
 
 
-def save_model(folder: Path, seed: int = 0) -> str:
+def save_model(folder: Path, seed: int = 0, classes: Classes = CLASSES) -> str:
     """A folder that verifies; nothing here loads its weights."""
     folder.mkdir()
     draft = Draft(
-        classes=CLASSES,
+        classes=classes,
         frozen_blocks=5,
         preprocess=PreprocessConfig(image_size=32, short_side=32, max_bytes=1000),
         head=HeadConfig(width=2),
@@ -45,9 +45,9 @@ def save_model(folder: Path, seed: int = 0) -> str:
 
 def row_of(config: ScoreConfig, entry: storage.Entry, run: Run) -> Row:
     try:
-        content = storage.read_listed(config.input, entry.path, run.model.preprocess.max_bytes)
+        content = storage.read_listed(run.input, entry.path, run.model.preprocess.max_bytes)
     except OSError:
-        fetched = fetch(config.input, entry.path, run.model.preprocess)
+        fetched = fetch(run.input, entry.path, run.model.preprocess)
     else:
         status, error = ("unreadable", "bad") if content.data.startswith(b"bad") else ("ok", None)
         fetched = Fetched(status, error, None, 1, 1, content.size, content.modified, content.sha256)  # type: ignore[arg-type]
@@ -55,13 +55,14 @@ def row_of(config: ScoreConfig, entry: storage.Entry, run: Run) -> Row:
         fetched = Fetched(status="changed", error="changed", size=fetched.size, modified=fetched.modified)
     row: dict[str, Any] = {name: getattr(fetched, name) for name in ("error", "width", "height", "modified", "sha256")}
     row |= {"path": entry.path, "bytes": fetched.size, "status": fetched.status}
-    row |= {"label": table.label_of(entry.path, CLASSES), "scored_at": datetime.now(UTC)}
+    row |= {"label": table.label_of(entry.path, run.model.classes), "scored_at": datetime.now(UTC)}
     if fetched.status == "ok":
-        second = int(str(fetched.sha256)[:4], 16) / 65535
-        probability, best = max((1 - second, "cat"), (second, "dog"))
+        first, second, *others = run.model.classes.names
+        share = int(str(fetched.sha256)[:4], 16) / 65535
+        probability, best = max((1 - share, first), (share, second))
         status = "uncertain" if probability < (config.abstain_below or 0.0) else "scored"
         row |= {"status": status, "prediction": best, "probability": probability}
-        row["probabilities"] = {"cat": 1 - second, "dog": second}
+        row["probabilities"] = {first: 1 - share, second: share, **dict.fromkeys(others, 0.0)}
     return Row(**row, model=run.model.digest, run=run.id)
 
 
@@ -72,4 +73,4 @@ def score(config: ScoreConfig, run: Run, missing: list[int], computed: list[str]
             entries = planned.entries(number)
             rows = [row_of(config, entry, run) for entry in entries]
             computed += [entry.path for entry in entries]
-            parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
+            parts.write(f"{run.folder}/{parts.name(number)}", rows, None)

@@ -20,7 +20,6 @@ import pytest
 
 import tlearn
 from tlearn import cli, config, errors
-from tlearn.classes import Classes
 from tlearn.data import status
 from tlearn.errors import UsageError
 from tlearn.recipes import RECIPES, configured
@@ -286,7 +285,7 @@ def test_the_python_blocks_have_the_types_of_the_package(tmp_path: Path) -> None
 
 
 def write_table(path: Path) -> None:
-    schema = table.schema(Classes(("cat", "dog")))
+    schema = table.SCHEMA
     rows = [
         {"path": "a.jpg", "status": "scored", "prediction": name, "scored_at": datetime(2026, 1, day, tzinfo=UTC)}
         for day, name in ((1, "cat"), (2, "dog"))
@@ -412,7 +411,7 @@ def test_every_column_and_status_of_a_score_table_is_described() -> None:
     described = [
         name for row in re.findall(r"^\| (`.*?`) \|", columns, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     ]
-    assert described == table.schema(Classes(("a", "b"))).names
+    assert described == table.SCHEMA.names
     statuses = re.findall(r"^\| `(\w+)` \|", rest.partition("\n## ")[0], re.MULTILINE)
     assert set(statuses) == {*get_args(status.Status), *status.SCORED} - {"ok"}
 

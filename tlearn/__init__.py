@@ -20,7 +20,7 @@ it, `evaluation` says how good that is; `storage` and `distributed` are below, `
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +133,15 @@ def load(
 
 
 def score(
-    model: str | PathLike[str], input: str | PathLike[str], output: str | PathLike[str], **settings: Any
+    model: str | PathLike[str],
+    input: "str | PathLike[str] | Sequence[str | PathLike[str]]",
+    output: str | PathLike[str],
+    **settings: Any,
 ) -> "Scored":
     """Score every image of the folder `input` into `output`: NAME.parquet, or DIR/, to which only what is new is added.
+
+    `input` may be a picture too, or a list of pictures and folders; paths in the table are then relative to the
+    innermost folder that holds them all.
 
     `settings` are those of ScoreConfig, as `tlearn score --help` lists them. A file that cannot be read is a row with
     the reason; how many of them are too many is the caller's to decide: scored.failed, scored.scored.
@@ -146,7 +152,8 @@ def score(
     from tlearn.config import ScoreConfig
     from tlearn.scoring import job
 
-    paths = {"model": fspath(model), "input": fspath(input), "output": fspath(output)}
+    given = fspath(input) if isinstance(input, str | PathLike) else tuple(fspath(path) for path in input)
+    paths = {"model": fspath(model), "input": given, "output": fspath(output)}
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose):
         return job.score(config)

@@ -335,12 +335,14 @@ def _submit(command: Command) -> int:
 
 
 def _scores(command: Command) -> int:
+    from tlearn import storage
     from tlearn.scoring import table
 
     config: ScoresConfig = command.settings
-    latest = table.latest(config.table)
-    if config.output is not None:
-        table.write(latest, config.output)
+    with storage.reached():
+        latest = table.latest(config.table)
+        if config.output is not None:
+            table.write(latest, config.output)
     for line in table.lines(latest.slice(0, config.num_rows)):
         print(line)
     print(f"{latest.num_rows} paths: {config.output or config.table}")
@@ -349,14 +351,22 @@ def _scores(command: Command) -> int:
 
 def _verify(command: Command) -> int:
     from tlearn import storage
+    from tlearn.scoring import repair
     from tlearn.scoring.ledger import FOLDER, Ledger
+    from tlearn.storage.lease import Lease
 
     config: VerifyConfig = command.settings
-    table = storage.absolute(config.table.rstrip("/"))
-    if table.endswith(".parquet") or FOLDER not in storage.folders(table):
-        raise InputError(f"expected a table that grows, found no ledger in {table}: give the DIR of tlearn score")
-    ledger = Ledger(table)
-    problems = ledger.verify()
+    ledger = Ledger(storage.absolute(config.table.rstrip("/")))
+    with storage.reached():
+        if FOLDER not in storage.folders(ledger.output) and not (config.repair and ledger.lost()):
+            raise InputError(
+                f"expected a table that grows, found no ledger in {ledger.output}: give the DIR of tlearn score"
+            )
+        if config.repair:
+            with Lease(ledger.folder):
+                for line in repair.repair(ledger):
+                    print(line)
+        problems = ledger.verify()
     for problem in problems:
         print(problem)
     if problems:

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro import MISSING
-from tyro.conf import Fixed, Suppress
+from tyro.conf import Fixed, Suppress, arg
 
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
@@ -326,8 +326,9 @@ class ScoreConfig:
 
     model: str
     """Model folder of a run: RUN/model."""
-    input: str
-    """Folder (or URI) of images, flat or nested."""
+    input: Annotated[str | tuple[str, ...], arg(metavar="PATH [PATH ...]")]
+    """Folder (or URI) of images, flat or nested; or several paths, of pictures too. Paths in the table are relative to
+    the folder, or to the innermost that holds all that is given."""
     output: str
     """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
     abstain_below: float | None = None
@@ -359,6 +360,8 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        if self.input == ():
+            raise UsageError("expected --input PATH [PATH ...], got no path")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
@@ -412,13 +415,15 @@ class ScoresConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyConfig:
-    """Compare a table of scores with its ledger; nothing is repaired.
+    """Compare a table of scores with its ledger.
 
     tlearn verify scores/
     """
 
     table: str
     """Folder (or URI) of the table."""
+    repair: bool = False
+    """First make records of the ledger that are gone, empty or cut anew, from the files of the table."""
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -73,7 +73,7 @@ def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) 
     with plan.opened(run.folder) as planned:
         for number in missing:
             rows = [constant_row(entry, run.model.digest, run.id) for entry in planned.entries(number)]
-            parts.write(f"{run.folder}/{parts.name(number)}", rows, run.model.classes, None)
+            parts.write(f"{run.folder}/{parts.name(number)}", rows, None)
     return 0.0
 
 

@@ -296,7 +296,7 @@ def ours(folder: str, root: str, arithmetic: str) -> tuple[Array, float]:
     os.environ["RAY_ADDRESS"] = "local"
     scored = scoring.score(config)
     table = pq.read_table(config.output).sort_by("path")
-    probabilities = table["probabilities"].to_pylist()
+    probabilities = table["probabilities"].to_pylist(maps_as_pydicts="strict")
     return np.array([list(one.values()) for one in probabilities], np.float32), scored.images_per_second
 
 

@@ -45,7 +45,7 @@ class Sleeper:
         rows = [constant_row(entry, self.model.digest, self.task.run) for entry in entries]
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
-        parts.write(f"{self.task.run_folder}/{parts.name(number)}", rows, self.model.classes, None)
+        parts.write(f"{self.task.run_folder}/{parts.name(number)}", rows, None)
         return ChunkResult(chunk.id, len(entries), 0)
 
 

@@ -171,7 +171,7 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch
         batch_size=8,
     )
     Score(task, Threads(1, decode), fetch)(Chunk("000000", pa.table({})))
-    return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist()
+    return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist(maps_as_pydicts="strict")
 
 
 def test_rows_are_the_same_but_for_a_picture_that_kills_its_process(

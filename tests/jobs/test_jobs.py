@@ -122,7 +122,7 @@ def test_scores_have_one_row_for_every_listed_file(run: Path, data: Path, tmp_pa
 
     output = tmp_path / "scores.parquet"
     assert main(["score", "--model", f"{run}/model", "--input", f"{data}/test", "--output", str(output)]) == 0
-    rows = pq.read_table(output).to_pylist()
+    rows = pq.read_table(output).to_pylist(maps_as_pydicts="strict")
     assert [row["path"] for row in rows] == sorted(path.name for path in (data / "test").iterdir())
     assert [row["path"] for row in rows if row["status"] != "scored"] == ["broken.jpg"]
     for row in rows:
@@ -134,7 +134,9 @@ def test_scores_have_one_row_for_every_listed_file(run: Path, data: Path, tmp_pa
             assert row["prediction"] is None and row["probability"] is None and row["error"]
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
     assert len(pd.read_parquet(output)) == 21
-    count = duckdb.sql(f"select count(*) from '{output}' where status = 'scored' and probabilities.cat > -1").fetchall()
+    count = duckdb.sql(
+        f"select count(*) from '{output}' where status = 'scored' and probabilities['cat'] > -1"
+    ).fetchall()
     assert count == [(20,)]
 
 
@@ -148,7 +150,7 @@ def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: 
     output, limit = tmp_path / "val.parquet", middle(evaluated)
     words = ["--model", f"{run}/model", "--input", f"{data}/val", "--output", str(output), "--workers", "1"]
     assert main(["score", *words, "--abstain-below", str(limit)]) == 0
-    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist(maps_as_pydicts="strict")}
     assert len(evaluated) == len(scored) == 24
     assert {row["status"] for row in scored.values()} == {"scored", "uncertain"}
     for row in evaluated:
@@ -299,7 +301,7 @@ def test_three_classes_are_fine_tuned_scored_and_reported(three: Path, features:
     output, limit = tmp_path / "val.parquet", middle(evaluated)
     score = ["score", "--model", f"{run}/model", "--input", f"{three}/val", "--output", str(output)]
     assert main([*score, "--abstain-below", str(limit)]) == 0
-    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist()}
+    scored = {f"val/{row['path']}": row for row in pq.read_table(output).to_pylist(maps_as_pydicts="strict")}
     for row in evaluated:
         found = scored[row["path"]]
         assert found["status"] == ("scored" if found["probability"] >= limit else "uncertain")

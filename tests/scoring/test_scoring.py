@@ -51,8 +51,8 @@ class Place:
         return path
 
     def score(self, **settings: Any) -> dict[str, Any]:
-        settings = {"output": f"{self.table}/", "model": self.model, "max_error_rate": 1.0, **settings}
-        config = ScoreConfig(input=str(self.root / "input"), cache=str(self.root / "cache"), **settings)
+        settings = {"input": f"{self.root}/input", "output": f"{self.table}/", "max_error_rate": 1.0, **settings}
+        config = ScoreConfig(**{"model": self.model, "cache": str(self.root / "cache"), **settings})
         return scoring.score(config).to_json()
 
     def rows(self) -> list[dict[str, Any]]:

@@ -83,11 +83,12 @@ class _Command:
 
 def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
     for name in ("data", "model", "input", "output", "cache"):
-        place = getattr(job, name, "/")
-        if "://" not in place and not os.path.isabs(place):
-            raise UsageError(
-                f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
-            )
+        given = getattr(job, name, "/")
+        for place in (given,) if isinstance(given, str) else given:
+            if "://" not in place and not os.path.isabs(place):
+                raise UsageError(
+                    f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
+                )
 
 
 def outcome(details: JobDetails) -> tuple[int, bool]:

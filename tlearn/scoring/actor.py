@@ -58,7 +58,7 @@ class Score:
                 entries = opened.entries(number)
             with self._decoder(chunk) as decode:
                 rows, histograms = self.rows(entries, decode)
-            parts.write(part, rows, self.description.classes, histograms)
+            parts.write(part, rows, histograms)
             statuses = [row.status for row in rows]
         num_failed = sum(status not in SCORED for status in statuses)
         return ChunkResult(chunk.id, len(statuses), num_failed)

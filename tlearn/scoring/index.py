@@ -22,7 +22,7 @@ from tlearn.errors import StorageError
 from tlearn.scoring.table import COPIED
 from tlearn.storage import Entry
 
-INGESTED = ("path", "model", "bytes", "modified", *COPIED)
+INGESTED = ("path", "model", "bytes", "modified", "scored_at", *COPIED)
 """Columns of the table that the index is made from."""
 
 BATCH_SIZE = 1000
@@ -57,23 +57,27 @@ class Index:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._open(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:  # damaged, for instance by a power failure: it is made anew
-            path.unlink()
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
+        self._path, self._seal = path, path.with_suffix(".sha256")
+        if not self._is_sealed():
+            for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                file.unlink(missing_ok=True)
+        self._seal.unlink(missing_ok=True)
         self.database = sqlite3.connect(path)
-        # Safe against a killed process; a lost index costs a minute.
+        # A lost index costs a minute.
         self.database.execute("pragma journal_mode = wal")
         self.database.execute("pragma synchronous = off")
         self.database.executescript(_TABLES)
 
+    def _is_sealed(self) -> bool:
+        """Whether it is, byte for byte, what was closed: neither damaged nor left by a process that was killed."""
+        try:
+            return self._seal.read_text() == storage.sha256_file(self._path)
+        except (OSError, UnicodeDecodeError):
+            return False
+
     def close(self) -> None:
         self.database.close()
+        self._seal.write_text(storage.sha256_file(self._path))
 
     def outcome(self, path: str, model: str) -> tuple[str, str | None] | None:
         """Status and error of the latest row of a path, None if it has none."""
@@ -90,14 +94,13 @@ class Index:
             for table in ("commits", "rows", "todo"):
                 self.database.execute(f"delete from {table}")
 
-    def ingest(self, name: str, sha256: str, batches: Iterable[pa.RecordBatch]) -> None:
+    def ingest(self, name: str, sha256: str, tables: Iterable[pa.Table]) -> None:
         """Take in one file of the table, in one transaction; files come in the order in which they were committed."""
         with self.database:
-            for batch in batches:
-                self.database.executemany(
-                    "insert or replace into rows values (?, ?, ?, ?, ?, ?, ?)",
-                    map(_known_row, batch.to_pylist()),
-                )
+            for rows in tables:
+                numbers = rows["modified"].cast(pa.int64()).to_pylist()
+                known = map(_known_row, rows.select(INGESTED).to_pylist(maps_as_pydicts="strict"), numbers)
+                self.database.executemany("insert or replace into rows values (?, ?, ?, ?, ?, ?, ?)", known)
             self.database.execute("insert or replace into commits values (?, ?)", (name, sha256))
 
     def rows(self, kind: Literal["all", "computed", "copied"], size: int) -> Iterator[list[Todo]]:
@@ -109,9 +112,8 @@ class Index:
                 yield rows
 
 
-def _known_row(row: dict[str, Any]) -> tuple[Any, ...]:
+def _known_row(row: dict[str, Any], modified: int | None) -> tuple[Any, ...]:
     """Of a table, as the index keeps it."""
-    modified = None if row["modified"] is None else int(row["modified"].timestamp() * 1e6 + 0.5)
     result = json.dumps({column: row[column] for column in COPIED})
     return row["path"], row["model"], row["sha256"], row["bytes"], modified, row["status"], result
 
@@ -122,7 +124,7 @@ def opened(path: Path) -> Iterator[Index]:
     try:
         with closing(Index(path)) as index:
             yield index
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         raise StorageError(f"could not write {path}: {error}; free some space, or choose another --cache") from error
 
 

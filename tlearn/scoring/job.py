@@ -20,14 +20,14 @@ import pyarrow as pa
 from tlearn import storage
 from tlearn.config import ScoreConfig
 from tlearn.console import Progress, event, say, warn
-from tlearn.data.listing import pictures
 from tlearn.data.names import Ignored
 from tlearn.distributed.chunks import Chunk, chunk_size
-from tlearn.errors import UsageError
 from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
 from tlearn.scoring import index, parts, plan
+from tlearn.scoring import output as outputs
 from tlearn.scoring.index import Counts, Index, Scope
+from tlearn.scoring.inputs import Input
 from tlearn.scoring.output import GrowingTable, Snapshot
 from tlearn.scoring.plan import Facts, Run
 from tlearn.scoring.summary import Finished, Scored, summarize
@@ -39,15 +39,23 @@ _SCORER = "tlearn.scoring.actor:Score"
 
 def score(config: ScoreConfig) -> Scored:
     """Give every listed file its row. Raises TlearnError; what was done until then is gone on with the next time."""
+    with storage.reached():
+        return _score(config)
+
+
+def _score(config: ScoreConfig) -> Scored:
     started = time.monotonic()
     model = description.verify(config.model)
-    _require_input(config.input)
-    output = _output(config)
+    given = Input.of(config.input)
+    given.require_readable()
+    output = outputs.chosen(config.output, given.folder, rescore=config.rescore)
     output.require_writable()
     with Lease(output.work) as lease, index.opened(output.index(config.cache)) as known:
-        job = _Job(config, model, output, known, lease)
+        job = _Job(config, model, given, output, known, lease)
         runs = []
         number = output.catch_up(known)
+        for problem in output.problems():
+            warn(f"{output.location}: {problem}")
         for run in output.stopped(job.facts(number)):
             runs.append(job.finish(run))
             number = output.catch_up(known)
@@ -61,26 +69,13 @@ def score(config: ScoreConfig) -> Scored:
     return summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
 
 
-def _require_input(folder: str) -> None:
-    """Raise InputError before anything is written."""
-    next(iter(storage.stream(folder)), None)
-
-
-def _output(config: ScoreConfig) -> Snapshot | GrowingTable:
-    location = storage.absolute(config.output.rstrip("/"))
-    if not config.output.endswith(".parquet"):
-        return GrowingTable(location)
-    if config.rescore:
-        raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")
-    return Snapshot(location)
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """The steps of `score`, with what all of them need. Holds the lease."""
 
     config: ScoreConfig
     model: Description
+    input: Input
     output: Snapshot | GrowingTable
     index: Index
     lease: Lease
@@ -89,7 +84,7 @@ class _Job:
         """Of a run that makes the commit of this number."""
         return Facts(
             model=self.model.digest,
-            input=storage.absolute(self.config.input),
+            input=self.input.folder,
             rescore=self.config.rescore,
             abstain_below=self.config.abstain_below,
             number=number,
@@ -98,11 +93,11 @@ class _Job:
     def fill_index(self, *, rescore: bool) -> tuple[Counts, Ignored]:
         """Put what needs a row into the index; returns also what was listed beside pictures."""
         ignored = Ignored()
-        entries = pictures(self.config.input, ignored)
-        scope = Scope(self.config.input, self.model.digest, self.model.preprocess.max_bytes, rescore)
+        entries = self.input.entries(ignored)
+        scope = Scope(self.input.folder, self.model.digest, self.model.preprocess.max_bytes, rescore)
         counts = index.fill(self.index, entries, scope, on_new_path=_once(_start_ray))
         if not counts.listed:
-            warn(f"WARNING: found no picture in {self.config.input}")
+            warn(f"WARNING: found no picture in {self.input.folder}")
         for remark in ignored.remarks():
             say(f"note: {remark}")
         return counts, ignored
@@ -112,7 +107,7 @@ class _Job:
         facts = self.facts(number)
         run = plan.digest(self.index, facts)
         folder = plan.run_folder(self.output.work, run)
-        if not plan.exists(folder):
+        if not plan.is_whole(folder):
             self.remove_runs()
             plan.write(self.index, folder, facts, chunk_size(counts.compute))
         event("planned", run=run, listed=counts.listed, compute=counts.compute, copied=counts.copied)
@@ -120,10 +115,9 @@ class _Job:
 
     def finish(self, run_id: str) -> Finished:
         """Compute what the plan of a run still lacks, merge, and make it visible."""
-        run = Run(run_id, plan.run_folder(self.output.work, run_id), self.model)
+        run = Run(run_id, plan.run_folder(self.output.work, run_id), self.model, self.input.folder)
         with plan.opened(run.folder) as planned, _room_for_merged(run.folder) as target:
-            present = set(storage.names(run.folder))
-            missing = [chunk for chunk in range(planned.num_chunks) if parts.name(chunk) not in present]
+            missing = parts.missing(run, planned)
             num_images = sum(planned.num_images(chunk) for chunk in missing)
             images_per_second = _compute(self.config, run, missing, num_images) if missing else 0.0
             merged = parts.merge(run, planned, self.index, target)
@@ -168,8 +162,8 @@ def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int)
 
     launch.start_ray()
     with plan.opened(run.folder) as planned:
-        first = planned.entries(missing[0])[0].path
-    launch.require_shared([storage.join(config.model, "model.json"), storage.join(config.input, first)], [run.folder])
+        first = storage.join(run.input, planned.entries(missing[0])[0].path)
+    launch.require_shared([storage.join(config.model, "model.json"), first], [run.folder])
     nodes = launch.nodes()
     actors = nodes.pool(config.num_workers, len(missing), config.decode)
     task = _task(config, run, num_images // actors.num_actors, on_gpu=nodes.has_gpus)
@@ -190,7 +184,7 @@ def _task(config: ScoreConfig, run: Run, num_images: int, *, on_gpu: bool) -> Ta
         model=storage.absolute(config.model),
         model_digest=run.model.digest,
         arithmetic=arithmetic.of_model(run.model.arithmetic, config.engine, config.precision, on_gpu=on_gpu),
-        input=storage.absolute(config.input),
+        input=run.input,
         run=run.id,
         run_folder=run.folder,
         batch_size=config.batch_size,

@@ -1,7 +1,10 @@
 """What was added to a table of scores: a record of every file, and one atomic step to add one."""
 
 import dataclasses
+import hashlib
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,10 @@ from tlearn.errors import IntegrityError
 
 FOLDER = "_tlearn"
 """Of a table, for everything that is no row; readers leave out names that start with an underscore."""
+
+Kind = Literal["pending", "commits"]
+_NAME = re.compile(r"scores-\d{6,}-[0-9a-f]{16}\.parquet")
+_STRANGE = "{}: not in the ledger; a reader of *.parquet sees it all the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +37,16 @@ class Record:
     """Digest."""
     committed_at: str
     """ISO 8601, UTC."""
+    num_bytes: int | None = None
+    """Size of the file; None where an earlier version wrote it, in columns of that version."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Record":
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: values[name] for name in names & values.keys()})
 
 
 class Ledger:
@@ -57,9 +67,29 @@ class Ledger:
         self.folder = storage.join(output, FOLDER)
 
     def records(self) -> list[Record]:
-        """Every record in the order of the commits."""
-        folder = storage.join(self.folder, "commits")
-        return [Record.from_json(storage.read_json(storage.join(folder, name))) for name in storage.names(folder)]
+        """Every record in the order of the commits. Raises IntegrityError for one that is empty or cut."""
+        return [self._record(name) for name in self.noted("commits")]
+
+    def noted(self, kind: Kind) -> list[str]:
+        """Names of the files of the table that have a note of this kind, in the order of the commits."""
+        names = storage.names(storage.join(self.folder, kind))
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+    def _record(self, name: str) -> Record:
+        record = self.read("commits", name)
+        if record is None:
+            raise IntegrityError(
+                f"expected the record of a file of the table in {self.note('commits', name)}, it is empty or cut: "
+                f"tlearn verify {self.output} --repair makes it anew from the file"
+            )
+        return record
+
+    def read(self, kind: Kind, name: str) -> Record | None:
+        """None where it is empty or cut: of an announcement, then nothing was added."""
+        try:
+            return Record.from_json(storage.read_json(self.note(kind, name)))
+        except (ValueError, TypeError, AttributeError):
+            return None
 
     def open(self, record: Record) -> Any:
         """A file of the table, for reading. Raises IntegrityError where it is gone."""
@@ -76,14 +106,20 @@ class Ledger:
 
     def recover(self) -> None:
         """Finish or drop what a run left between announcing a file and recording it. Holds the lease."""
-        folder = storage.join(self.folder, "pending")
-        for name in storage.names(folder):
-            location = storage.join(folder, name)
-            record = _announced(location)
+        for name in self.noted("pending"):
+            record = self.read("pending", name)
             if record is not None and storage.exists(self._file(record)):
-                self._check(record)
-                self._write("commits", record)
-            storage.remove(location)
+                self._finish(record)
+            storage.remove(self.note("pending", name))
+
+    def _finish(self, record: Record) -> None:
+        try:
+            self._check(record)
+        except IntegrityError:
+            if not storage.exists(self.note("commits", record.name)):
+                raise  # else it was about to be replaced, and still is what it was
+        else:
+            self.write("commits", record)
 
     def _check(self, record: Record) -> None:
         actual = storage.sha256_file(self._file(record))
@@ -95,28 +131,60 @@ class Ledger:
 
     def commit(self, merged: Path, record: Record) -> None:
         """Make a whole file part of the table."""
-        self._write("pending", record)
+        self.write("pending", record)
         storage.publish(merged, self._file(record), replace=False)
-        self._write("commits", record)
-        storage.remove(self._note("pending", record))
+        self.write("commits", record)
+        storage.remove(self.note("pending", record.name))
 
-    def _write(self, kind: Literal["pending", "commits"], record: Record) -> None:
-        storage.write_bytes(self._note(kind, record), (json.dumps(record.to_json(), indent=2) + "\n").encode())
+    def replace(self, record: Record, data: bytes) -> Record:
+        """Put other bytes in the place of a file of the table; returns the record that it has then."""
+        replaced = dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
+        self.write("pending", replaced)
+        storage.write_bytes(self._file(record), data)
+        self.write("commits", replaced)
+        storage.remove(self.note("pending", record.name))
+        return replaced
 
-    def _note(self, kind: Literal["pending", "commits"], record: Record) -> str:
-        return storage.join(self.folder, kind, f"{record.name}.json")
+    def write(self, kind: Kind, record: Record) -> None:
+        storage.write_bytes(self.note(kind, record.name), (json.dumps(record.to_json(), indent=2) + "\n").encode())
+
+    def note(self, kind: Kind, name: str) -> str:
+        return storage.join(self.folder, kind, f"{name}.json")
 
     def verify(self) -> list[str]:
         """One line for everything that is not as the ledger says; repairs nothing."""
         records = self.records()
-        problems = [problem for record in records if (problem := self._problem(record))]
-        recorded = {record.name for record in records}
-        strangers = [name for name in storage.names(self.output) if name.endswith(".parquet") and name not in recorded]
-        return problems + [
-            f"{name}: not in the ledger; a reader of *.parquet sees it all the same" for name in strangers
-        ]
+        return self._problems(records) + [_STRANGE.format(name) for name in self.strangers()]
 
-    def _problem(self, record: Record) -> str | None:
+    def strangers(self) -> list[str]:
+        """Names of the Parquet files in the folder that the ledger does not know."""
+        recorded = set(self.noted("commits"))
+        return [name for name in storage.names(self.output) if name.endswith(".parquet") and name not in recorded]
+
+    def lost(self) -> list[str]:
+        """Of these, the names that a run gives."""
+        return [name for name in self.strangers() if _NAME.fullmatch(name)]
+
+    def require_records(self) -> None:
+        """Raise IntegrityError for a file that a run has added and the ledger does not know. Holds the lease."""
+        if lost := self.lost():
+            raise IntegrityError(
+                f"expected a record of {lost[0]} in {self.folder}, there is none: "
+                f"tlearn verify {self.output} --repair makes it anew from the file"
+            )
+
+    def look(self) -> list[str]:
+        """As `verify`, but a file of the right name and size is not opened."""
+        records = self.records()
+        sizes = {entry.path: entry.size for entry in storage.stream(self.output)}
+        suspects = [record for record in records if sizes.get(record.name) != record.num_bytes]
+        return self._problems(suspects) + [_STRANGE.format(name) for name in self.strangers()]
+
+    def _problems(self, records: Iterable[Record]) -> list[str]:
+        return [problem for record in records if (problem := self.problem(record))]
+
+    def problem(self, record: Record) -> str | None:
+        """What is not as the record says, in one line, after a look at every byte."""
         try:
             self._check(record)
             with storage.open_input(self._file(record)) as file:
@@ -127,12 +195,4 @@ class Ledger:
             return f"{record.name}: {error}"
         if num_rows != record.num_rows:
             return f"{record.name}: expected {record.num_rows} rows, found {num_rows}"
-        return None
-
-
-def _announced(location: str) -> Record | None:
-    """None where the announcement was cut short: then nothing was added."""
-    try:
-        return Record.from_json(storage.read_json(location))
-    except ValueError:
         return None

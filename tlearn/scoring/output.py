@@ -4,6 +4,8 @@ Both have the same methods, so that the job asks no questions.
 """
 
 import hashlib
+import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,11 +14,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tlearn import storage
-from tlearn.scoring import plan
+from tlearn.errors import UsageError
+from tlearn.scoring import plan, table
 from tlearn.scoring.index import INGESTED, Counts, Index
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 from tlearn.scoring.parts import Merged
 from tlearn.scoring.plan import Facts, Run
+
+_SUFFIX = re.compile(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,7}$")
+"""Of a name that a person means as a file."""
+
+_OTHERS = ("config.json", "model.json")
+"""Of a run, and of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,10 @@ class Snapshot:
     def catch_up(self, index: Index) -> int:
         """Nothing is known already; the file has no commits."""
         return 0
+
+    def problems(self) -> list[str]:
+        """None: what was there is replaced."""
+        return []
 
     def stopped(self, facts: Facts) -> Iterator[str]:
         """None goes on before the folder is listed; its parts are used if the listing makes the same plan again."""
@@ -84,21 +97,36 @@ class GrowingTable:
     def catch_up(self, index: Index) -> int:
         """Take into the index what was committed since; returns the number of the next commit."""
         self.ledger.recover()
-        records = self.ledger.records()
+        self.ledger.require_records()
+        records = [self._renewed(record) for record in self.ledger.records()]
         known = index.commits()
-        if known.keys() - {record.name for record in records}:
-            index.clear()  # files were taken out of the table
+        if known.items() - {(record.name, record.sha256) for record in records}:
+            index.clear()  # files were taken out of the table, or written again
             known = {}
         for record in records:
-            if known.get(record.name) != record.sha256:
+            if record.name not in known:
                 with self.ledger.open(record) as file:
-                    index.ingest(record.name, record.sha256, pq.ParquetFile(file).iter_batches(columns=list(INGESTED)))
+                    index.ingest(record.name, record.sha256, table.batches(file, record.name, INGESTED))
         return len(records) + 1
+
+    def _renewed(self, record: Record) -> Record:
+        """The record of a file in today's columns: one of an earlier version is written again, unless it is damaged."""
+        if record.num_bytes is not None or self.ledger.problem(record):
+            return record
+        with self.ledger.open(record) as file:
+            rows = table.read(file, record.name)
+        data = io.BytesIO()
+        pq.write_table(rows, data, write_page_checksum=True)
+        return self.ledger.replace(record, data.getvalue())
+
+    def problems(self) -> list[str]:
+        """One line for each file that is gone, damaged or not of this table; what is known of its rows still counts."""
+        return self.ledger.look()
 
     def stopped(self, facts: Facts) -> Iterator[str]:
         """The run that was stopped between its plan and its commit, if it was under the same facts."""
         for run in plan.ids(self.work):
-            if plan.exists(plan.run_folder(self.work, run)):
+            if plan.is_whole(plan.run_folder(self.work, run)):
                 with plan.opened(plan.run_folder(self.work, run)) as stopped:
                     is_same = all(stopped.facts.get(name) == value for name, value in facts.to_json().items())
                 if is_same:
@@ -119,11 +147,50 @@ class GrowingTable:
             run=run.id,
             model=run.model.digest,
             committed_at=datetime.now(UTC).isoformat(),
+            num_bytes=file.stat().st_size,
         )
         self.ledger.commit(file, record)
 
     def clean_up(self) -> None:
         """The work folder stays: it holds the ledger."""
+
+
+def chosen(output: str, folder: str, *, rescore: bool) -> Snapshot | GrowingTable:
+    """What `--output` means, for an input in `folder`. Raises UsageError for a place that holds something else."""
+    location = storage.absolute(output.rstrip("/"))
+    if output.endswith(".parquet"):
+        if rescore:
+            raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")
+        _require_own_file(location)
+        return Snapshot(location)
+    if not output or (_SUFFIX.search(output) and storage.kind(location) != "folder"):
+        raise UsageError(
+            f"expected --output NAME.parquet or DIR/, got {output or 'nothing'}: a table is written as Parquet; "
+            "with a slash at the end any name is a folder"
+        )
+    _require_own_folder(location, folder)
+    return GrowingTable(location)
+
+
+def _require_own_file(location: str) -> None:
+    kind = storage.kind(location)
+    if kind == "folder":
+        raise UsageError(f"expected a file at {location}, found a folder: {location}/ is a table that grows")
+    if FOLDER in storage.folders(location.rpartition("/")[0]):
+        raise UsageError(f"expected {location} outside of a table that grows: choose another folder")
+    if kind == "file" and not table.is_replaceable(location):
+        raise UsageError(f"expected a table of scores or nothing at {location}, found other data: choose another name")
+
+
+def _require_own_folder(location: str, folder: str) -> None:
+    if f"{folder}/".startswith(f"{location.rstrip('/')}/"):
+        raise UsageError(f"expected an input outside of the table {location}, got {folder}: choose another output")
+    if FOLDER in storage.folders(location):
+        return
+    ledger = Ledger(location)
+    others = [name for name in storage.names(location) if name in _OTHERS] + ledger.strangers()
+    if others and not ledger.lost():
+        raise UsageError(f"expected a folder of its own for the table, found {others[0]} in {location}: choose another")
 
 
 def _cached_index(cache: str, location: str) -> Path:

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
-from tlearn.classes import Classes
 from tlearn.data.status import SETTLED
 from tlearn.errors import StorageError
 from tlearn.evaluation import drift
@@ -30,14 +29,34 @@ def name(chunk: int) -> str:
     return f"{chunk:06}.parquet"
 
 
-def write(location: str, rows: Sequence[Row], classes: Classes, histograms: Histograms | None) -> None:
-    part = table.of_rows(rows, classes).replace_schema_metadata({"histograms": json.dumps(histograms)})
-    storage.write(location, lambda sink: pq.write_table(part, sink))
+def write(location: str, rows: Sequence[Row], histograms: Histograms | None) -> None:
+    part = table.of_rows(rows).replace_schema_metadata({"histograms": json.dumps(histograms)})
+    storage.write(location, lambda sink: pq.write_table(part, sink, write_page_checksum=True))
 
 
 def _read(location: str) -> tuple[pa.Table, Histograms | None]:
-    part = pq.read_table(pa.BufferReader(storage.read(location).data))
-    return part.replace_schema_metadata(None), json.loads(part.schema.metadata[b"histograms"])
+    part = pq.read_table(pa.BufferReader(storage.read(location).data), page_checksum_verification=True)
+    return table.current(part), json.loads(part.schema.metadata[b"histograms"])
+
+
+def missing(run: Run, plan: Plan) -> list[int]:
+    """Chunks without a part. A part that a power failure has emptied or cut goes, and is made again."""
+    present = set(storage.names(run.folder))
+    return [
+        chunk
+        for chunk in range(plan.num_chunks)
+        if name(chunk) not in present or not _is_whole(storage.join(run.folder, name(chunk)), plan.num_images(chunk))
+    ]
+
+
+def _is_whole(location: str, num_rows: int) -> bool:
+    try:
+        if _read(location)[0].num_rows == num_rows:
+            return True
+    except (pa.ArrowException, OSError, KeyError, TypeError):
+        pass
+    storage.remove(location)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,7 @@ class _Merge:
         self.histograms: Histograms | None = None
 
     def write_to(self, sink: Any) -> None:
-        with pq.ParquetWriter(sink, table.schema(self.run.model.classes), write_page_checksum=True) as writer:
+        with pq.ParquetWriter(sink, table.SCHEMA, write_page_checksum=True) as writer:
             for rows in chain(self._computed(), self._copied()):
                 self.statuses.update(rows["status"].to_pylist())
                 kept = self._without_repeated(rows)
@@ -96,7 +115,9 @@ class _Merge:
             chunks = range(start, min(start + _PARTS_OF_ROW_GROUP, self.plan.num_chunks))
             rows = pa.concat_tables([self._part(chunk) for chunk in chunks])
             if self.wanted:
-                outcomes = zip(rows["path"].to_pylist(), rows.select(COPIED).to_pylist(), strict=True)
+                outcomes = zip(
+                    rows["path"].to_pylist(), rows.select(COPIED).to_pylist(maps_as_pydicts="strict"), strict=True
+                )
                 self.outcomes |= {path: outcome for path, outcome in outcomes if path in self.wanted}
             yield rows
 
@@ -108,7 +129,7 @@ class _Merge:
 
     def _copied(self) -> Iterator[pa.Table]:
         for copies in self.plan.copies():
-            yield table.of_rows([self._copy(copy) for copy in copies], self.run.model.classes)
+            yield table.of_rows([self._copy(copy) for copy in copies])
 
     def _copy(self, copy: Copy) -> Row:
         return Row(

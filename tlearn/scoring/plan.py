@@ -56,6 +56,8 @@ class Run:
     """Digest of the plan."""
     folder: str
     model: Description
+    input: str
+    """Folder of the listed files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Plan:
     """A plan.parquet that is open for reading."""
 
     def __init__(self, file: Any):
-        self._parquet = pq.ParquetFile(file)
+        self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -87,6 +89,12 @@ class Plan:
     @property
     def num_rows(self) -> int:
         return int(self._parquet.metadata.num_rows)
+
+    @property
+    def is_whole(self) -> bool:
+        """Raises ArrowException or OSError where its rows cannot be read."""
+        num_read = sum(batch.num_rows for batch in self._parquet.iter_batches())
+        return num_read == self.num_rows and b"tlearn" in (self._parquet.metadata.metadata or {})
 
     def num_images(self, chunk: int) -> int:
         return int(self._parquet.metadata.row_group(chunk).num_rows)
@@ -119,8 +127,13 @@ def opened(run_folder: str) -> Iterator[Plan]:
         yield Plan(file)
 
 
-def exists(run_folder: str) -> bool:
-    return storage.exists(storage.join(run_folder, _NAME))
+def is_whole(run_folder: str) -> bool:
+    """Whether there is a plan, and not one that a power failure has emptied or cut."""
+    try:
+        with opened(run_folder) as plan:
+            return plan.is_whole
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def digest(index: Index, facts: Facts) -> str:
@@ -136,7 +149,7 @@ def write(index: Index, run_folder: str, facts: Facts, chunk_size: int) -> None:
 
     def write_to(sink: Any) -> None:
         num_chunks = 0
-        with pq.ParquetWriter(sink, SCHEMA) as writer:
+        with pq.ParquetWriter(sink, SCHEMA, write_page_checksum=True) as writer:
             for rows in index.rows("computed", chunk_size):
                 writer.write_table(_table(rows))
                 num_chunks += 1

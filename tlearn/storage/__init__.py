@@ -5,7 +5,8 @@ storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name, in_order, is_shown
+from tlearn.storage.entries import DATES, Content, DeadLink, Entry, decode_name, encode_name, in_order, is_shown
+from tlearn.storage.failures import reached
 from tlearn.storage.files import (
     absolute,
     copy_folder,
@@ -13,7 +14,9 @@ from tlearn.storage.files import (
     folders,
     is_remote,
     join,
+    kind,
     links,
+    look,
     names,
     open_input,
     publish,
@@ -32,6 +35,7 @@ from tlearn.storage.local import local, sync_folder
 from tlearn.storage.remote import filesystem
 
 __all__ = [
+    "DATES",
     "Content",
     "DeadLink",
     "Entry",
@@ -50,11 +54,14 @@ __all__ = [
     "is_remote",
     "is_shown",
     "join",
+    "kind",
     "links",
     "local",
+    "look",
     "names",
     "open_input",
     "publish",
+    "reached",
     "read",
     "read_json",
     "read_listed",

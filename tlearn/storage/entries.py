@@ -11,8 +11,13 @@ from typing import Literal
 _LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
 _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 
+DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
+"""Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
 
-Kind = Literal["file", "folder", "link", "dead link"]
+Kind = Literal["file", "folder", "other"]
+"""Of what is at a path; other is a pipe, a socket or a device."""
+
+ListedKind = Literal["file", "folder", "link", "dead link"]
 """A file, or a folder that is not entered, or a link to a folder, which never is, or a link that leads nowhere."""
 
 
@@ -26,7 +31,7 @@ class Entry:
     path: str
     size: int
     modified: int
-    kind: Kind = "file"
+    kind: ListedKind = "file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class Content:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+
+def microseconds(nanoseconds: int) -> int:
+    """Time of change of a file. Some file systems give years that no date can have: these become the nearest date."""
+    return min(max(nanoseconds // 1000, DATES[0]), DATES[1])
 
 
 class DeadLink(FileNotFoundError):

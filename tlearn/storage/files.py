@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlearn.storage.entries import Content, Entry, encode_name, is_shown
+from tlearn.storage.entries import Content, Entry, Kind, encode_name, is_shown
 from tlearn.storage.local import Local, local
 from tlearn.storage.remote import Remote
 
@@ -55,6 +55,16 @@ def names(folder: str) -> list[str]:
 
 def exists(location: str) -> bool:
     return _at(location).exists()
+
+
+def kind(location: str) -> Kind | None:
+    """What is at a path, through links; None for nothing. Raises OSError."""
+    return _at(location).kind()
+
+
+def look(location: str) -> Entry:
+    """A file as the listing of its folder has it. Raises OSError."""
+    return _at(location).look()
 
 
 def read(location: str) -> Content:

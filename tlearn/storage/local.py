@@ -10,12 +10,13 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, DeadLink, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, DeadLink, Entry, Kind, decode_name, encode_name, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +56,29 @@ class Local:
         try:
             with os.scandir(self.path) as scan:
                 return [entry.name for entry in scan if entry.is_file()]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def exists(self) -> bool:
         return self.path.exists()
 
+    def kind(self) -> Kind | None:
+        if self.path.is_dir():
+            return "folder"
+        return "file" if self.path.is_file() else "other" if self.path.exists() else None
+
+    def look(self) -> Entry:
+        status = self.path.stat()
+        return Entry(encode_name(os.fsencode(self.path.name)), status.st_size, microseconds(status.st_mtime_ns))
+
     def read(self, path: str, limit: int | None) -> Content:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
-        try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
-        except FileNotFoundError as error:
-            raise DeadLink(error.errno, "a link that leads nowhere", path) if os.path.islink(name) else error from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(f"expected a regular file, found another kind: {path}")
-            return Content(file.read(limit), status.st_size, status.st_mtime_ns // 1000)
+        with _opened(name) as file:
+            status = os.fstat(file.fileno())
+            return Content(file.read(limit), status.st_size, microseconds(status.st_mtime_ns))
 
     def open_input(self) -> BinaryIO:
-        return self.path.open("rb")
+        return _opened(os.fsencode(self.path))
 
     def write(self, write_to: Callable[[BinaryIO], object]) -> None:
         # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
@@ -144,6 +148,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _opened(name: bytes) -> BufferedReader:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    except FileNotFoundError as error:
+        if os.path.islink(name):
+            raise DeadLink(error.errno, "a link that leads nowhere", encode_name(name)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"expected a regular file, found another kind: {encode_name(name)}")
+    return os.fdopen(descriptor, "rb")
+
+
 @contextlib.contextmanager
 def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
     try:
@@ -162,6 +179,4 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
         yield Entry(path, -1, 0, "dead link" if entry.is_symlink() else "file")
         return
     if stat.S_ISREG(status.st_mode):
-        yield Entry(path, status.st_size, status.st_mtime_ns // 1000)
-    elif stat.S_ISDIR(status.st_mode):
-        yield Entry(path, -1, 0, "link")
+        yield Entry(path, status.st_size, microseconds(status.st_mtime_ns))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, decode_name, encode_name
+from tlearn.storage.entries import Content, Entry, Kind, decode_name, encode_name, microseconds
 
 Result = TypeVar("Result")
 
@@ -69,6 +69,18 @@ class Remote:
 
         system, path = filesystem(self.location)
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
+    def kind(self) -> Kind | None:
+        from pyarrow import fs
+
+        system, path = filesystem(self.location)
+        found = system.get_file_info(path).type
+        return "file" if found == fs.FileType.File else "folder" if found == fs.FileType.Directory else None
+
+    def look(self) -> Entry:
+        system, path = filesystem(self.location)
+        info = system.get_file_info(path)
+        return Entry(encode_name(info.base_name.encode()), info.size, _modified(info))
 
     def read(self, path: str, limit: int | None) -> Content:
         def request() -> Content:
@@ -175,4 +187,4 @@ def tried(request: Callable[[], Result]) -> Result:
 
 def _modified(info: Any) -> int:
     """Microseconds; 0 where the store does not say."""
-    return info.mtime_ns // 1000 if info.mtime_ns is not None else 0
+    return microseconds(info.mtime_ns) if info.mtime_ns is not None else 0

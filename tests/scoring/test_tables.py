@@ -1,0 +1,475 @@
+"""Tables as people have them: of earlier versions, of several models, with odd dates, damaged, among other files."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import instant
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_scoring import Crash, Place, inject
+
+from tlearn.classes import Classes
+from tlearn.cli import main
+from tlearn.errors import IntegrityError, UsageError
+from tlearn.scoring import job as scoring
+from tlearn.scoring import table
+from tlearn.scoring.inputs import Input
+from tlearn.scoring.ledger import Ledger
+from tlearn.storage.entries import microseconds
+
+
+def query(place: Place, columns: str) -> dict[str, Any]:
+    """The newest rows, as the README reads them, by their path."""
+    rows = duckdb.sql(f"select path, {columns} from ({table.LATEST.format(folder=place.table)})").fetchall()
+    return {str(path): values for path, *values in rows}
+
+
+def make_old(place: Place, modified: int | None = None) -> None:
+    """Write the files of a table as version 0.1.0 did: a field for each class, any date, no size in the records."""
+    for path in place.table.glob("*.parquet"):
+        rows = pq.read_table(path)
+        probabilities = rows["probabilities"].to_pylist(maps_as_pydicts="strict")
+        names = next(one for one in probabilities if one)
+        struct = pa.array(probabilities, pa.struct([(name, pa.float32()) for name in names]))
+        rows = rows.set_column(rows.column_names.index("probabilities"), "probabilities", struct)
+        if modified is not None:
+            times = pa.array([modified] * rows.num_rows).cast(pa.timestamp("us", "UTC"))
+            rows = rows.set_column(rows.column_names.index("modified"), "modified", times)
+        path.write_bytes(b"")
+        pq.write_table(rows, path)
+        note = place.table / "_tlearn" / "commits" / f"{path.name}.json"
+        record = json.loads(note.read_text())
+        del record["num_bytes"]
+        note.write_text(json.dumps({**record, "sha256": table.storage.sha256_file(path)}))
+
+
+def test_models_of_other_classes_share_a_table_that_everybody_reads(place: Place, tmp_path: Path) -> None:
+    place.score()
+    for number, classes in enumerate((("Cat", "cat", "fox"), ("cat", "dog", "owl")), 1):
+        place.put(f"new-{number}.jpg", "y" * (100 + number))
+        model = instant.save_model(tmp_path / f"model-{number}", number, Classes(classes))
+        assert place.score(model=model)["added"] == 30 + number
+    found = query(place, "probabilities['cat'], probabilities['Cat'], probabilities['owl'], map_keys(probabilities)")
+    assert len(found) == 32
+    for cat, other_cat, owl, names in found.values():
+        assert (other_cat, owl, names) == (None, 0.0, ["cat", "dog", "owl"]) and 0 <= cat <= 1
+    second = pq.read_table(sorted(place.table.glob("*.parquet"))[1]).to_pylist(maps_as_pydicts="strict")
+    assert all(list(row["probabilities"]) == ["Cat", "cat", "fox"] for row in second)
+    assert all(pq.read_schema(path).equals(table.SCHEMA) for path in place.table.glob("*.parquet"))
+
+
+def test_a_table_of_an_earlier_version_is_read_and_goes_on_with_todays_columns(place: Place, tmp_path: Path) -> None:
+    place.score()
+    place.put("second.jpg", "in a second file")
+    place.score()
+    before = place.outcomes()
+    make_old(place)
+    assert Ledger(str(place.table)).verify() == []
+    old = table.latest(str(place.table))
+    place.computed.clear()
+    assert place.score()["added"] == 0 and place.computed == []
+    assert place.outcomes() == before and table.latest(str(place.table)).equals(old)
+    model = instant.save_model(tmp_path / "other", 1, Classes(("cat", "fox")))
+    place.put("bird.jpg", "bird")
+    assert place.score(model=model)["added"] == 32
+    assert len(query(place, "probabilities['fox']")) == 32
+    assert Ledger(str(place.table)).verify() == []
+    written = {path: path.stat().st_mtime_ns for path in place.table.glob("*.parquet")}
+    place.score(model=model)
+    assert written == {path: path.stat().st_mtime_ns for path in place.table.glob("*.parquet")}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_crash_while_an_old_table_is_written_again_loses_nothing(
+    when: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.score()
+    before = place.outcomes()
+
+    def crash() -> None:
+        raise Crash
+
+    for at in range(1, 6):
+        make_old(place)
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            inject(patch, at, when, crash)
+            place.score()
+        (place.table / "_tlearn" / "lease.json").unlink(missing_ok=True)
+        assert place.outcomes() == before
+        assert place.score()["added"] == 0
+        assert Ledger(str(place.table)).verify() == [] and place.outcomes() == before
+
+
+BEYOND = 910_670_515_199
+"""Seconds: a day of the year 30828, as some network drives date their files."""
+
+
+@pytest.mark.parametrize("nanoseconds", [BEYOND * 10**9, -(10**20), 2**63 - 1, -1, 0])
+def test_every_time_is_one_that_a_date_can_have(nanoseconds: int) -> None:
+    assert pa.scalar(microseconds(nanoseconds), pa.timestamp("us", "UTC")).as_py().year in range(1, 10000)
+    assert microseconds(1_700_000_000_123_456_789) == 1_700_000_000_123_456
+
+
+@pytest.fixture
+def in_memory(place: Place) -> Iterator[None]:
+    """Move the input to where a file may have any date: a file system in memory. Skips where there is none."""
+    try:
+        folder = tempfile.mkdtemp(dir="/dev/shm")
+    except OSError:
+        pytest.skip("no file system in memory")
+    shutil.move(place.root / "input", folder)
+    (place.root / "input").symlink_to(Path(folder) / "input")
+    yield
+    shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_a_file_with_an_odd_date_has_one_row_that_everybody_reads(place: Place) -> None:
+    seconds = (BEYOND, -62_200_000_000, 8_000_000_000_000, 300_000_000_000, -1)
+    paths = sorted((place.root / "input").rglob("*.jpg"))
+    for path, second in zip(paths, seconds, strict=False):
+        os.utime(path, (second, second))
+        if path.stat().st_mtime != second:
+            pytest.skip("this file system has other dates")
+    assert place.score()["statuses"] == {"scored": 30}
+    assert (place.score()["added"], place.score()["unchanged"]) == (0, 30)
+    assert len(query(place, "epoch_us(modified)")) == 30
+    assert len(list(table.lines(table.latest(str(place.table))))) == 31
+
+
+@pytest.mark.parametrize("second", [BEYOND, -62_200_000_000])
+def test_a_table_that_a_date_has_broken_goes_on(second: int, place: Place) -> None:
+    place.score()
+    make_old(place, second * 10**6)
+    assert len(list(table.lines(table.latest(str(place.table))))) == 31
+    assert place.score()["added"] == 0
+    assert len(query(place, "epoch_us(modified)")) == 30
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def zeroed(content: bytes) -> bytes:
+    """As long as before, without what was in it: a file system gave room and no content before the power failed."""
+    return bytes(len(content))
+
+
+def flipped(content: bytes) -> bytes:
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 16]) + content[half + 1 :]
+
+
+def other(content: bytes) -> bytes:
+    return b"[]"
+
+
+def spoil(path: Path, how: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(how(path.read_bytes()))
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, flipped, other])
+@pytest.mark.parametrize("names", ["plan.parquet", "000001.parquet"])
+def test_a_plan_or_a_part_that_cannot_be_read_is_made_again(
+    names: str, how: Callable[[bytes], bytes], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Crash
+
+    for output in (f"{place.table}/", str(place.root / "one.parquet")):
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(scoring.parts, "merge", stop)
+            place.score(output=output)
+        (work,) = (path.parent for path in place.root.rglob("plan.parquet"))
+        spoil(work / names, how)
+        assert place.score(output=output)["statuses"] == {"scored": 30}
+    assert place.outcomes() == sorted(set(place.outcomes())) and len(place.rows()) == 30
+    assert pq.read_table(place.root / "one.parquet").num_rows == 30
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, other, None])
+def test_a_record_that_is_lost_ends_with_6_and_is_made_anew_from_its_file(
+    how: Callable[[bytes], bytes] | None, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        place.score()
+        place.put(name, name)
+    note = sorted((place.table / "_tlearn" / "commits").iterdir())[-1]
+    if how is None:
+        note.unlink()
+    else:
+        spoil(note, how)
+    before = place.outcomes()
+    place.computed.clear()
+    with pytest.raises(IntegrityError, match=f"{note.name.removesuffix('.json')}.*tlearn verify .*--repair"):
+        place.score()
+    assert main(["verify", str(place.table)]) == 6
+    assert main(["verify", str(place.table), "--repair"]) == 0
+    assert "its record is made anew" in capsys.readouterr().out
+    assert place.score()["added"] == 1 and place.computed == ["b.jpg"]
+    assert set(before) <= set(place.outcomes()) and main(["verify", str(place.table)]) == 0
+
+
+def test_a_ledger_that_is_lost_is_made_anew_from_the_files(place: Place) -> None:
+    place.score()
+    place.put("a.jpg", "a")
+    place.score(abstain_below=1.0)
+    before, records = place.outcomes(), Ledger(str(place.table)).records()
+    shutil.rmtree(place.table / "_tlearn")
+    with pytest.raises(IntegrityError, match="--repair"):
+        place.score()
+    assert main(["verify", f"{place.table}/", "--repair"]) == 0
+    made = Ledger(str(place.table)).records()
+    assert [(one.name, one.sha256, one.num_rows, one.statuses, one.run, one.model) for one in made] == [
+        (one.name, one.sha256, one.num_rows, one.statuses, one.run, one.model) for one in records
+    ]
+    assert place.score()["added"] == 0 and place.outcomes() == before
+
+
+def test_a_record_whose_file_is_gone_too_is_removed_by_repair(place: Place) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    file.unlink()
+    spoil(place.table / "_tlearn" / "commits" / f"{file.name}.json", emptied)
+    assert main(["verify", str(place.table), "--repair"]) == 0
+    assert place.score()["added"] == 30
+
+
+def test_an_index_with_a_flipped_byte_anywhere_is_made_anew(place: Place) -> None:
+    place.score()
+    before = place.outcomes()
+    (index,) = (place.root / "cache" / "tables").glob("*.sqlite")
+    size = index.stat().st_size
+    for position in range(0, size, size // 12):
+        content = bytearray(index.read_bytes())
+        content[position] ^= 1
+        index.write_bytes(content)
+        assert place.score()["added"] == 0
+    assert place.outcomes() == before
+
+
+@pytest.mark.parametrize("how", [emptied, cut, zeroed, other, None])
+def test_a_damaged_file_of_a_table_is_said_and_scoring_goes_on(
+    how: Callable[[bytes], bytes] | None, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    if how is None:
+        file.unlink()
+    elif how is zeroed:  # of the same size: told by whoever reads it
+        spoil(file, how)
+        assert main(["scores", str(place.table)]) == 6
+        assert file.name in capsys.readouterr().err
+        return
+    else:
+        spoil(file, how)
+    capsys.readouterr()
+    place.put("new.jpg", "new")
+    assert place.score()["added"] == 1
+    assert file.name in capsys.readouterr().err
+    assert main(["scores", str(place.table)]) == 6
+    error = capsys.readouterr().err
+    assert file.name in error and error.count("\n") == 1
+
+
+def test_a_flipped_byte_is_never_a_row(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.score()
+    (file,) = place.table.glob("*.parquet")
+    content = file.read_bytes()
+    for position in range(4, len(content), len(content) // 40):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        code = main(["scores", str(place.table), "--num-rows", "100"])
+        said = capsys.readouterr()
+        assert code in (0, 6)
+        if code == 6:
+            assert file.name in said.err and said.err.count("\n") == 1
+
+
+def test_a_table_is_what_its_ledger_says_whatever_else_is_in_its_folder(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    os.mkfifo(place.table / "pipe.parquet")
+    pq.write_table(pa.table({"a": [1]}), place.table / "foreign.parquet")
+    assert main(["scores", str(place.table), "--num-rows", "100"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("scored") == 30 and "foreign.parquet" in said.err
+    place.put("new.jpg", "new")
+    assert place.score()["added"] == 1 and "foreign.parquet" in capsys.readouterr().err
+    assert main(["verify", str(place.table)]) == 6
+    assert "foreign.parquet: not in the ledger" in capsys.readouterr().out
+
+
+def foreign(path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), path)
+
+
+def text(path: Path) -> None:
+    path.write_text("path,status\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "code"), [(foreign, 6), (text, 6), (empty, 6), (pipe, 7)], ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_is_no_table_is_named(
+    make: Callable[[Path], None], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "folder" / "some.parquet"
+    path.parent.mkdir()
+    make(path)
+    assert main(["scores", str(path)]) == code
+    assert main(["verify", str(path)]) == 3
+    assert main(["scores", str(path.parent)]) == (3 if make is pipe else 6)
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("tlearn: expected") and str(path.parent) in line
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["x.csv", "x.json", "x.CSV", "x.xlsx", "x.pq", "X.PARQUET", "x.feather", "a/x.txt", "x.db", "x.csv.gz", ""],
+)
+def test_an_output_that_is_meant_as_another_file_is_refused(output: str, place: Place) -> None:
+    with pytest.raises(UsageError, match="expected --output NAME"):
+        place.score(output=output and str(place.root / output))
+    assert not (place.root / "a").exists() and not list(place.root.glob("[xX].*"))
+
+
+@pytest.mark.parametrize("output", ["model=v2/", "x.csv/", "x.parquet/", "table.2026-11-26", ".hidden", "é ü"])
+def test_any_other_name_is_that_of_a_table(output: str, place: Place) -> None:
+    for added in (30, 0):
+        assert place.score(output=f"{place.root}/{output}")["added"] == added
+    assert (
+        place.score(output=f"{place.root}/{output}/.//" if output[-1] != "/" else f"{place.root}/{output}")["added"]
+        == 0
+    )
+
+
+def nothing(place: Place) -> None:
+    pass
+
+
+def a_folder(place: Place) -> None:
+    (place.root / "a.parquet").mkdir()
+
+
+def another_file(place: Place) -> None:
+    foreign(place.root / "a.parquet")
+
+
+def a_table(place: Place) -> None:
+    place.score(output=f"{place.root}/there/")
+
+
+def a_run(place: Place) -> None:
+    (place.root / "there").mkdir()
+    (place.root / "there" / "config.json").write_text("{}")
+
+
+def other_rows(place: Place) -> None:
+    (place.root / "there").mkdir()
+    foreign(place.root / "there" / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("output", "make"),
+    [
+        ("a.parquet", a_folder),
+        ("a.parquet", another_file),
+        ("there/mine.parquet", a_table),
+        ("there/", a_run),
+        ("there/", other_rows),
+        ("model/", nothing),
+        ("input/", nothing),
+        ("", nothing),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_place_that_holds_something_else_is_refused_before_work(
+    output: str, make: Callable[[Place], None], place: Place
+) -> None:
+    make(place)
+    place.computed.clear()
+    before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+    with pytest.raises(UsageError, match=r"choose another|that grows"):
+        place.score(output=f"{place.root}/{output}")
+    assert place.computed == [] and before == {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+
+
+@pytest.mark.parametrize("output", ["input/scores/", "input/scores.parquet"])
+def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> None:
+    for _ in range(2):
+        summary = place.score(output=f"{place.root}/{output}")
+        assert summary["listed"] == 30
+    assert Input.of(f"{place.root}/input").folder == f"{place.root}/input"
+
+
+def test_a_damaged_table_of_one_file_is_replaced(place: Place) -> None:
+    output = place.root / "one.parquet"
+    output.write_bytes(b"")
+    assert place.score(output=str(output))["added"] == 30
+
+
+@pytest.mark.parametrize(
+    ("given", "paths"),
+    [
+        (["cat/01.jpg"], ["01.jpg"]),
+        (["cat/01.jpg", "cat/03.jpg"], ["01.jpg", "03.jpg"]),
+        (["cat/01.jpg", "dog/00.jpg", "cat/01.jpg"], ["cat/01.jpg", "dog/00.jpg"]),
+        (["notes.txt"], ["notes.txt"]),
+        (["small", "cat/01.jpg"], ["cat/01.jpg", "small/a.jpg", "small/b/c.jpg"]),
+        (["small/", "./small/a.jpg", "small/b"], ["small/a.jpg", "small/b/c.jpg"]),
+        (["small"], ["a.jpg", "b/c.jpg"]),
+        (["bad\udcff.jpg"], ["bad%FF.jpg"]),
+        (["link.jpg", "linked"], ["link.jpg", "linked/a.jpg", "linked/b/c.jpg"]),
+    ],
+    ids=str,
+)
+def test_pictures_and_folders_that_are_named_are_what_is_scored(
+    given: list[str], paths: list[str], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("notes.txt", "small/a.jpg", "small/b/c.jpg", "small/d.txt", "bad\udcff.jpg"):
+        place.put(name, f"content of {name.encode(errors='replace')}")
+    monkeypatch.chdir(place.root / "input")
+    Path("link.jpg").symlink_to("cat/01.jpg")
+    Path("linked").symlink_to("small")
+    for more in (len(paths), 0):
+        summary = place.score(input=tuple(given) if len(given) > 1 else given[0])
+        assert (summary["listed"], summary["added"]) == (len(paths), more)
+    assert sorted(row["path"] for row in place.rows()) == paths
+
+
+def test_a_named_picture_has_the_path_that_it_has_in_its_folder(place: Place) -> None:
+    place.score(input=f"{place.root}/input/cat")
+    assert place.score(input=f"{place.root}/input/cat/01.jpg")["unchanged"] == 1
+    labels = place.score(input=(f"{place.root}/input/cat/01.jpg", f"{place.root}/input/dog"), output=f"{place.root}/b/")
+    assert labels["listed"] == 16
+
+
+@pytest.mark.parametrize(("given", "code"), [(["nowhere.jpg"], 3), (["cat/01.jpg", "nowhere"], 3), (["pipe.jpg"], 3)])
+def test_a_named_path_without_a_picture_is_said_before_work(
+    given: list[str], code: int, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(place.root / "input" / "pipe.jpg")
+    paths = [f"{place.root}/input/{name}" for name in given]
+    assert main(["score", "--model", place.model, "--output", f"{place.table}/", "--input", *paths]) == code
+    assert given[-1] in capsys.readouterr().err and not place.table.exists()
