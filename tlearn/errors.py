@@ -1,11 +1,23 @@
 """What a user can cause, each kind with the exit code of a command that it ends; all else is a fault of ours."""
 
+import signal
+from typing import ClassVar
+
 DONE = 0
 TOO_MANY_BAD_FILES = 4
 FAULT = 70
 """EX_SOFTWARE of sysexits.h: an exception that is none of the classes below."""
-INTERRUPTED = 130
 TERMINATED = 143
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends a command: it unwinds like Ctrl-C, so that temporary files and the lease go."""
+
+    WORDS: ClassVar = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+    def __init__(self, number: signal.Signals):
+        super().__init__()
+        self.word, self.code = self.WORDS[number], 128 + number
 
 
 class TlearnError(Exception):

@@ -41,7 +41,7 @@ from tlearn.training.gate import Gate
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
-    "quiet", "verbose",
+    "quiet", "verbose", "wait_seconds",
 )  # fmt: skip
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
 _GATE = [field.name for field in dataclasses.fields(Gate)]
