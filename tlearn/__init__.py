@@ -94,7 +94,7 @@ def train(
     """
     from tlearn import console, recipes
     from tlearn.config import TrainConfig
-    from tlearn.errors import UsageError
+    from tlearn.errors import UsageError, of_the_machine
     from tlearn.training import job
 
     if isinstance(data, TrainConfig):
@@ -105,7 +105,7 @@ def train(
         raise UsageError("expected a folder for the run, got none: tlearn.train(data, output)")
     else:
         config = recipes.configured(recipe, fspath(data), fspath(output), settings)
-    with console.shown(quiet=config.quiet, verbose=config.verbose):
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.train(config, _dotted(settings))
 
 
@@ -143,11 +143,12 @@ def score(
     """
     from tlearn import console, recipes
     from tlearn.config import ScoreConfig
+    from tlearn.errors import of_the_machine
     from tlearn.scoring import job
 
     paths = {"model": fspath(model), "input": fspath(input), "output": fspath(output)}
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
-    with console.shown(quiet=config.quiet, verbose=config.verbose):
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.score(config)
 
 

@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Such a process may come back from here twice, parent and child (guard.py): it ends with what is returned.
     """
     is_process = arguments is None
+    if is_process:
+        console.prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] in (["--version"], ["-V"]):
         print(f"tlearn {__version__}")
@@ -108,7 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else errors.DONE
     except BrokenPipeError:
         return _unread()
-    console.prepare_streams()
     settings = command.settings.config if isinstance(command.settings, Train) else command.settings
     quiet, verbose = getattr(settings, "quiet", False), getattr(settings, "verbose", False)
     started, result = time.monotonic(), None
@@ -199,7 +200,7 @@ def _guarded(command: Command, *, keep_stderr: bool) -> int:
 def _run(command: Command) -> int:
     """The command's exit code, or that of what stopped it."""
     try:
-        with _stopped_by_signals():
+        with _stopped_by_signals(), errors.of_the_machine():
             return _COMMANDS[command.name][1](command)
     except KeyboardInterrupt as stop:
         return _stopped(stop)

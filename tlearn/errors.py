@@ -1,6 +1,9 @@
 """What a user can cause, each kind with the exit code of a command that it ends; all else is a fault of ours."""
 
+import contextlib
+import errno
 import signal
+from collections.abc import Iterator
 from typing import ClassVar
 
 DONE = 0
@@ -66,3 +69,20 @@ class LockedError(TlearnError, RuntimeError):
     """Another run holds the output."""
 
     code = 75
+
+
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def of_the_machine() -> Iterator[None]:
+    """Turn rights and space that are lacking, wherever that is found out, into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TlearnError) or error.errno not in _OF_THE_MACHINE:
+            raise
+        raise StorageError(
+            f"expected room and rights at {error.filename or 'a disk'}, got {error.strerror}: choose another place "
+            "(--output, --cache, TMPDIR)"
+        ) from error

@@ -61,7 +61,7 @@ def _join(address: Address) -> None:
 
 def _start_here() -> None:
     """A Ray of this process, with a token that nobody else has to know."""
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray puts one into the home folder
     folder = places.session_folder()
     for is_last in (False, True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tlearn.errors import StorageError
 
-_ANSWER_SECONDS = 20.0
+_ANSWER_SECONDS = 10.0
 """How long an address is tried that refuses."""
 _SOCKET = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """What Ray adds to its folder for the longest name of a socket; its day stands for any."""
