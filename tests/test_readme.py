@@ -419,7 +419,8 @@ def test_every_column_and_status_of_a_score_table_is_described() -> None:
 def test_every_exit_code_is_described() -> None:
     described = re.findall(r"^\| ([\d, ]+) \|", PAGES["README.md"].partition("| exit code |")[2], re.MULTILINE)
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")]
-    codes = {errors.DONE, errors.FAULT, errors.INTERRUPTED, errors.TERMINATED, *(kind.code for kind in kinds)}
+    signals = (128 + number for number in errors.Stopped.WORDS)
+    codes = {errors.DONE, errors.FAULT, *signals, *(kind.code for kind in kinds)}
     assert [int(code) for row in described for code in row.split(", ")] == sorted(codes)
 
 

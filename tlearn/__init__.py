@@ -95,7 +95,7 @@ def train(
     """
     from tlearn import console, recipes
     from tlearn.config import TrainConfig
-    from tlearn.errors import UsageError
+    from tlearn.errors import UsageError, of_the_machine
     from tlearn.training import job
 
     if isinstance(data, TrainConfig):
@@ -106,7 +106,7 @@ def train(
         raise UsageError("expected a folder for the run, got none: tlearn.train(data, output)")
     else:
         config = recipes.configured(recipe, fspath(data), fspath(output), settings)
-    with console.shown(quiet=config.quiet, verbose=config.verbose):
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.train(config, _dotted(settings))
 
 
@@ -150,12 +150,13 @@ def score(
     """
     from tlearn import console, recipes
     from tlearn.config import ScoreConfig
+    from tlearn.errors import of_the_machine
     from tlearn.scoring import job
 
     given = fspath(input) if isinstance(input, str | PathLike) else tuple(fspath(path) for path in input)
     paths = {"model": fspath(model), "input": given, "output": fspath(output)}
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
-    with console.shown(quiet=config.quiet, verbose=config.verbose):
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.score(config)
 
 

@@ -13,9 +13,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated, Any, TypeAlias, Union
@@ -36,7 +37,8 @@ from tlearn.config import (
     VerifyConfig,
     WeightsConfig,
 )
-from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
+from tlearn.distributed import guard
+from tlearn.errors import InputError, IntegrityError, Stopped, TlearnError, UsageError
 from tlearn.recipes import RECIPES, SUMMARIES, known
 from tlearn.words import arranged, check_paths, is_path
 
@@ -95,12 +97,20 @@ class Command:
     words: tuple[str, ...]
     """All of them, with the recipe that goes without saying."""
 
+    @property
+    def config(self) -> Any:
+        """What a job is run with; of the other commands all there is."""
+        return self.settings.config if isinstance(self.settings, Train) else self.settings
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started this (>&-)
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    """Run a command; return its exit code. Without `arguments` this process is the command's own, and takes its words.
+
+    Such a process may come back from here twice, parent and child (guard.py): it ends with what is returned.
+    """
+    is_process = arguments is None
+    if is_process:
+        console.prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] in (["--version"], ["-V"]):
         print(f"tlearn {__version__}")
@@ -113,12 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else errors.DONE
     except BrokenPipeError:
         return _unread()
+    quiet, verbose = getattr(command.config, "quiet", False), getattr(command.config, "verbose", False)
     started, result = time.monotonic(), None
     console.event("started", command=command.name)
     try:
-        result = _run(command)
+        with console.shown(quiet=quiet, verbose=verbose):
+            result = (
+                _guarded(command, keep_stderr=verbose) if is_process and command.name in _WITH_RAY else _run(command)
+            )
     finally:
-        console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
+        if not guard.is_child():
+            console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
     return result
 
 
@@ -240,25 +255,24 @@ def _without_no(name: str) -> str:
     return f"{group}{dot}{last.removeprefix('no_')}"
 
 
+def _guarded(command: Command, *, keep_stderr: bool) -> int:
+    """The exit code of the process that runs the command, or that of what ended it."""
+    try:
+        return guard.run(lambda: _run(command), keep_stderr=keep_stderr or "TLEARN_DEBUG" in os.environ)
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except TlearnError as error:
+        return _failed(error)
+
+
 def _run(command: Command) -> int:
     """The command's exit code, or that of what stopped it."""
-    received: list[int] = []
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        # Unwinds like Ctrl-C, so that temporary files and the lease go; and nothing else ends what waits in ray.get.
-        received.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
-    settings = command.settings.config if isinstance(command.settings, Train) else command.settings
-    quiet, verbose = getattr(settings, "quiet", False), getattr(settings, "verbose", False)
     try:
-        check_paths(settings)
-        with console.shown(quiet=quiet, verbose=verbose):
+        check_paths(command.config)
+        with _stopped_by_signals(), errors.of_the_machine():
             return _COMMANDS[command.name].run(command)
-    except KeyboardInterrupt:
-        what, code = ("terminated", errors.TERMINATED) if received else ("stopped", errors.INTERRUPTED)
-        return _say(f"{what}; the same command goes on from here", code)
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except BrokenPipeError:
         return _unread()
     except TlearnError as error:
@@ -271,6 +285,36 @@ def _run(command: Command) -> int:
         )
         traceback.print_exc()
         return code
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Within, the first signal raises Stopped; others find the command ending. The handlers of a host are put back."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise Stopped(signal.Signals(number))
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        # What is ignored stays so: nohup, and the background of a script.
+        before = {number: signal.getsignal(number) for number in Stopped.WORDS}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():  # a process of our own is ending: nothing may come in between
+            signal.signal(number, signal.SIG_IGN if guard.is_child() else handler)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    if not isinstance(stop, Stopped):
+        stop = Stopped(signal.SIGINT)
+    return _say(f"{stop.word}; the same command goes on from here", stop.code)
 
 
 def _unread() -> int:
@@ -451,3 +495,4 @@ _COMMANDS = {
     "demo": _Does(DemoConfig, _demo, ("output",)),
     "bench": _Does(BenchConfig, _bench, ("input",)),
 }
+_WITH_RAY = ("train", "score", "demo", "bench")

@@ -282,6 +282,8 @@ class TrainConfig:
     decode: DecodeChoice = "here"
     """Where pictures are decoded: by the actor that computes (here), or by tasks on any free CPUs of the cluster
     (pool), for GPU nodes with few cores."""
+    wait_seconds: float = 1800.0
+    """How long to wait where the cluster has no CPU free: nodes that are to come, other jobs that are to end."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -310,6 +312,7 @@ class TrainConfig:
             raise UsageError(f"checkpoint_every_seconds must be above 0, got {self.checkpoint_every_seconds}")
         _at_least("max_failures", self.max_failures, 0)
         _at_least("seed", self.seed, 0)
+        _at_least("wait_seconds", self.wait_seconds, 0)
 
     @property
     def num_workers(self) -> tuple[int, int] | None:
@@ -351,6 +354,8 @@ class ScoreConfig:
     (pool), for GPU nodes with few cores."""
     cache: str = field(default_factory=default_cache)
     """Folder for the index of what is scored; safe to delete."""
+    wait_seconds: float = 1800.0
+    """How long to wait where the cluster has no CPU free: nodes that are to come, other jobs that are to end."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -366,6 +371,7 @@ class ScoreConfig:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
             _at_least("batch_size", self.batch_size, 1)
+        _at_least("wait_seconds", self.wait_seconds, 0)
         _workers(self.workers)
         if not 0 <= self.max_error_rate <= 1:
             raise UsageError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 if TYPE_CHECKING:
     import rich.progress
@@ -32,18 +32,40 @@ _LEAST_SECONDS = 0.25
 _SECONDS_BETWEEN = {"log": 10.0, "notebook": 0.5}
 
 
+def prepare_streams() -> None:
+    """What a terminal cannot show is shown as \\u2026, and what is closed (>&-) is written to nowhere."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file that is opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _show(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Print; where the reader has left (`tlearn train | head`), what follows goes nowhere, and the work goes on."""
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class _Lines(logging.Handler):
     """What is said goes to stdout, warnings to stderr. Asks for both anew: notebooks and bars exchange them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+        _show(record.getMessage(), sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
 class _Json(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         figures: Mapping[str, Any] = record.__dict__["figures"]
         line = {"time": datetime.now(UTC).isoformat(), "job": _JOB, "event": record.msg, **figures}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        _show(json.dumps(line), sys.stderr)
 
 
 _events.addHandler(_Json())
@@ -135,7 +157,7 @@ class Progress:
         elif self._medium is not None and self._last - self._printed >= _SECONDS_BETWEEN[self._medium]:
             self._printed = self._last
             end = "\r" if self._medium == "notebook" else "\n"
-            print(self.line().ljust(79 if end == "\r" else 0), end=end, file=sys.stderr, flush=True)
+            _show(self.line().ljust(79 if end == "\r" else 0), sys.stderr, end)
 
     def line(self) -> str:
         left = f", {self.rate():.1f} {self.unit}/s, {_clock(self._seconds_left())} left" if self.rate() else ""
@@ -158,7 +180,7 @@ class Progress:
         if self._medium is not None and kind is None:
             text = f"{self.what}: {self.done:,} in {_clock(time.monotonic() - self._started)}"
             text += f", {self.rate():.1f} {self.unit}/s after the start" if self.rate() else ""
-            print(text.ljust(79 if self._medium == "notebook" else 0), file=sys.stderr, flush=True)
+            _show(text.ljust(79 if self._medium == "notebook" else 0), sys.stderr)
 
 
 def _bar(unit: str) -> "rich.progress.Progress":

@@ -1,13 +1,26 @@
 """What a user can cause, each kind with the exit code of a command that it ends; all else is a fault of ours."""
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import signal
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 DONE = 0
 TOO_MANY_BAD_FILES = 4
 FAULT = 70
 """EX_SOFTWARE of sysexits.h: an exception that is none of the classes below."""
-INTERRUPTED = 130
 TERMINATED = 143
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends a command: it unwinds like Ctrl-C, so that temporary files and the lease go."""
+
+    WORDS: ClassVar = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+    def __init__(self, number: signal.Signals):
+        super().__init__()
+        self.word, self.code = self.WORDS[number], 128 + number
 
 
 class TlearnError(Exception):
@@ -56,6 +69,23 @@ class LockedError(TlearnError, RuntimeError):
     """Another run holds the output."""
 
     code = 75
+
+
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def of_the_machine() -> Iterator[None]:
+    """Turn rights and space that are lacking, wherever that is found out, into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TlearnError) or error.errno not in _OF_THE_MACHINE:
+            raise
+        raise StorageError(
+            f"expected room and rights at {error.filename or 'a disk'}, got {error.strerror}: choose another place "
+            "(--output, --cache, TMPDIR)"
+        ) from error
 
 
 def printable(name: str) -> str:

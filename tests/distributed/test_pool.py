@@ -1,16 +1,19 @@
 """An actor pool on a real Ray: every chunk once, whatever dies."""
 
 import os
+import signal
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import ray
+from processes import wait_for
 
+from tlearn import console
 from tlearn.distributed import launch, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Here, Pool, Threads
-from tlearn.errors import IntegrityError, TrainingError
+from tlearn.errors import IntegrityError, StorageError, TrainingError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -42,6 +45,19 @@ class DiesOnce:
         return ChunkResult(chunk.id, 1, 0)
 
 
+class StandsStillOnce:
+    """As a process does that is stopped, or reads from a mount that hangs."""
+
+    def __init__(self, canary: str, threads: Threads):
+        self.canary = Path(canary)
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        if chunk.id == "chunk-5" and not self.canary.exists():
+            self.canary.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return ChunkResult(chunk.id, 1, 0)
+
+
 class AlwaysDies:
     def __init__(self, task: None, threads: Threads):
         pass
@@ -64,6 +80,35 @@ def test_every_chunk_is_worked_on_once() -> None:
 def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
     results = list(pool.run(CHUNKS, f"{__name__}:DiesOnce", str(tmp_path / "canary"), POOL))
     assert sorted(result.chunk for result in results) == sorted(chunk.id for chunk in CHUNKS)
+
+
+def test_no_chunk_is_lost_with_an_actor_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "_TIMES_SLOWEST", 1)
+    canary = tmp_path / "canary"
+    results = list(pool.run(CHUNKS, f"{__name__}:StandsStillOnce", str(canary), POOL))
+    assert sorted(result.chunk for result in results) == sorted(chunk.id for chunk in CHUNKS)
+    process = int(canary.read_text())
+    wait_for(lambda: not Path(f"/proc/{process}").exists())
+
+
+def test_actors_are_ended_where_their_results_are_not_wanted_any_more(tmp_path: Path) -> None:
+    results = pool.run(CHUNKS, f"{__name__}:Count", 7, Pool(1, 2, 0))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+
+
+def test_room_that_does_not_come_is_said_and_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "_FIRST_WORD_SECONDS", 0.2)
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+    launch.wait_for_room([{"CPU": 1}], 0)
+    with console.shown(), pytest.raises(StorageError, match=r"expected 3 CPUs to become free, .*--wait-seconds"):
+        launch.wait_for_room([{"CPU": 3}], 0.5)
+    assert "waiting for 3 CPUs: 2 CPUs and 0 GPUs are free" in capsys.readouterr().err
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
 
 def test_actors_that_always_die_end_the_job() -> None:

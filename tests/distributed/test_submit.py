@@ -133,7 +133,7 @@ def test_the_exit_code_of_a_job_is_the_drivers_and_a_mistake_is_made_once(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "expected the cluster's token at http://127.0.0.1:"),
+        ({"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "expected the cluster's token, got Authentication failed: "),
         ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}, "expected a job server that takes jobs, got"),
     ],
     ids=["wrong token", "no server"],
@@ -290,6 +290,32 @@ def test_a_server_that_goes_as_the_job_is_sent_ends_with_7(
     monkeypatch.setattr(server, "submit_job", refuse)
     assert run(server, monkeypatch) == 7
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_project_that_is_too_large_to_be_sent_ends_with_2_and_what_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "movies").mkdir()
+    (tmp_path / "movies" / "film.bin").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "excluded").write_bytes(bytes(9 * 2**20))
+    (tmp_path / "env.yaml").write_text(f"working_dir: {tmp_path}\nexcludes: [excluded/]\n")
+    server = Server([])
+
+    def refuse(**options: Any) -> None:
+        raise RuntimeError("Request failed with status code 413: Maximum request body size 104857600 exceeded.")
+
+    monkeypatch.setattr(server, "submit_job", refuse)
+    assert run(server, monkeypatch, "--runtime-env", str(tmp_path / "env.yaml")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "100 MiB" in error and "movies (3 MiB)" in error and "excluded (" not in error
+
+
+@pytest.mark.parametrize("change", [{}, {"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}], ids=["none", "a path to nothing"])
+def test_a_token_that_is_missing_ends_with_7_and_one_line(change: dict[str, str], tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    home = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
+    code, _, errors = ended(tlearn_submit({**kept, **home, **change}, "train", "--data", "/data", "--output", "/run"))
+    assert code == 7 and errors.startswith("tlearn: expected") and "token" in errors and errors.count("\n") == 1
 
 
 def test_output_is_printed_once_though_the_connection_breaks(

@@ -1,5 +1,6 @@
 """What is known of training data: one row for every file, in the order of the bytes of its path."""
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -128,7 +129,8 @@ def _read_hashes(index: str) -> dict[tuple[str, int, int], str]:
 def _write_hashes(index: str, files: list[File]) -> None:
     names = ("path", "size", "modified", "sha256")
     table = pa.table({name: [getattr(file, name) for file in files] for name in names})
-    storage.write(index, lambda sink: pq.write_table(table, sink))
+    with contextlib.suppress(OSError):  # a cache that cannot be written is read, as far as it goes
+        storage.write(index, lambda sink: pq.write_table(table, sink))
 
 
 def table(files: list[File]) -> pa.Table:

@@ -1,25 +1,36 @@
 """Ray, started once: what both jobs ask of it before their work."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
+import queue
+import secrets
 import signal
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
+from tlearn.distributed import places
 from tlearn.distributed.nodes import Node, Nodes
+from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
 
 _starting = threading.Lock()
 
+_START_SECONDS = 90.0
+"""How long the start of Ray may take, or its answer."""
+_FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 10.0, 60.0
 _LOOK_SECONDS = 60.0
 """How long nodes are waited for that are to look whether they see a path; one that is slower is taken to see it."""
 
@@ -27,37 +38,144 @@ _LOOK_SECONDS = 60.0
 def start_ray() -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, or start one on this machine.
 
-    May be called by several threads: one starts, the others wait for it.
+    May be called by several threads: one starts, the others wait for it. Raises StorageError.
     """
-    handler = signal.getsignal(signal.SIGTERM)
-    with _starting:
+    with _starting, _handlers_kept():
         if not ray.is_initialized():
-            try:
-                _start_ray()
-            except (ConnectionError, RuntimeError, RayError) as error:
-                where = os.environ.get("RAY_ADDRESS", "this machine")
+            _prepare_environment()
+            address = places.cluster()
+            if address is not None:
+                _join(address)
+            else:
+                _start_here()
+            _quieten()
+
+
+def _join(address: Address) -> None:
+    address.require_answer()
+    try:
+        _in_time(functools.partial(ray.init, address.text, **_options()))
+    except Exception as error:
+        raise StorageError(f"{address}: {_advice(error)}") from error
+
+
+def _start_here() -> None:
+    """A Ray of this process, with a token that nobody else has to know."""
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray puts one into the home folder
+    folder = places.session_folder()
+    for is_last in (False, True):
+        try:
+            _in_time(functools.partial(ray.init, "local", num_cpus=num_cpus(), _temp_dir=folder, **_options()))
+            return
+        except Exception as error:
+            ray.shutdown()
+            if is_last:
                 raise StorageError(
-                    f"expected a Ray that answers at {where}, got {' '.join(str(error).split())[:200]}: another "
-                    "Ray may run here with another token; RAY_ADDRESS=local starts one of its own"
+                    f"expected Ray to start on this machine (in {folder}), got {_line(error)}"
                 ) from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray, in whatever thread it starts, puts handlers of its own there: one ends the process in mid-step, one
-        # aborts it if it takes three seconds to end.
-        signal.signal(signal.SIGTERM, handler)
 
 
-def _start_ray() -> None:
+def num_cpus() -> int:
+    """That may be used: of the control group, as Ray counts them, and of the affinity (taskset, Slurm)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(int(ray._private.utils.get_num_cpus(override_docker_cpu_warning=True)), usable), 1)
+
+
+def _prepare_environment() -> None:
     # Ray Train polls its workers every two seconds, which is longer than an epoch on features takes.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1800")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if console.is_verbose():
-        ray.init(include_dashboard=False)
+    os.environ.setdefault("PYTHONUTF8", "1")  # names of files and classes in any locale
+
+
+def _options() -> dict[str, Any]:
+    quiet = {} if console.is_verbose() else {"logging_level": logging.ERROR, "log_to_driver": False}
+    return {"include_dashboard": False, **quiet}
+
+
+def _quieten() -> None:
+    if not console.is_verbose():
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        for name in ("ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
+
+
+def _in_time(start: Callable[[], object]) -> None:
+    """Call in a thread that stays: Linux ends Ray's processes with the thread that started them."""
+    ended: queue.Queue[BaseException | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            start()
+        except BaseException as error:
+            ended.put(error)
+        else:
+            ended.put(None)
+            threading.Event().wait()
+
+    threading.Thread(target=run, daemon=True, name="ray").start()
+    try:
+        error = ended.get(timeout=_START_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer for {_START_SECONDS:.0f} s") from None
+    if error is not None:
+        raise error
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray, in whatever thread it starts, puts handlers of its own into the main one: one ends the process in mid-step,
+    one aborts it if it takes three seconds to end."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _advice(error: Exception) -> str:
+    text = _line(error)
+    if "Version mismatch" in text:
+        return f"another Ray or Python there ({text}): install the same here"
+    if isinstance(error, AuthenticationError) or "authenticat" in text.lower() or "token" in text.lower():
+        return f"its token is missing or another ({text}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    return f"got {text}: RAY_ADDRESS=local starts a Ray of its own"
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> None:
+    """Until the cluster has all of these resources free at once: nodes may have to come, other jobs to end.
+
+    Says after ten seconds what it waits for, and every minute. Raises StorageError after so many seconds.
+    """
+    free = ray.available_resources()
+    wanted = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
+    if all(free.get(name, 0) >= number for name, number in wanted.items()):
         return
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
+    what = " and ".join(f"{number:g} {name}s" for name, number in wanted.items() if number)
+    room = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")  # what an autoscaler sees
+    try:
+        started, patience = time.monotonic(), min(_FIRST_WORD_SECONDS, seconds)
+        while not room.wait(patience):
+            waited = time.monotonic() - started
+            has = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free"
+            if waited >= seconds:
+                raise StorageError(
+                    f"expected {what} to become free, after {waited:.0f} s {has}: add nodes, or wait longer "
+                    "(--wait-seconds)"
+                )
+            console.warn(f"waiting for {what}: {has}")
+            patience = min(_NEXT_WORD_SECONDS, seconds - waited)
+            free = ray.available_resources()
+    finally:
+        remove_placement_group(room)
 
 
 def nodes() -> Nodes:
@@ -122,7 +240,7 @@ def _seen_by(others: Sequence[Node], locations: list[str]) -> Iterator[tuple[Nod
     answers, _ = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_SECONDS)
     for answer in answers:
         with contextlib.suppress(RayError):  # the node is gone
-            yield asked[answer], ray.get(answer)
+            yield asked[answer], ray.get(answer, timeout=_LOOK_SECONDS)
 
 
 def _beginnings(locations: list[str]) -> list[str | None]:

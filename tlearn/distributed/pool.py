@@ -3,12 +3,17 @@
 Only paths go into an actor and only small rows come out; what is large the actor writes itself.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import io
+import queue
+import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
 import ray
@@ -21,6 +26,12 @@ from tlearn.distributed.nodes import Pool, Threads
 from tlearn.errors import TrainingError
 
 _MAX_DEATHS = 3
+_START_SECONDS = 900.0
+"""How long a round waits for its first chunk: actors load the model, perhaps on nodes that have just come."""
+_CAREFUL_SECONDS = 600.0
+"""How long a round waits for a chunk after one has failed: pictures may be decoded one by one, each with a limit."""
+_LEAST_SECONDS, _TIMES_SLOWEST = 120.0, 20
+"""How long it waits otherwise: so many times the longest wait for a chunk until then, but not less than this."""
 
 
 class Work(Protocol):
@@ -65,14 +76,15 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
     """
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths, threads = 0, pool.threads
+    patience = _Patience()
     while pending:
         try:
-            for result in _round(list(pending.values()), work, task, threads, pool, name):
+            for result in _timely(_round(list(pending.values()), work, task, threads, pool, name), work, patience):
                 del pending[result.chunk]
                 num_deaths = 0
                 yield result
-        except RayActorError as error:
-            if error.actor_init_failed:
+        except (RayActorError, _Stalled) as error:
+            if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise _initial_error(error) from None
             num_deaths += 1
             if num_deaths > _MAX_DEATHS:
@@ -80,7 +92,79 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
                     f"expected actors that live, {num_deaths} died one after the other ({_first_line(error)}): "
                     "look for a lack of memory, or try fewer --workers"
                 ) from error
+            patience = dataclasses.replace(patience, is_careful=True)
             pool = nodes().refitted(pool, len(pending))
+
+
+class _Stalled(Exception):
+    """No actor has done its chunk in time."""
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long the next chunk is waited for."""
+
+    slowest: float = 0.0
+    """The longest that one was waited for, beside a round's first."""
+    is_careful: bool = False
+
+    def seconds(self, *, is_first: bool) -> float:
+        least = _START_SECONDS if is_first else _CAREFUL_SECONDS if self.is_careful else _LEAST_SECONDS
+        return max(least, _TIMES_SLOWEST * self.slowest)
+
+
+def _timely(results: Iterator[ChunkResult], work: str, patience: _Patience) -> Iterator[ChunkResult]:
+    """Pass on what a thread waits for, as Ray Data itself has no limit. Ends the actors unless all results came.
+
+    Raises _Stalled where nothing came in time, and whatever the results raise.
+    """
+    fetched: queue.Queue[ChunkResult | BaseException | None] = queue.Queue()
+
+    def fetch() -> None:
+        try:
+            for result in results:
+                fetched.put(result)
+            fetched.put(None)
+        except BaseException as error:
+            fetched.put(error)
+
+    threading.Thread(target=fetch, daemon=True, name="chunks").start()
+    is_first, found = True, None
+    try:
+        while (found := _next(fetched, patience, is_first=is_first)) is not None:
+            is_first = False
+            yield found
+    finally:
+        if found is not None or is_first:
+            _end_actors(work)
+
+
+def _next(fetched: "queue.Queue[Any]", patience: _Patience, *, is_first: bool) -> ChunkResult | None:
+    started, limit = time.monotonic(), patience.seconds(is_first=is_first)
+    try:
+        found = fetched.get(timeout=limit)
+    except queue.Empty:
+        raise _Stalled(f"no chunk was done for {limit:.0f} s") from None
+    if isinstance(found, BaseException):
+        raise found
+    if not is_first:
+        patience.slowest = max(patience.slowest, time.monotonic() - started)
+    return cast(ChunkResult | None, found)
+
+
+def _end_actors(work: str) -> None:
+    """Also those that stand still, and hear nothing: their node ends the process."""
+    worker: Any = ray._private.worker.global_worker
+    with contextlib.suppress(Exception):  # whatever Ray says, the run ends or goes on without them
+        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+        for actor, facts in ray._private.state.actors(job_id=job, actor_state_name="ALIVE").items():
+            if _name(work) in facts["ActorClassName"]:
+                worker.core_worker.kill_actor(ray.ActorID.from_hex(actor), True)
+
+
+def _name(work: str) -> str:
+    """Of its class, and of its actors."""
+    return work.partition(":")[2]
 
 
 def _round(
@@ -91,7 +175,7 @@ def _round(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the limit on restarts has no other name yet (ray#65227)
         results = dataset.map_batches(
-            type(work.partition(":")[2], (_Actor,), {}),
+            type(_name(work), (_Actor,), {}),
             fn_constructor_args=(work, task, threads),
             batch_size=1,
             batch_format="pyarrow",

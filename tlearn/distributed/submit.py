@@ -53,6 +53,7 @@ def run(config: SubmitConfig, job: TrainConfig | ScoreConfig, words: Sequence[st
     name = config.submission_id or f"{words[0]}-{digest(entrypoint)}"
     command = _Command(name, entrypoint, _runtime_env(config.runtime_env))
     with _one_line():
+        _require_readable_token()
         client = _connect(config.address)
     seconds = config.retry_seconds
     for attempt in range(1, config.max_attempts + 1):
@@ -121,16 +122,17 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
 
 
 class _Client(JobSubmissionClient):
-    """With requests that end, and one line for a token that is refused."""
+    """With requests that end."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        try:
-            return super()._do_request(method, endpoint, **{"timeout": _REQUEST_SECONDS, **options})
-        except AuthenticationError as error:
-            raise StorageError(
-                f"expected the cluster's token at {self._address}, got {str(error).splitlines()[0]}: set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
+        return super()._do_request(method, endpoint, **{"timeout": _REQUEST_SECONDS, **options})
+
+
+def _require_readable_token() -> None:
+    """Ray's C++ would end the process."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path is not None and "RAY_AUTH_TOKEN" not in os.environ and not os.access(path, os.R_OK):
+        raise StorageError(f"expected a token in {path} (from RAY_AUTH_TOKEN_PATH), found nothing that can be read")
 
 
 def _connect(address: str | None) -> JobSubmissionClient:
@@ -148,6 +150,11 @@ def _one_line() -> Iterator[None]:
         yield
     except (StorageError, UsageError, LockedError):
         raise
+    except AuthenticationError as error:
+        raise StorageError(
+            f"expected the cluster's token, got {str(error).splitlines()[0].partition('. ')[0]}: set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise StorageError(
             f"expected a job server that takes jobs, got {error}: start Ray, or give its address (--address "
@@ -220,8 +227,25 @@ def _is_sent(client: JobSubmissionClient, config: SubmitConfig, command: _Comman
     except RuntimeError as error:
         if "already exists" in str(error):
             return False
+        if "413" in str(error):
+            raise UsageError(
+                f"expected a project folder of the size that the job server takes (100 MiB, where it is not told "
+                f"otherwise), its largest parts are {_largest(command.environment)}: exclude them in --runtime-env"
+            ) from error
         raise
     return True
+
+
+def _largest(environment: dict[str, Any]) -> str:
+    """Names and sizes of what is largest in the folder that is sent."""
+    excluded = {name.strip("/") for name in environment.get("excludes", [])}
+    sizes = {path.name: _num_bytes(path) for path in Path(environment["working_dir"]).iterdir()}
+    largest = sorted(sizes.keys() - excluded, key=lambda name: -sizes[name])
+    return ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in largest[:3])
+
+
+def _num_bytes(path: Path) -> int:
+    return sum(file.lstat().st_size for file in [path, *path.rglob("*")])
 
 
 def _attempt_name(name: str, number: int) -> str:

@@ -67,7 +67,8 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
         return ()
     found = engine.calibrate(frozen.layers, frozen.preprocess, torch.stack(pixels).split(8))
     content = json.dumps({"images": images, "ranges": found}).encode()
-    storage.write_bytes(storage.join(folder, f"{digest(images)}.json"), content)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is read, as far as it goes
+        storage.write_bytes(storage.join(folder, f"{digest(images)}.json"), content)
     return found
 
 

@@ -1,5 +1,6 @@
 """Where pretrained tensors come from: cache, package, download, or a file; verified."""
 
+import contextlib
 import hashlib
 import http.client
 import math
@@ -94,7 +95,8 @@ def _imagenet(folder: str, arch: Arch) -> dict[str, Tensor]:
             check_published(tensors)
         data = save_safetensors(tensors)
         name = f"{arch}-imagenet-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-        storage.write_bytes(storage.join(folder, name), data)
+        with contextlib.suppress(OSError):  # a cache that cannot be written is read, as far as it goes
+            storage.write_bytes(storage.join(folder, name), data)
         return tensors
     extra = "install the extra tlearn[offline], or " if arch == "vgg16" else ""
     raise InputError(

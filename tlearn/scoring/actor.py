@@ -27,7 +27,7 @@ from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
 
-_DECODE_TIMEOUT_SECONDS = 120
+_DECODE_TIMEOUT_SECONDS = 60
 
 
 class Score:

@@ -143,7 +143,6 @@ def _start_ray() -> None:
 
     with contextlib.suppress(Exception):
         launch.start_ray()
-    threading.Event().wait()  # Linux ends Ray's processes with the thread that started them
 
 
 @contextlib.contextmanager
@@ -161,6 +160,7 @@ def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int)
     from tlearn.distributed import launch, meters, pool
 
     launch.start_ray()
+    launch.wait_for_room([{"CPU": 1}], config.wait_seconds)
     with plan.opened(run.folder) as planned:
         first = storage.join(run.input, planned.entries(missing[0])[0].path)
     launch.require_shared([storage.join(config.model, "model.json"), first], [run.folder])

@@ -15,7 +15,9 @@ from tlearn.storage.remote import Remote, tried
 
 
 def default_cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlearn")
+    home = os.path.expanduser("~")
+    known = home if home != "~" else "/"  # a user whom the system does not know
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path(known) / ".cache") / "tlearn")
 
 
 def disk(location: str) -> Path:

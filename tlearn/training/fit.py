@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -186,14 +186,15 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
     config, resources = job.config, _resources(job.config)
     # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
     # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
-    # dashboard shows the name.
-    name = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
+    # dashboard shows the name, and tags its meters with it, which takes ASCII: so it is not the person's name.
+    name = f"train-{digest(run.location)[:8]}-{len(storage.folders(root)) + 1:03}"
     folder = storage.join(root, name)
     initial = _take_over(root, storage.join(folder, "initial"), job.digest) if found else None
     num_threads = max(int(resources.cpus_per_worker), 1)
     attempt = Attempt(job, folder, num_threads, initial, run.lease.location, run.lease.owner)
     storage.write_bytes(attempt.metrics_location, b"")
     system, path = storage.filesystem(root)
+    launch.wait_for_room(resources.bundles, config.wait_seconds)
     trainer = _Trainer(
         worker.run,
         train_loop_config={"attempt": attempt},
@@ -261,11 +262,17 @@ class _Resources:
     use_gpu: bool
     cpus_per_worker: float
 
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of the fewest workers."""
+        fewest = self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+        return [{"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)}] * fewest
+
     def scaling(self) -> ScalingConfig:
         return ScalingConfig(
             num_workers=self.num_workers,  # type: ignore[arg-type]
             use_gpu=self.use_gpu,
-            resources_per_worker={"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)},
+            resources_per_worker=self.bundles[0],
             elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
         )
 
@@ -291,5 +298,7 @@ def _root_cause(error: BaseException) -> str:
     if failures:
         rank, failure = min(failures.items())
         return f"worker {rank}: {_root_cause(failure)}"
+    if isinstance(error, OutOfMemoryError):
+        return "Ray ended a worker because its node ran out of memory: try fewer --workers or smaller batches"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

@@ -15,7 +15,7 @@ from tlearn.console import event, say, warn
 from tlearn.data import manifest
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed.launch import nodes, require_gpus, require_shared, start_ray
+from tlearn.distributed.launch import nodes, require_gpus, require_shared, start_ray, wait_for_room
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
 from tlearn.features.cache import Features, outcomes, pooled, ranges
@@ -89,6 +89,7 @@ def _start(task: _Task, run: RunFolder) -> None:
     config, files = task.config, task.listing.files
     live.describe_data(task.listing)
     start_ray()
+    wait_for_room([{"CPU": 1}], config.wait_seconds)
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
     require_shared([storage.join(config.data, files[0].path), *weights_file], [config.cache, run.location])
     require_gpus()

@@ -42,7 +42,7 @@ from tlearn.training.gate import Gate
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
-    "quiet", "verbose",
+    "quiet", "verbose", "wait_seconds",
 )  # fmt: skip
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""

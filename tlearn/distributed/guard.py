@@ -1,0 +1,193 @@
+"""A small process before the one that works: whatever becomes of Ray, a command ends with a line and a code of ours.
+
+Ray's C++ ends its driver where raylet or GCS are lost, and hears no signal where they stand still. So a command that
+uses Ray is two processes. The child works, and says here with which code it ended. The parent passes signals on, ends
+what stands still, and leaves no process behind: as a subreaper it becomes the parent of all that the child leaves. It
+costs a few milliseconds. Linux only; elsewhere, and in a program that imports tlearn, the work is done in the process
+itself.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tlearn import errors
+from tlearn.errors import Stopped, StorageError
+
+END_SECONDS = 30.0
+"""How long a command may take to end after a signal, or after its work is done."""
+_STILL_SECONDS = 60.0
+"""How long a process may be stopped (SIGSTOP) before it is ended, and Ray goes on without it."""
+_LEFT_SECONDS = 1.0
+"""How long processes may outlive the command that started them."""
+_LOOK_SECONDS = 2.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_is_child = False
+
+
+def is_child() -> bool:
+    """Whether this process works under the eyes of another."""
+    return _is_child
+
+
+def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
+    """Do the work in a child process; return its exit code, or that of what ended it. The child returns here too.
+
+    Raises StorageError where the child died without a word, Stopped where it had to be killed after a signal. With
+    `keep_stderr`, what C++ writes there is seen.
+    """
+    if sys.platform != "linux":
+        return work()
+    heard = {number for number in Stopped.WORDS if signal.getsignal(number) is not signal.SIG_IGN}
+    reading, writing = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        os.set_blocking(reading, False)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        return _Guard(child, reading, heard).wait()
+    global _is_child
+    _is_child = True
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(errors.FAULT)
+    os.close(reading)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not keep_stderr:
+        _keep_for_python()
+    code = errors.FAULT
+    try:
+        code = work()
+    finally:
+        os.write(writing, bytes([code]))
+    return code
+
+
+def _keep_for_python() -> None:
+    """Let nobody write to stderr but Python: Ray's C++ has pages to say when it ends a process."""
+    own = os.dup(2)
+    sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+@dataclass(slots=True)
+class _Guard:
+    """The parent."""
+
+    child: int
+    reading: int
+    """The child's exit code comes here."""
+    heard: set[signal.Signals]
+    stop: signal.Signals | None = None
+    """The signal that ends the command."""
+    code: int | None = None
+    """What the child has said."""
+    deadline: float = float("inf")
+    stopped: dict[int, float] = field(default_factory=dict)
+    """Processes that are stopped, and for how many seconds they have been seen so."""
+
+    def wait(self) -> int:
+        status = None
+        while status is None:
+            received = signal.sigtimedwait({*self.heard, signal.SIGCHLD}, _LOOK_SECONDS)
+            if received is not None and received.si_signo in self.heard:
+                self._pass_on(signal.Signals(received.si_signo), is_of_terminal=received.si_code > 0)
+            elif received is None:
+                self._end_stopped()
+            self._listen()
+            if time.monotonic() > self.deadline:
+                os.kill(self.child, signal.SIGKILL)
+            status = self._ended()
+        self._listen()
+        self._clear()
+        return self._verdict(status)
+
+    def _pass_on(self, number: signal.Signals, *, is_of_terminal: bool) -> None:
+        if self.stop is None:
+            self.stop, self.deadline = number, time.monotonic() + END_SECONDS
+        if not is_of_terminal:  # which sends it to both
+            os.kill(self.child, number)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(self.reading, 1)
+            if said:
+                self.code, self.deadline = said[0], time.monotonic() + END_SECONDS
+
+    def _ended(self) -> int | None:
+        """The child's wait status once it has ended. Reaps whatever else has."""
+        ended = None
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                if found[0] == self.child:
+                    ended = found[1]
+        return ended
+
+    def _end_stopped(self) -> None:
+        """Called every two seconds; those in which the guard was stopped too, by Ctrl-Z, do not count."""
+        now = {process for process in _descendants(os.getpid()) if _state(process) == "T"}
+        self.stopped = {process: self.stopped.get(process, 0.0) + _LOOK_SECONDS for process in now}
+        for process, seconds in self.stopped.items():
+            if seconds >= _STILL_SECONDS:
+                _kill(process)
+
+    def _clear(self) -> None:
+        """End what the child has left running."""
+        deadline = time.monotonic() + _LEFT_SECONDS
+        while left := [*_descendants(os.getpid())]:
+            if time.monotonic() > deadline:
+                for process in left:
+                    _kill(process)
+            time.sleep(0.05)
+            self._ended()
+
+    def _verdict(self, status: int) -> int:
+        if self.code is not None:
+            return self.code
+        if self.stop is not None:
+            raise Stopped(self.stop)
+        how = (
+            f"exit code {os.WEXITSTATUS(status)}" if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
+        )
+        raise StorageError(
+            f"expected Ray to run as long as the command, it or this process was lost ({how}): look for a lack of "
+            "memory; the same command goes on from here"
+        )
+
+
+def _descendants(process: int) -> Iterator[int]:
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(folder.name))
+    waiting = [process]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        yield from found
+        waiting += found
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
