@@ -41,8 +41,10 @@ def _fits(value: Any, kind: Any) -> bool:
         return _fits(value, arguments[0])
     if origin is Literal:
         return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(map(_fits, value.values(), [arguments[1]] * len(value)))
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
     if arguments:
         return any(_fits(value, argument) for argument in arguments)
     if isinstance(value, bool) and kind is not bool:
@@ -54,6 +56,8 @@ def _described(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _described(arguments[0])
+    if origin is tuple:
+        return f"several, each {_described(arguments[0])}"
     if origin is dict:
         return f"names, each with {_described(arguments[1])}"
     if arguments:

@@ -35,7 +35,7 @@ class Flag:
         if self.kind is bool:
             return []
         taken: list[str] = []
-        takes_many = get_origin(self.kind) in (dict, tuple, list)
+        takes_many = any(get_origin(kind) in (dict, tuple) for kind in (self.kind, *get_args(self.kind)))
         while words and not words[0].startswith("--") and (takes_many or not taken):
             taken.append(words.pop(0))
         if not taken:

@@ -138,8 +138,8 @@ def test_adamw_is_adamw() -> None:
     ("change", "says"),
     [
         ({"lr": 0.0}, "learning rates"),
-        ({"lr": math.nan}, "learning rates"),
-        ({"head_lr": math.nan}, "learning rates"),
+        ({"lr": math.nan}, "a finite number"),
+        ({"head_lr": math.nan}, "a finite number"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"global_batch_size": 0}, "global_batch_size"),
     ],

@@ -30,6 +30,7 @@ from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.storage.lease import Holder
 from tlearn.training import checkpoint, loop, worker
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.loop import Kept, Worker
@@ -228,10 +229,11 @@ def test_nothing_is_reported_once_another_run_holds_the_folder(
 ) -> None:
     lease = tmp_path / "lease.json"
     ours = dataclasses.replace(attempt, lease=str(lease), owner="ours")
-    for content in (b'{"owner": "ours"}', b"", b"{"):
+    holder = Holder("ours", "host", "boot", 1, None)
+    for content in (holder.to_json(), b"", b"{"):
         lease.write_bytes(content)
         assert train(ours, f"after {len(content)}", num_reports=1)
-    lease.write_bytes(b'{"owner": "another"}')
+    lease.write_bytes(dataclasses.replace(holder, owner="another").to_json())
     with pytest.raises(LockedError, match="run another has taken it over"):
         train(ours, "lost")
     assert not (tmp_path / "lost").exists()

@@ -262,7 +262,7 @@ def require_gpus() -> None:
     look = ray.remote(_require_gpu).options(num_cpus=0, num_gpus=1)
     with causes():
         answers, _ = ray.wait([look.remote()], timeout=_LOOK_SECONDS)
-        ray.get(answers)
+        ray.get(answers, timeout=_LOOK_SECONDS)
 
 
 def _require_gpu() -> None:
