@@ -180,3 +180,5 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
         return
     if stat.S_ISREG(status.st_mode):
         yield Entry(path, status.st_size, microseconds(status.st_mtime_ns))
+    elif stat.S_ISDIR(status.st_mode):
+        yield Entry(path, -1, 0, "link")
