@@ -32,7 +32,7 @@ from tlearn.config import (
     VerifyConfig,
     WeightsConfig,
 )
-from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
+from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError, printable
 from tlearn.recipes import RECIPES, SUMMARIES, known
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
@@ -217,7 +217,7 @@ def _failed(error: TlearnError) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"tlearn: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"tlearn: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
     console.event("error", code=code, error=text)
     return code
 

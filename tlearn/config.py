@@ -177,7 +177,7 @@ class TrainConfig:
     """Fine-tune a pretrained VGG16 on a folder of images."""
 
     data: str
-    """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
+    """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
     output: str
     """Folder (or URI) in which the run is left: model, metrics, report."""
     recipe: Suppress[str] = "frozen"
@@ -311,7 +311,7 @@ class CheckConfig:
     """Say what is in a data folder and what is wrong with it."""
 
     data: str
-    """Folder (or URI) with train/ and perhaps val/ and test/."""
+    """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
