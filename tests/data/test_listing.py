@@ -3,13 +3,16 @@
 import hashlib
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from tlearn import storage
 from tlearn.data.listing import hold_out, pictures, read
 from tlearn.data.manifest import File, Listing
 from tlearn.data.names import Ignored
@@ -261,21 +264,50 @@ KEYS = [
 MARKERS = ["_SUCCESS", "x_$folder$", "a/.hid/x.jpg", "a/.hid/y.jpg", "_temporary/0/part.jpg", "notes.txt"]
 
 
+@dataclass
 class Store:
-    """As pyarrow lists these keys of an S3 bucket: folders are made of every part of a key, empty ones too."""
+    """As pyarrow lists the keys of an S3 bucket: folders are made of every part of a key, empty ones too."""
+
+    keys: list[str]
 
     def get_file_info(self, asked: fs.FileSelector | str) -> fs.FileInfo | list[fs.FileInfo]:
         if isinstance(asked, str):
+            if "//" in asked:
+                raise pa.ArrowInvalid(f"Empty path component in path {asked}")
             return fs.FileInfo(asked, fs.FileType.Directory)
-        keys = [f"{asked.base_dir}/{key}" for key in [*KEYS, *MARKERS]]
+        keys = [key for key in self.keys if key.startswith(f"{asked.base_dir}/")]
+        if not asked.recursive:
+            start = len(asked.base_dir) + 1
+            made = {key[:start] + key[start:].partition("/")[0] for key in keys}
+            kinds = {path: fs.FileType.File if path in keys else fs.FileType.Directory for path in made}
+            return [fs.FileInfo(path.rstrip("/"), kind) for path, kind in kinds.items()]
         made = {key.rsplit("/", depth)[0] for key in keys for depth in range(1, key.count("/") + 1)} - {"bucket"}
         files = [fs.FileInfo(key, fs.FileType.File, size=1) for key in keys]
         return [*files, *(fs.FileInfo(folder, fs.FileType.Directory) for folder in made)]
 
 
-def test_every_key_of_a_bucket_is_listed_once_and_its_markers_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "filesystem", lambda location: (Store(), location.removeprefix("s3://")))
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    store = Store([])
+    monkeypatch.setattr(remote, "filesystem", lambda location: (store, location.removeprefix("s3://")))
+    return store
+
+
+def test_every_key_of_a_bucket_is_listed_once_and_its_markers_are_ignored(store: Store) -> None:
+    store.keys = [f"bucket/in/{key}" for key in [*KEYS, *MARKERS]]
     ignored = Ignored()
     assert sorted(entry.path for entry in pictures("s3://bucket/in", ignored)) == sorted(KEYS)
     expected = {"_SUCCESS": 1, "*_$folder$": 1, ".hid/": 1, "_temporary/": 1, ".txt": 1}
     assert dict(ignored.names) == expected
+    with pytest.raises(OSError, match="Empty path component"):
+        storage.read_listed("s3://bucket/in", "a//2.jpg")
+
+
+def test_a_key_has_a_class_where_its_first_part_is_a_name(store: Store) -> None:
+    store.keys = [f"bucket/in/train/{key}" for key in KEYS] + [f"bucket/in/val/{name}/1.jpg" for name in "ap"]
+    listing = read("s3://bucket/in")
+    classes = {file.path.removeprefix("train/"): file.label for file in listing.of("train")}
+    assert classes == {key: key[0] for key in KEYS if key.startswith(("a/", "p/"))}
+    assert (
+        listing.remarks[-1] == f"{len(KEYS) - len(classes)} pictures lie loose in train/, in no class folder: ignored"
+    )

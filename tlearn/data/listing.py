@@ -12,6 +12,8 @@ from tlearn.data.names import Ignored, is_entered, is_picture
 from tlearn.errors import InputError, printable, some
 from tlearn.storage import Entry
 
+_NO_CLASS = (".", "..")
+"""Parts of keys of object stores; no names of folders elsewhere."""
 _OWN = ": put the images of each class into a folder of its own"
 
 
@@ -73,7 +75,7 @@ def _files(data: str, split: str, folder: str, ignored: Ignored) -> list[File]:
     files = []
     for entry in storage.in_order(pictures(_location(data, folder), ignored, prefix)):
         label, _, rest = entry.path.partition("/")
-        label = label if rest and label not in (".", "..") else ""
+        label = label if rest and label not in _NO_CLASS else ""
         files.append(File(split, prefix + entry.path, label, entry.size, entry.modified))
     return files
 
@@ -89,7 +91,7 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
     labels = sorted({file.label for file in files} - {""})
     if labels and all(map(splits.split_of, labels)):
         raise InputError(f"expected {wanted} in {location}, found {some(labels)}: give --data {location}")
-    empty = [name for name in storage.folders(location) if is_entered(name) and name not in labels]
+    empty = [name for name in storage.folders(location) if is_entered(name) and name not in (*labels, *_NO_CLASS)]
     if empty:
         raise InputError(
             f"expected images in every class folder of {location}, found none in {some(empty)}: "

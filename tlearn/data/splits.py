@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlearn import storage
@@ -107,12 +107,12 @@ def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
     for file in files:
         groups.setdefault(file.sha256 or file.path, []).append(file)
     sizes = {key: Counter(file.label for file in copies) for key, copies in groups.items()}
-    of_class: dict[str, list[int]] = {}
+    of_class: dict[str, list[tuple[int, int]]] = {}  # of each picture: in how many classes it is, how often in this one
     for counts in sizes.values():
         for label, count in counts.items():
-            of_class.setdefault(label, []).append(count)
-    require_two({label: len(counts) for label, counts in of_class.items()})
-    room = {label: min(max(round(sum(ns) * fraction), min(ns)), sum(ns) - 1) for label, ns in of_class.items()}
+            of_class.setdefault(label, []).append((len(counts), count))
+    require_two({label: len(pictures) for label, pictures in of_class.items()})
+    room = {label: _room([count for _, count in pairs], fraction, min(pairs)[1]) for label, pairs in of_class.items()}
     held: list[File] = []
     for key in sorted(groups, key=lambda key: min(_draw(seed, file) for file in groups[key])):
         if all(count <= room[label] for label, count in sizes[key].items()):
@@ -120,6 +120,11 @@ def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
             for label, count in sizes[key].items():
                 room[label] -= count
     return [dataclasses.replace(file, split="val") for file in sorted(held, key=lambda file: file.path)]
+
+
+def _room(counts: Sequence[int], fraction: float, least: int) -> int:
+    """How many files of a class may be held out: its share, but one picture at least, and never all."""
+    return min(max(round(sum(counts) * fraction), least), sum(counts) - 1)
 
 
 def require_two(counts: Mapping[str, int]) -> None:

@@ -71,6 +71,8 @@ class Remote:
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def read(self, path: str, limit: int | None) -> Content:
+        from pyarrow import ArrowInvalid
+
         def request() -> Content:
             system, root = filesystem(self.location)
             name = f"{root}/{decode_name(path).decode()}"
@@ -79,7 +81,10 @@ class Remote:
                 data = file.read(limit)
             return Content(data, info.size, _modified(info))
 
-        return tried(request)
+        try:
+            return tried(request)
+        except ArrowInvalid as error:  # a name that a store may have and its client refuses: "a//b"
+            raise OSError(str(error)) from None
 
     def open_input(self) -> Any:
         system, path = filesystem(self.location)

@@ -195,6 +195,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
+        ignored_names=dict(task.listing.ignored.names.most_common()),
     )
     run.publish(summary)
     return summary

@@ -15,7 +15,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,14 @@ class Summary:
     seconds_train: float
     model_digest: str
     seconds_total: float
+    ignored_names: dict[str, int] = field(default_factory=dict)
+    """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return content
+        return {name: value for name, value in content.items() if name != "ignored_names" or value}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Summary":
