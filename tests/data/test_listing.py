@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
@@ -161,11 +161,11 @@ def test_what_cannot_be_trained_on_is_said_with_what_was_found(
         assert part in message
 
 
-def test_a_thousand_classes_make_no_long_line(tmp_path: Path) -> None:
-    put(tmp_path, *(f"train/a long class name, number {number}/1.jpg" for number in range(300)), "val/fox/1.jpg")
+def test_many_classes_make_no_long_line(tmp_path: Path) -> None:
+    put(tmp_path, *(f"train/a long class name, number {number}/1.jpg" for number in range(100)), "val/fox/1.jpg")
     with pytest.raises(InputError) as caught:
         read(str(tmp_path))
-    assert len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 700
 
 
 def test_a_class_that_val_lacks_is_a_note_with_or_without_its_folder(tmp_path: Path) -> None:
@@ -226,6 +226,7 @@ def contents(draw: st.DrawFn) -> list[File]:
     return files
 
 
+@settings(deadline=None)
 @given(contents(), st.floats(0.05, 0.95), st.integers(0, 5))
 def test_copies_of_one_picture_stay_on_one_side_and_both_sides_have_every_class(
     files: list[File], fraction: float, seed: int
@@ -237,6 +238,7 @@ def test_copies_of_one_picture_stay_on_one_side_and_both_sides_have_every_class(
     assert {file.split for file in val} == {"val"}
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.floats(0.01, 0.99), st.integers(0, 3))
 def test_without_copies_the_smallest_hashes_are_held_out(count: int, fraction: float, seed: int) -> None:
     files = [File("train", path, path.split("/")[1], 1, 1, path) for path in folders("train", "a", "b", count=count)]
@@ -308,6 +310,4 @@ def test_a_key_has_a_class_where_its_first_part_is_a_name(store: Store) -> None:
     listing = read("s3://bucket/in")
     classes = {file.path.removeprefix("train/"): file.label for file in listing.of("train")}
     assert classes == {key: key[0] for key in KEYS if key.startswith(("a/", "p/"))}
-    assert (
-        listing.remarks[-1] == f"{len(KEYS) - len(classes)} pictures lie loose in train/, in no class folder: ignored"
-    )
+    assert len(classes) == 5 and "4 pictures lie loose in train/" in listing.remarks[-1]
