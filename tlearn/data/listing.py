@@ -46,8 +46,9 @@ def read(data: str) -> Listing:
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
         splits.require_two(Counter(file.label for file in train))
-    test = [file for file in files.get("test", []) if file.label in classes.names]
-    unlabelled = [file for file in files.get("test", []) if file.label not in classes.names]
+    known = set(classes.names)
+    test = [file for file in files.get("test", []) if file.label in known]
+    unlabelled = [file for file in files.get("test", []) if file.label not in known]
     if strangers := sorted({file.label for file in unlabelled} - {""}):
         remarks.append(f"folders of test/ that are no class of train/: {classes.beside(strangers)}")
     for split in ("train", "val"):

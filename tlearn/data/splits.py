@@ -39,7 +39,7 @@ def split_of(folder: str) -> str | None:
 
 def find(data: str) -> Layout:
     """Look for the splits. They may be links, as what a person names may be. Raises InputError."""
-    _require_folder(data)
+    storage.require_folder(data)
     present = _folders(data)
     found: dict[str, str] = {}
     for name in present:
@@ -50,10 +50,7 @@ def find(data: str) -> Layout:
             )
         if split is not None:
             found[split] = name
-            if not storage.exists(storage.join(data, name)):
-                raise InputError(
-                    f"expected a folder at {data}/{name}, found a link that leads nowhere: mend or remove it"
-                )
+            storage.require_folder(storage.join(data, name))  # a link may lead nowhere
     others = [f"{name}/" for name in present if split_of(name) is None]
     if "train" in found:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
@@ -66,15 +63,6 @@ def find(data: str) -> Layout:
     if found or not any(map(is_entered, storage.folders(data))):
         raise InputError(_no_train(data, present))
     return Layout({"train": ""}, (f"no train/: the folders in {data} are taken as the classes",))
-
-
-def _require_folder(data: str) -> None:
-    if storage.is_remote(data):
-        return
-    path = storage.local(data)
-    if not path.is_dir():
-        came = "found a link that leads nowhere" if path.is_symlink() else "found nothing"
-        raise InputError(f"expected a folder at {path}, {'found a file' if path.exists() else came}: check --data")
 
 
 def _folders(location: str) -> list[str]:

@@ -38,6 +38,11 @@ def stream(location: str, enters: Callable[[str], bool] = is_shown) -> Iterator[
     return _at(location).stream(enters)
 
 
+def require_folder(location: str) -> None:
+    """Raise InputError where there is no folder."""
+    _at(location).require_folder()
+
+
 def folders(location: str) -> list[str]:
     """Names of the folders directly in a folder, sorted, without links; none where there is no folder."""
     return sorted(_at(location).folders())

@@ -23,10 +23,14 @@ class Local:
     path: Path
     """Absolute."""
 
-    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+    def require_folder(self) -> None:
         if not self.path.is_dir():
-            came = "found a file" if self.path.exists() else "found nothing"
-            raise InputError(f"expected a folder at {self.path}, {came}: check the path")
+            none = "a link that leads nowhere" if self.path.is_symlink() else "nothing"
+            came = "a file" if self.path.exists() else none
+            raise InputError(f"expected a folder at {self.path}, found {came}: check the path")
+
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+        self.require_folder()
         root, waiting = os.fsencode(self.path), [b""]
         while waiting:
             prefix = waiting.pop()

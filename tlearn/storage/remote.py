@@ -23,12 +23,18 @@ _COPY_BYTES = 8 * 2**20
 class Remote:
     location: str
 
-    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+    def require_folder(self) -> None:
         from pyarrow import fs
 
         system, root = filesystem(self.location)
         if system.get_file_info(root).type != fs.FileType.Directory:
             raise InputError(f"expected a folder at {self.location}, found none: check the URI")
+
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+        from pyarrow import fs
+
+        self.require_folder()
+        system, root = filesystem(self.location)
         not_entered = set()
         for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
             if info.type != fs.FileType.File:
