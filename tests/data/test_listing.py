@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -94,6 +95,27 @@ def test_the_data_folder_and_its_splits_may_be_links(tmp_path: Path) -> None:
         assert paths(read(str(tmp_path / name))) == {"train": set(PLAIN[:6]), "val": set(PLAIN[6:]), "test": set()}
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_one_that_has_just_gone_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, *PLAIN, "train/cat/closed/1.jpg", "train/dog/gone/1.jpg")
+    failures = {b"closed": PermissionError(13, "Permission denied"), b"gone": FileNotFoundError(2, "No such folder")}
+    scandir = os.scandir
+
+    def scan(path: bytes) -> Any:
+        for name, failure in failures.items():
+            if name in os.fsencode(path):
+                raise failure
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    ignored = Ignored()
+    assert {entry.path for entry in pictures(str(tmp_path), ignored)} == set(PLAIN)
+    assert ignored.remarks() == ["folders that cannot be read: train/cat/closed"]
+    with pytest.raises(InputError, match="folders that cannot be read: train/cat/closed"):
+        read(str(tmp_path))
+
+
 def test_a_link_to_a_picture_is_a_picture_and_one_that_leads_nowhere_is_missing(tmp_path: Path) -> None:
     put(tmp_path, *PLAIN, "train/cat/link.jpg -> 0.jpg", "train/cat/dead.jpg -> nowhere")
     sizes = {file.path: file.size for file in read(str(tmp_path)).of("train")}
@@ -134,6 +156,7 @@ def test_class_folders_without_train_are_train(tmp_path: Path) -> None:
         ([f"photos/{name}" for name in PLAIN], ["--data ", "/photos"]),
         ([f"train/{name}" for name in PLAIN], ["found train, val", "--data ", "/train"]),
         (folders("train/train", "cat", "dog"), ["found train", "--data ", "/train"]),
+        ([*PLAIN[:6], *folders("val/val", "cat", "dog")], ["/val, found val: move up what is in it"]),
         (folders("train/photos", "cat", "dog"), ["found 1 (photos)", "holds cat, dog", "move them up"]),
         (["train/1.jpg", "train/2.jpg", "train/labels.csv"], ["2 pictures that lie loose", "class", ".csv 1"]),
         (["1.jpg", "2.png", "labels.csv"], ["2 pictures that lie loose", "train/<class>/", ".csv 1"]),

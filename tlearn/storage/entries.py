@@ -12,8 +12,8 @@ _LOOKS_ENCODED = re.compile(r"%(?=(?:25)*[89A-Fa-f][0-9A-Fa-f])")
 _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 
 
-Kind = Literal["file", "folder", "link", "dead link"]
-"""A file, or a folder that is not entered, or a link to a folder, which never is, or a link that leads nowhere."""
+Kind = Literal["file", "folder", "closed folder", "link", "dead link"]
+"""A file, or a folder that is not entered, or one that cannot be, or a link to a folder, or one that leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ def stream(location: str, enters: Callable[[str], bool] = is_shown) -> Iterator[
     """List every file under a folder, in any order, without holding the names of a local folder in memory.
 
     The folder itself may be called anything and may be a link. Of the folders in it those are entered whose name
-    `enters`; the others, links to folders and links that lead nowhere are listed too, by their kind. Links to files
-    are files. Pipes, sockets and devices are left out. Raises InputError where there is no such folder.
+    `enters`; the others, those that cannot be read, links to folders and links that lead nowhere are listed too, by
+    their kind. Links to files are files. Pipes, sockets and devices are left out. Raises InputError where there is no
+    such folder.
     """
     return _at(location).stream(enters)
 

@@ -3,7 +3,6 @@
 Names are bytes here, because a name need not be UTF-8.
 """
 
-import contextlib
 import os
 import shutil
 import stat
@@ -34,7 +33,16 @@ class Local:
         root, waiting = os.fsencode(self.path), [b""]
         while waiting:
             prefix = waiting.pop()
-            with _scan(root, prefix) as scan:
+            try:
+                scan = os.scandir(os.path.join(root, prefix))
+            except FileNotFoundError:  # gone since its parent was listed
+                continue
+            except OSError as error:
+                if not prefix:
+                    raise InputError(f"expected a readable folder at {self.path}: {error.strerror}") from None
+                yield Entry(encode_name(prefix[:-1]), -1, 0, "closed folder")
+                continue
+            with scan:
                 for entry in scan:
                     if not entry.is_dir(follow_symlinks=False):
                         yield from _listed(entry, prefix)
@@ -146,16 +154,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
-    try:
-        scan = os.scandir(os.path.join(root, prefix) if prefix else root)
-    except OSError as error:
-        raise InputError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
-    with scan:
-        yield scan
 
 
 def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
