@@ -78,7 +78,12 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(name, refuse)
 
 
-def test_a_finished_run_is_known(place: Path, no_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("with_test", [False, True])
+def test_a_finished_run_is_known(
+    with_test: bool, place: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if with_test:  # it is not trained on
+        draw(place / "data" / "test" / "red" / "0.bmp", 300)
     before = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*")}
     assert main([*TRAIN, "--output", "run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((BEFORE / "run" / "summary.json").read_text())

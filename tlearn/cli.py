@@ -38,7 +38,7 @@ from tlearn.config import (
     WeightsConfig,
 )
 from tlearn.distributed import guard
-from tlearn.errors import InputError, IntegrityError, Stopped, TlearnError, UsageError
+from tlearn.errors import InputError, IntegrityError, Stopped, TlearnError, UsageError, printable
 from tlearn.recipes import RECIPES, SUMMARIES, known
 from tlearn.words import arranged, check_paths, is_path
 
@@ -330,7 +330,7 @@ def _failed(error: TlearnError) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"tlearn: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"tlearn: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
     console.event("error", code=code, error=text)
     return code
 

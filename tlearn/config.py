@@ -242,7 +242,7 @@ class TrainConfig:
     """
 
     data: str
-    """Folder (or URI) with train/ and perhaps val/, each with one folder per class."""
+    """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
     output: str
     """Folder (or URI) in which the run is left: model, metrics, report."""
     recipe: Suppress[Fixed[str]] = "frozen"
@@ -394,7 +394,7 @@ class CheckConfig:
     """
 
     data: str
-    """Folder (or URI) with train/ and perhaps val/ and test/."""
+    """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False

@@ -1,12 +1,16 @@
 """What `tlearn check` finds, for programs and for people."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tlearn.data.check import check, lines
+from tlearn.classes import Classes
+from tlearn.cli import main
+from tlearn.data.check import Findings, check, lines
+from tlearn.data.copies import Copies
 
 JSON = (
     '{"classes": ["cat", "dog"], "train": {"cat": 2, "dog": 3}, "val": {"cat": 1, "dog": 1}, "test": 1, "ignored": 1, '
@@ -56,3 +60,84 @@ def test_of_many_bad_files_a_person_sees_the_first_twenty(data: Path) -> None:
     shown = list(lines(findings))
     assert len(findings.bad) == 31 and sum(": unreadable: " in line for line in shown) == 20
     assert shown[-2:] == ["and 11 more: --json lists them all", "31 of them cannot be used"]
+
+
+def draw(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (number, 1, 1)).save(path)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Copies of pictures of train/ and val/ in test/: in the same class, in another, in an unknown one, in none."""
+    for number, name in enumerate(
+        ("train/cat/0", "train/cat/1", "train/dog/0", "train/dog/1", "val/cat/0", "val/dog/0")
+    ):
+        draw(tmp_path / f"{name}.png", number)
+    copies = ("train/cat/0 cat/copy", "train/cat/1 dog/other", "train/dog/0 fox/unknown", "val/dog/0 a\nb")
+    for source, target in (pair.split(" ") for pair in copies):
+        path = tmp_path / "test" / f"{target}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / f"{source}.png", path)
+    return tmp_path
+
+
+def test_the_same_bytes_in_any_two_splits_are_named_file_by_file(copied: Path) -> None:
+    findings = check(str(copied))
+    assert findings.copies == (
+        Copies(("train/cat/0.png", "test/cat/copy.png"), ("train", "test"), ("cat",)),
+        Copies(("train/cat/1.png", "test/dog/other.png"), ("train", "test"), ("cat", "dog")),
+        Copies(("train/dog/0.png", "test/fox/unknown.png"), ("train", "test"), ("dog", "fox")),
+        Copies(("val/dog/0.png", "test/a\nb.png"), ("val", "test"), ("dog",)),
+    )
+    assert findings.test == 4
+    text = list(lines(findings))
+    assert r"same bytes: val/dog/0.png, test/a\nb.png" in text
+    assert "note: folders of test/ that are no class of train/: fox" in text
+    assert any("3 images are in train and in test" in line for line in text)
+    assert any("1 images are in val and in test" in line for line in text)
+    assert any("2 images are in two classes" in line for line in text)
+
+
+def test_pictures_that_are_held_out_have_no_copy_in_train(tmp_path: Path) -> None:
+    for number in range(10):
+        for name in ("cat", "dog"):
+            path = tmp_path / "train" / name / f"{number}.png"
+            draw(path, number + 100 * (name == "dog"))
+            shutil.copy(path, path.with_name(f"Copy of {number}.png"))
+    findings = check(str(tmp_path))
+    assert sum(findings.val.values()) == 8 and findings.copies == ()
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "code", "says"),
+    [(0, 0, ""), (1, 0, ""), (3, 4, "at most 5.0% bad images"), (20, 3, "readable images of dog in train/")],
+)
+def test_check_ends_as_train_would(
+    num_bad: int, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(400 if num_bad == 20 else 20):
+        draw(tmp_path / f"train/cat/{number}.png", number % 256)
+        if number < 20:
+            draw(tmp_path / f"train/dog/{number}.png", number)
+    draw(tmp_path / "val/cat/0.png", 1)
+    for number in range(num_bad):
+        (tmp_path / f"train/dog/{number}.png").write_bytes(b"")
+    assert main(["check", "--data", str(tmp_path), "--quiet", "--json"]) == code
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["code"], len(found["bad"])) == (code, num_bad)
+    assert says in (found["refusal"] or "") and says in printed.err and printed.err.count("\n") == (code > 0)
+
+
+def test_much_of_anything_makes_no_long_text() -> None:
+    names = tuple(f"a long class name, number {number}" for number in range(1000))
+    counts = dict.fromkeys(names, 7) | {names[3]: 1, names[5]: 9}
+    twins = tuple(
+        Copies((f"train/{number}.jpg", f"val/{number}.jpg"), ("train", "val"), ("a",)) for number in range(500)
+    )
+    findings = Findings(names, counts, counts, 0, 0, (), (), {}, (), twins, 0, None)
+    text = list(lines(findings))
+    assert len(text) < 30 and max(map(len, text)) < 200
+    assert f"from {names[3]} 1 to {names[5]} 9" in text[0] and "and 480 more: --json lists them all" in text
+    assert Classes(names).counted(counts) in text[0]

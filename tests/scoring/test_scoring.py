@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from processes import PYTHONPATH
 
-from tlearn import storage
+from tlearn import console, storage
 from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
@@ -220,6 +220,43 @@ def test_the_summary_has_these_keys_in_this_order(place: Place) -> None:
     keys = "listed unchanged scored uncertain failed added copied computed statuses ignored model run output"
     keys += " drift drift_sentence images_per_second seconds_total ignored_names remarks"
     assert list(place.score()) == keys.split()
+
+
+def test_what_is_no_picture_has_no_row_and_is_said(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (
+        "._00.jpg",
+        "cat/Thumbs.db",
+        "@eaDir/00.jpg/thumb.jpg",
+        "00.jpg:large",
+        "00.jpg.1",
+        "_SUCCESS",
+        "a.csv",
+    ):
+        place.put(name, name)
+    os.symlink("../input/cat", place.root / "input" / "camera")
+    os.symlink("nowhere", place.root / "input" / "mount")
+    os.symlink("nowhere", place.root / "input" / "dead.jpg")
+    with console.shown():
+        summary = place.score()
+    assert (summary["listed"], summary["ignored"], summary["statuses"]) == (31, 7, {"scored": 30, "missing": 1})
+    kinds = {"._*": 1, "Thumbs.db": 1, "@eaDir/": 1, ".jpg:large": 1, ".1": 1, "_SUCCESS": 1, ".csv": 1}
+    assert summary["ignored_names"] == kinds
+    said = capsys.readouterr().out
+    for remark in summary["remarks"]:
+        assert f"note: {remark}\n" in said
+    assert "not followed: camera\n" in said and "nowhere: mount\n" in said and ".jpg:large 1" in said
+    (row,) = (row for row in place.rows() if row["status"] == "missing")
+    assert (row["path"], row["error"]) == ("dead.jpg", "a link that leads nowhere")
+
+
+def test_an_input_without_a_picture_is_not_passed_over_in_silence(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (place.root / "input").rglob("*.jpg"):
+        path.rename(path.with_suffix(".jpg:large"))
+    with console.shown(quiet=True):
+        place.score()
+    assert "found no picture in" in capsys.readouterr().err
 
 
 def test_a_lost_index_changes_nothing(place: Place) -> None:

@@ -84,7 +84,8 @@ def test_what_is_not_entered_is_listed_by_its_kind_and_the_folder_itself_may_be_
 
 def test_a_missing_folder_and_a_file_are_no_folders(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, found in (("nowhere", "found nothing"), ("file", "found a file")):
+    os.symlink("gone", tmp_path / "link")
+    for name, found in (("nowhere", "found nothing"), ("file", "found a file"), ("link", "a link that leads nowhere")):
         with pytest.raises(ValueError, match=found):
             list(storage.stream(str(tmp_path / name)))
 

@@ -12,6 +12,8 @@ from tlearn.data.names import Ignored, is_entered, is_picture
 from tlearn.errors import InputError, printable, some
 from tlearn.storage import Entry
 
+_NO_CLASS = (".", "..")
+"""Parts of keys of object stores; no names of folders elsewhere."""
 _OWN = ": put the images of each class into a folder of its own"
 
 
@@ -33,19 +35,22 @@ def read(data: str) -> Listing:
     """
     layout, ignored = splits.find(data), Ignored()
     files = {split: _files(data, split, folder, ignored) for split, folder in layout.folders.items()}
+    if ignored.closed:
+        raise InputError(f"expected folders that can be read in {data}{ignored.hint()}")
     train = [file for file in files["train"] if file.label]
     classes = _classes(data, layout.folders["train"], files["train"], ignored)
     remarks = [*layout.remarks, *_remarks_on_train(train, layout.folders["train"], classes)]
     val = [file for file in files.get("val", []) if file.label]
     if "val" in layout.folders:
-        _require_pictures(_location(data, layout.folders["val"]), "class folders with images", files["val"], ignored)
-        classes.require([file.label for file in val], "val/", ignored.hint())
-        if lacking := sorted(set(classes.names) - {file.label for file in val}):
+        labels = _labels(data, layout.folders["val"], files["val"], ignored)
+        classes.require(labels, "val/", ignored.hint())
+        if lacking := sorted(set(classes.names).difference(labels)):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
         splits.require_two(Counter(file.label for file in train))
-    test = [file for file in files.get("test", []) if file.label in classes.names]
-    unlabelled = [file for file in files.get("test", []) if file.label not in classes.names]
+    known = set(classes.names)
+    test = [file for file in files.get("test", []) if file.label in known]
+    unlabelled = [file for file in files.get("test", []) if file.label not in known]
     if strangers := sorted({file.label for file in unlabelled} - {""}):
         remarks.append(f"folders of test/ that are no class of train/: {classes.beside(strangers)}")
     for split in ("train", "val"):
@@ -73,7 +78,7 @@ def _files(data: str, split: str, folder: str, ignored: Ignored) -> list[File]:
     files = []
     for entry in storage.in_order(pictures(_location(data, folder), ignored, prefix)):
         label, _, rest = entry.path.partition("/")
-        label = label if rest and label not in (".", "..") else ""
+        label = label if rest and label not in _NO_CLASS else ""
         files.append(File(split, prefix + entry.path, label, entry.size, entry.modified))
     return files
 
@@ -84,18 +89,14 @@ def _location(data: str, folder: str) -> str:
 
 def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> Classes:
     """Those of train/. Raises InputError where a class has no picture, or where there are not two."""
-    location = _location(data, folder)
-    wanted = "class folders with images" if folder else "a folder train/, or class folders with images,"
-    labels = sorted({file.label for file in files} - {""})
-    if labels and all(map(splits.split_of, labels)):
-        raise InputError(f"expected {wanted} in {location}, found {some(labels)}: give --data {location}")
-    empty = [name for name in storage.folders(location) if is_entered(name) and name not in labels]
+    location, filled = _location(data, folder), {file.label for file in files}
+    empty = [name for name in storage.folders(location) if is_entered(name) and name not in filled.union(_NO_CLASS)]
     if empty:
         raise InputError(
             f"expected images in every class folder of {location}, found none in {some(empty)}: "
             f"add some or remove the folder{ignored.hint()}"
         )
-    _require_pictures(location, wanted, files, ignored)
+    labels = _labels(data, folder, files, ignored)
     if len(labels) == 1:
         inner = sorted(_inner_folders(files, folder)[labels[0]])
         inside = f", which holds {some(inner)}: if these are the classes, move them up" if inner else _OWN
@@ -104,10 +105,19 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
     return Classes.of(labels)
 
 
-def _require_pictures(location: str, wanted: str, files: Sequence[File], ignored: Ignored) -> None:
-    if not any(file.label for file in files):
+def _labels(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> list[str]:
+    """The class folders of a split with pictures. Raises InputError where there is none, or where they are splits."""
+    location = _location(data, folder)
+    wanted = "class folders with images" if folder else "a folder train/, or class folders with images,"
+    labels = sorted({file.label for file in files} - {""})
+    if not labels:
         loose = f"{len(files):,} pictures that lie loose{_OWN}" if files else "none"
         raise InputError(f"expected {wanted} in {location}, found {loose}{ignored.hint()}")
+    inner = list(map(splits.split_of, labels))
+    if all(inner):
+        advice = f"give --data {location}" if "train" in inner else "move up what is in it"
+        raise InputError(f"expected {wanted} in {location}, found {some(labels)}: {advice}")
+    return labels
 
 
 def _remarks_on_train(files: Sequence[File], folder: str, classes: Classes) -> list[str]:

@@ -97,6 +97,8 @@ class Ignored:
     """Paths of links to folders."""
     dead_links: list[str] = field(default_factory=list)
     """Paths of links that lead nowhere and have no picture's suffix."""
+    closed: list[str] = field(default_factory=list)
+    """Paths of folders that cannot be read."""
     loose: Counter[str] = field(default_factory=Counter)
     """How many pictures lie in no class folder, by the folder of the split."""
 
@@ -110,6 +112,8 @@ class Ignored:
             self.links.append(prefix + entry.path)
         elif entry.kind == "dead link":
             self.dead_links.append(prefix + entry.path)
+        elif entry.kind == "closed folder":
+            self.closed.append(prefix + entry.path)
         else:
             name = entry.path.rpartition("/")[2]
             kind = litter(name) or (name if entry.kind == "folder" else os.path.splitext(name)[1].lower() or name)
@@ -130,6 +134,8 @@ class Ignored:
         if self.names:
             counts = [f"{kind} {count:,}" for kind, count in self.names.most_common()]
             remarks.append(f"ignored, by name no pictures: {some(counts)}")
+        if self.closed:
+            remarks.append(f"folders that cannot be read: {some(self.closed)}")
         if self.links:
             remarks.append(f"links to folders are not followed: {some(self.links)}")
         if self.dead_links:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlearn import storage
@@ -39,7 +39,7 @@ def split_of(folder: str) -> str | None:
 
 def find(data: str) -> Layout:
     """Look for the splits. They may be links, as what a person names may be. Raises InputError."""
-    _require_folder(data)
+    storage.require_folder(data)
     present = _folders(data)
     found: dict[str, str] = {}
     for name in present:
@@ -50,10 +50,7 @@ def find(data: str) -> Layout:
             )
         if split is not None:
             found[split] = name
-            if not storage.exists(storage.join(data, name)):
-                raise InputError(
-                    f"expected a folder at {data}/{name}, found a link that leads nowhere: mend or remove it"
-                )
+            storage.require_folder(storage.join(data, name))  # a link may lead nowhere
     others = [f"{name}/" for name in present if split_of(name) is None]
     if "train" in found:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
@@ -66,15 +63,6 @@ def find(data: str) -> Layout:
     if found or not any(map(is_entered, storage.folders(data))):
         raise InputError(_no_train(data, present))
     return Layout({"train": ""}, (f"no train/: the folders in {data} are taken as the classes",))
-
-
-def _require_folder(data: str) -> None:
-    if storage.is_remote(data):
-        return
-    path = storage.local(data)
-    if not path.is_dir():
-        came = "found a link that leads nowhere" if path.is_symlink() else "found nothing"
-        raise InputError(f"expected a folder at {path}, {'found a file' if path.exists() else came}: check --data")
 
 
 def _folders(location: str) -> list[str]:
@@ -107,12 +95,12 @@ def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
     for file in files:
         groups.setdefault(file.sha256 or file.path, []).append(file)
     sizes = {key: Counter(file.label for file in copies) for key, copies in groups.items()}
-    of_class: dict[str, list[int]] = {}
+    of_class: dict[str, list[tuple[int, int]]] = {}  # of each picture: in how many classes it is, how often in this one
     for counts in sizes.values():
         for label, count in counts.items():
-            of_class.setdefault(label, []).append(count)
-    require_two({label: len(counts) for label, counts in of_class.items()})
-    room = {label: min(max(round(sum(ns) * fraction), min(ns)), sum(ns) - 1) for label, ns in of_class.items()}
+            of_class.setdefault(label, []).append((len(counts), count))
+    require_two({label: len(pictures) for label, pictures in of_class.items()})
+    room = {label: _room([count for _, count in pairs], fraction, min(pairs)[1]) for label, pairs in of_class.items()}
     held: list[File] = []
     for key in sorted(groups, key=lambda key: min(_draw(seed, file) for file in groups[key])):
         if all(count <= room[label] for label, count in sizes[key].items()):
@@ -120,6 +108,11 @@ def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
             for label, count in sizes[key].items():
                 room[label] -= count
     return [dataclasses.replace(file, split="val") for file in sorted(held, key=lambda file: file.path)]
+
+
+def _room(counts: Sequence[int], fraction: float, least: int) -> int:
+    """How many files of a class may be held out: its share, but one picture at least, and never all."""
+    return min(max(round(sum(counts) * fraction), least), sum(counts) - 1)
 
 
 def require_two(counts: Mapping[str, int]) -> None:

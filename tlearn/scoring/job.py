@@ -22,6 +22,7 @@ from tlearn.config import ScoreConfig
 from tlearn.console import Progress, event, say, warn
 from tlearn.data.names import Ignored
 from tlearn.distributed.chunks import Chunk, chunk_size
+from tlearn.errors import some
 from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
 from tlearn.scoring import index, parts, plan
@@ -98,6 +99,8 @@ class _Job:
         counts = index.fill(self.index, entries, scope, on_new_path=_once(_start_ray))
         if not counts.listed:
             warn(f"WARNING: found no picture in {self.input.folder}")
+        if ignored.closed:
+            warn(f"WARNING: found folders that cannot be read: {some(ignored.closed)}; their files wait")
         for remark in ignored.remarks():
             say(f"note: {remark}")
         return counts, ignored

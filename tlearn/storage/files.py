@@ -32,10 +32,16 @@ def stream(location: str, enters: Callable[[str], bool] = is_shown) -> Iterator[
     """List every file under a folder, in any order, without holding the names of a local folder in memory.
 
     The folder itself may be called anything and may be a link. Of the folders in it those are entered whose name
-    `enters`; the others, links to folders and links that lead nowhere are listed too, by their kind. Links to files
-    are files. Pipes, sockets and devices are left out. Raises InputError where there is no such folder.
+    `enters`; the others, those that cannot be read, links to folders and links that lead nowhere are listed too, by
+    their kind. Links to files are files. Pipes, sockets and devices are left out. Raises InputError where there is no
+    such folder.
     """
     return _at(location).stream(enters)
+
+
+def require_folder(location: str) -> None:
+    """Raise InputError where there is no folder."""
+    _at(location).require_folder()
 
 
 def folders(location: str) -> list[str]:

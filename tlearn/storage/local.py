@@ -3,7 +3,6 @@
 Names are bytes here, because a name need not be UTF-8.
 """
 
-import contextlib
 import os
 import shutil
 import stat
@@ -24,14 +23,27 @@ class Local:
     path: Path
     """Absolute."""
 
-    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+    def require_folder(self) -> None:
         if not self.path.is_dir():
-            came = "found a file" if self.path.exists() else "found nothing"
-            raise InputError(f"expected a folder at {self.path}, {came}: check the path")
+            none = "a link that leads nowhere" if self.path.is_symlink() else "nothing"
+            came = "a file" if self.path.exists() else none
+            raise InputError(f"expected a folder at {self.path}, found {came}: check the path")
+
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+        self.require_folder()
         root, waiting = os.fsencode(self.path), [b""]
         while waiting:
             prefix = waiting.pop()
-            with _scan(root, prefix) as scan:
+            try:
+                scan = os.scandir(os.path.join(root, prefix))
+            except FileNotFoundError:  # gone since its parent was listed
+                continue
+            except OSError as error:
+                if not prefix:
+                    raise InputError(f"expected a readable folder at {self.path}: {error.strerror}") from None
+                yield Entry(encode_name(prefix[:-1]), -1, 0, "closed folder")
+                continue
+            with scan:
                 for entry in scan:
                     if not entry.is_dir(follow_symlinks=False):
                         yield from _listed(entry, prefix)
@@ -159,16 +171,6 @@ def _opened(name: bytes) -> BufferedReader:
         os.close(descriptor)
         raise OSError(f"expected a regular file, found another kind: {encode_name(name)}")
     return os.fdopen(descriptor, "rb")
-
-
-@contextlib.contextmanager
-def _scan(root: bytes, prefix: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
-    try:
-        scan = os.scandir(os.path.join(root, prefix) if prefix else root)
-    except OSError as error:
-        raise InputError(f"expected a readable folder at {encode_name(error.filename)}: {error.strerror}") from None
-    with scan:
-        yield scan
 
 
 def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:

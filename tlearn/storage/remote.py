@@ -23,12 +23,18 @@ _COPY_BYTES = 8 * 2**20
 class Remote:
     location: str
 
-    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+    def require_folder(self) -> None:
         from pyarrow import fs
 
         system, root = filesystem(self.location)
         if system.get_file_info(root).type != fs.FileType.Directory:
             raise InputError(f"expected a folder at {self.location}, found none: check the URI")
+
+    def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
+        from pyarrow import fs
+
+        self.require_folder()
+        system, root = filesystem(self.location)
         not_entered = set()
         for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
             if info.type != fs.FileType.File:
@@ -83,6 +89,8 @@ class Remote:
         return Entry(encode_name(info.base_name.encode()), info.size, _modified(info))
 
     def read(self, path: str, limit: int | None) -> Content:
+        from pyarrow import ArrowInvalid
+
         def request() -> Content:
             system, root = filesystem(self.location)
             name = f"{root}/{decode_name(path).decode()}"
@@ -91,7 +99,10 @@ class Remote:
                 data = file.read(limit)
             return Content(data, info.size, _modified(info))
 
-        return tried(request)
+        try:
+            return tried(request)
+        except ArrowInvalid as error:  # a name that a store may have and its client refuses: "a//b"
+            raise OSError(str(error)) from None
 
     def open_input(self) -> Any:
         system, path = filesystem(self.location)

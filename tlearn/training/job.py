@@ -204,6 +204,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
         remarks=remarks(learned.history, best, figures_of_quality),
+        ignored_names=dict(task.listing.ignored.names.most_common()),
     )
     run.publish(summary)
     return summary

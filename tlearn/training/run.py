@@ -16,7 +16,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,14 @@ class Summary:
     seconds_total: float
     remarks: tuple[str, ...] = ()
     """What went otherwise than it should; not in the JSON where there is nothing to say."""
+    ignored_names: dict[str, int] = field(default_factory=dict)
+    """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return {name: value for name, value in content.items() if name != "remarks" or value}
+        return {name: value for name, value in content.items() if name not in ("remarks", "ignored_names") or value}
 
     def lines(self, output: str) -> list[str]:
         """What a person reads at the end: how good, how sure, what to look at, what to do next."""
