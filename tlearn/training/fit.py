@@ -204,8 +204,8 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
     config, resources = job.config, _resources(job.config)
     # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
     # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
-    # dashboard shows the name.
-    name = f"{run.location.rpartition('/')[2]}-{len(storage.folders(root)) + 1:03}"
+    # dashboard shows the name, and tags its meters with it, which takes ASCII: so it is not the person's name.
+    name = f"train-{digest(run.location)[:8]}-{len(storage.folders(root)) + 1:03}"
     folder = storage.join(root, name)
     initial = _take_over(root, storage.join(folder, "initial"), job.digest) if found else None
     num_threads = max(int(resources.cpus_per_worker), 1)
