@@ -34,7 +34,7 @@ from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.training import checkpoint, live, worker
 from tlearn.training.checkpoint import Epoch, Position
-from tlearn.training.run import RunFolder
+from tlearn.training.run import RunFolder, essential
 from tlearn.training.worker import Attempt, Job
 
 _RESIZE_SECONDS = 30.0
@@ -91,9 +91,12 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     event("features", run=run.location, computed=num_computed, reused=num_reused)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", features_ended - started, stage="features")
+    facts = [run_digest, frozens.arithmetic.name]
+    if config.recipe == "auto":  # what it has chosen may be another thing in another version
+        facts.append(digest(essential(config)))
     job = Job(
         config=config,
-        digest=digest([run_digest, frozens.arithmetic.name]),
+        digest=digest(facts),
         num_classes=len(classes.names),
         num_logits=classes.num_logits,
         phases=phases,

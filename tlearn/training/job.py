@@ -86,6 +86,7 @@ def _start(task: _Task, run: RunFolder) -> None:
     """Say what is there, start Ray, make sure that all nodes see it."""
     config, files = task.config, task.listing.files
     live.describe_data(task.listing)
+    live.describe_recipe(config.recipe, task.listing)
     start_ray()
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
     require_shared([storage.join(config.data, files[0].path), *weights_file], [config.cache, run.location])

@@ -18,6 +18,7 @@ from tlearn.data import manifest
 from tlearn.data.manifest import Listing
 from tlearn.errors import LockedError
 from tlearn.network import vgg
+from tlearn.recipes import advice
 from tlearn.training import checkpoint
 from tlearn.training.checkpoint import Epoch
 from tlearn.training.run import RunFolder
@@ -34,6 +35,14 @@ def describe_data(listing: Listing) -> None:
     for remark in [*listing.remarks, *manifest.leaks(listing.files)]:
         say(f"note: {remark}")
     say(f"class indices: {listing.classes.indices}\n")
+
+
+def describe_recipe(recipe: str, listing: Listing) -> None:
+    """Say where another one has measured better on as many images."""
+    counts = Counter(file.label for file in listing.of("train"))
+    remark = advice(recipe, min(counts.values(), default=0))
+    if remark is not None:
+        say(f"note: {remark}\n")
 
 
 def describe_layers(config: TrainConfig, classes: Classes) -> None:
