@@ -81,7 +81,8 @@ def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int) -> It
     ended = threading.Event()
 
     def follow() -> None:
-        with SummaryWriter(str(run.path)) as board:
+        # What fails to write here fails for good where the run writes next.
+        with contextlib.suppress(OSError), SummaryWriter(str(run.path)) as board:
             follower = _Follower(metrics, run, board, Epochs(num_epochs), num_seen)
             while not ended.wait(seconds):
                 follower.look()
