@@ -175,13 +175,17 @@ class _Trainer(TorchTrainer):
         pass
 
 
+@dataclass(frozen=True)
 class _Final(UserCallback):
     """Ends a run at an error of ours: another start would meet it again."""
+
+    is_remote: bool
+    """Whether the run is on an object store, where what fails may pass."""
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
             ours = _ours(error)
-            if ours is not None:
+            if ours is not None and not (self.is_remote and isinstance(ours, StorageError)):
                 raise ours
 
 
@@ -226,7 +230,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
             ),  # and the last one is always kept
-            callbacks=[_Final()],  # type: ignore[list-item]
+            callbacks=[_Final(storage.is_remote(root))],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )

@@ -177,7 +177,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.write_validation(learned.val_files, probabilities, classes)
     model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
     run.publish_model()
-    figures_of_quality = quality.measure(logits, labels, classes)
+    measured = quality.measure(logits, labels, classes)
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -190,7 +190,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         val_loss=best.val_loss,
         train_accuracy=best.train_accuracy,
         temperature=temperature,
-        quality=figures_of_quality,
+        quality=measured,
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
         skipped=sum(file.status != "ok" for file in learned.listing.files),
@@ -200,7 +200,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
-        remarks=remarks(learned.history, best, figures_of_quality),
+        remarks=remarks(learned.history, best, measured),
     )
     run.publish(summary)
     return summary
