@@ -195,7 +195,8 @@ class OptimConfig:
     mixup: float = 0.0
     """Parameter of the Beta distribution by which pairs of samples are mixed; 0 mixes none."""
     ema_decay: float | None = None
-    """Keep a moving average of the weights with this decay a step; it is what is evaluated and saved."""
+    """Keep a moving average of the weights, with a decay a step that rises to this one; each epoch evaluates and saves
+    it or the weights, whichever has the lower validation loss."""
     patience: int | None = None
     """Stop after so many epochs without a lower validation loss."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

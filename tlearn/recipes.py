@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
@@ -54,6 +56,31 @@ RECIPES: dict[str, TrainConfig] = {
     # One of the four cases of transfer learning, by what can be measured (tlearn/training/auto.py).
     "auto": TrainConfig(data="", output="", recipe="auto"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Better:
+    """A recipe that has measured better than another one on few images (tlearn/training/README.md)."""
+
+    recipe: str
+    below: float
+    """So many images in the smallest class."""
+
+
+BETTER = {
+    "notebook": Better("frozen", math.inf),
+    "finetune": Better("frozen", 100),
+    "frozen": Better("auto", 50),
+}
+
+
+def advice(recipe: str, smallest_class: int) -> str | None:
+    """What to say before training on so many images of the smallest class."""
+    better = BETTER.get(recipe)
+    if better is None or smallest_class >= better.below:
+        return None
+    where = "" if math.isinf(better.below) else f" under {better.below:,} images a class"
+    return f"{recipe}:{where} {better.recipe} has measured better; the smallest class has {smallest_class:,} here"
 
 
 def known(word: str, words: Collection[str], what: str) -> str:

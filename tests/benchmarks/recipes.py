@@ -3,7 +3,8 @@
 Accuracy and log-loss of the images of val/, before calibration: mean and standard error over the seeds. Each seed draws
 photographs of its own from train/, as many of every class; a smaller number is a part of a larger one. Seconds are
 those of the epochs. All in bf16: int8 is calibrated on training images, so that each number would have features of its
-own. What is in RUNS already is not trained again; `--show` trains nothing.
+own. What is in RUNS already is not trained again; `--show` trains nothing. "below frozen" is a log-loss that is higher
+than that of the recipe frozen on the same photographs by more than the standard error of the difference.
 """
 
 import argparse
@@ -67,15 +68,24 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{'photographs':>11}  {'recipe':<9} {'n':>2}  {'accuracy':<17} {'log-loss':<17} {'seconds':>7}")
     for size in arguments.sizes:
-        for recipe in arguments.recipes:
-            found = [run(arguments, recipe, size, seed) for seed in arguments.seeds]
-            runs = [figures for figures in found if figures]
-            if not runs:
-                continue
-            columns = {name: [figures[name] for figures in runs] for name in runs[0]}
-            cells = [f"{mean(columns[name]):.4f} +- {error(columns[name]):.4f}" for name in ("accuracy", "log-loss")]
-            line = f"{size:>11,}  {recipe:<9} {len(runs):>2}  {cells[0]:<17} {cells[1]:<17}"
-            print(f"{line} {mean(columns['seconds']):>7.0f}", flush=True)
+        frozen: dict[int, float] = {}
+        for recipe in sorted(arguments.recipes, key="frozen".__ne__):
+            found = {seed: run(arguments, recipe, size, seed) for seed in arguments.seeds}
+            runs = {seed: figures for seed, figures in found.items() if figures}
+            if recipe == "frozen":
+                frozen = {seed: figures["log-loss"] for seed, figures in runs.items()}
+            if runs:
+                print(f"{size:>11,}  {line(recipe, runs, frozen)}", flush=True)
+
+
+def line(recipe: str, runs: dict[int, dict[str, float]], frozen: dict[int, float]) -> str:
+    """Of these seeds, beside the log-loss of the recipe frozen."""
+    columns = {name: [figures[name] for figures in runs.values()] for name in ("accuracy", "log-loss", "seconds")}
+    cells = [f"{mean(columns[name]):.4f} +- {error(columns[name]):.4f}" for name in ("accuracy", "log-loss")]
+    differences = [figures["log-loss"] - frozen[seed] for seed, figures in runs.items() if seed in frozen]
+    is_worse = bool(differences) and mean(differences) > error(differences)
+    text = f"{recipe:<9} {len(runs):>2}  {cells[0]:<17} {cells[1]:<17} {mean(columns['seconds']):>7.0f}"
+    return text + ("  below frozen" if is_worse else "")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlearn.config import HeadConfig, OptimConfig, TrainConfig
-from tlearn.recipes import RECIPES
+from tlearn.recipes import BETTER, RECIPES, advice
 from tlearn.training import auto
 
 AUTO = dataclasses.replace(RECIPES["auto"], data="data", output="run")
@@ -50,6 +50,25 @@ def test_each_case_has_its_boundary(smallest_class: int, separability: float, fr
     assert (chosen.frozen_blocks, chosen.augment) == (frozen_blocks, augment)
     assert (chosen.recipe, chosen.data, chosen.output) == ("auto", "data", "run")
     assert f"{smallest_class:,} in the smallest class" in choice.reason and f"{separability:.3f}" in choice.reason
+
+
+@pytest.mark.parametrize("separability", [0.97, 0.4, 0.0])
+@pytest.mark.parametrize("smallest_class", [1, 10, int(BETTER["finetune"].below) - 1])
+def test_where_frozen_has_measured_better_than_finetune_it_is_chosen(smallest_class: int, separability: float) -> None:
+    chosen = auto.choose(AUTO, 2 * smallest_class, smallest_class, separability).config
+    assert (chosen.frozen_blocks, chosen.augment, chosen.optim.head_epochs) == (5, "flip", 0)
+    assert chosen.preprocess == RECIPES["frozen"].preprocess
+
+
+def test_a_recipe_says_that_another_has_measured_better_on_as_few_images() -> None:
+    assert BETTER.keys() <= RECIPES.keys()
+    for recipe, better in BETTER.items():
+        said = advice(recipe, 3)
+        assert said is not None and said.startswith(f"{recipe}:") and f"{better.recipe} has measured better" in said
+        assert (advice(recipe, 10**6) is None) is math.isfinite(better.below)
+        if math.isfinite(better.below):
+            assert f"under {better.below} images a class" in said and advice(recipe, int(better.below)) is None
+    assert advice("auto", 3) is None
 
 
 @pytest.mark.parametrize("separability", [0.97, 0.4])

@@ -1,27 +1,33 @@
 """A run folder: what is understood again, and that only its holder writes it."""
 
 import dataclasses
+import errno
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import TrainConfig
 from tlearn.data.manifest import File, Listing
-from tlearn.errors import LockedError, UsageError
+from tlearn.errors import LockedError, StorageError, UsageError
 from tlearn.evaluation.quality import ClassQuality, Quality
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.training import job
+from tlearn.training import checkpoint, job
+from tlearn.training.checkpoint import Epoch
 from tlearn.training.gate import Gate
 from tlearn.training.run import Earlier, Start, Summary, essential, opened
 
 CONFIG = TrainConfig(data="data", output="run", cache="cache")
 LISTING = Listing([File("train", "train/cat/a.jpg", "cat", 1, 1, "abc")], Classes(("cat", "dog")))
 START = Start("digest", Arithmetic(), CONFIG, {"python": "3"}, None, "tlearn", CONFIG)
+EPOCH = Epoch(1, 1, 0.1, 20, 0.5, 0.5, 0.5, 0.5, 1, 2.0)
 GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95)
 QUALITY = Quality(0.9, 0.3, 0.1, 0.02, 0.95, {"cat": ClassQuality(0.9, None, 24)})
 SUMMARY = Summary(
@@ -92,12 +98,47 @@ def test_a_run_is_the_same_wherever_its_images_and_weights_lie(tmp_path: Path, t
         )
 
 
+def test_a_run_on_a_disk_without_room_ends_as_storage_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with opened(str(tmp_path / "run")) as run:
+        monkeypatch.setattr(os, "fsync", full)
+        for write in (
+            lambda: run.write_start(START),
+            lambda: run.write_metrics(""),
+            lambda: run.write_manifest(LISTING),
+            lambda: run.write_validation(LISTING.files, torch.tensor([[0.5, 0.5]]), LISTING.classes),
+            lambda: run.publish(SUMMARY),
+        ):
+            with pytest.raises(StorageError, match="No space left on device"):
+                write()
+
+
+def test_no_number_that_is_none_is_written(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "run")) as run, pytest.raises(ValueError, match="JSON compliant"):
+        run.publish(dataclasses.replace(SUMMARY, val_loss=math.nan))
+    with pytest.raises(ValueError, match="JSON compliant"):
+        checkpoint.lines([EPOCH, dataclasses.replace(EPOCH, val_loss=math.nan)])
+
+
+def test_lines_of_epochs_are_read_again_and_older_ones_too() -> None:
+    epochs = [EPOCH, dataclasses.replace(EPOCH, epoch=2, kept="weights")]
+    assert checkpoint.parsed_lines(checkpoint.lines(epochs)) == epochs
+    older = {name: value for name, value in dataclasses.asdict(EPOCH).items() if name != "kept"}
+    assert checkpoint.parsed_lines(json.dumps(older)) == [EPOCH]  # what was averaged was kept
+
+
 def test_a_run_that_another_has_taken_over_writes_nothing(tmp_path: Path) -> None:
     with opened(str(tmp_path / "run")) as run:
         storage.write_bytes(run.lease.location, b'{"owner": "another"}')
         for write in (
             lambda: run.write_start(START),
             lambda: run.write_metrics(""),
+            lambda: run.write_manifest(LISTING),
+            lambda: run.write_validation(LISTING.files, torch.tensor([[0.5, 0.5]]), LISTING.classes),
             lambda: run.publish(SUMMARY),
             run.publish_model,
         ):

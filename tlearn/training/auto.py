@@ -5,6 +5,9 @@
     few, different    the last two blocks are trained too: late features are too particular to ImageNet
     many, different   everything is trained
 
+With very few images, like ImageNet's or not, only a head is trained: what more there is to train learns from too few
+steps, and separability, measured on so few, says little.
+
 The cases are those of Stanford's CS231n (Transfer learning). Both questions are answered by measuring: the images of
 the smallest class, and how well a linear classifier without any training (ridge regression, cross-validated) tells
 the classes apart by the pooled features.
@@ -19,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlearn.config import OptimConfig, TrainConfig
-from tlearn.recipes import RECIPES
+from tlearn.recipes import BETTER, RECIPES
 from tlearn.training.streams import Stream, generator
 
 _MANY = 1000
@@ -84,18 +87,22 @@ def choose(
     only it is trained for long enough.
     """
     is_many, is_similar = smallest_class >= _MANY, separability >= _SIMILAR
+    is_tiny = smallest_class < BETTER["finetune"].below
     match is_many, is_similar:
         case False, True:
             case = RECIPES["frozen"]
         case True, True:
             case = RECIPES["finetune"]
+        case False, _ if is_tiny:
+            case = RECIPES["frozen"]
         case False, False:
             case = dataclasses.replace(RECIPES["finetune"], frozen_blocks=3)
         case _:
             case = dataclasses.replace(RECIPES["finetune"], frozen_blocks=0)
     case = dataclasses.replace(case, optim=_enough(case, num_images))
+    size = "many" if is_many else "very few" if is_tiny else "few"
     reason = (
-        f"{'many' if is_many else 'few'} images ({smallest_class:,} in the smallest class, {_MANY:,} are many), "
+        f"{size} images ({smallest_class:,} in the smallest class, {_MANY:,} are many), "
         f"{'similar to' if is_similar else 'different from'} ImageNet's (separability {separability:.3f} of pooled "
         f"features, {_SIMILAR} is similar): {case.frozen_blocks} blocks stay frozen, batches of "
         f"{case.optim.global_batch_size}, {case.optim.num_epochs} epochs"

@@ -33,7 +33,7 @@ from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.training import checkpoint, live, worker
 from tlearn.training.checkpoint import Epoch, Position
-from tlearn.training.run import RunFolder
+from tlearn.training.run import RunFolder, essential
 from tlearn.training.worker import Attempt, Job
 
 _RESIZE_SECONDS = 30.0
@@ -90,9 +90,12 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     event("features", run=run.location, computed=num_computed, reused=num_reused)
     meters.count("features_reused", num_reused)
     meters.count("stage_seconds", features_ended - started, stage="features")
+    facts = [run_digest, frozens.arithmetic.name]
+    if config.recipe == "auto":  # what it has chosen may be another thing in another version
+        facts.append(digest(essential(config)))
     job = Job(
         config=config,
-        digest=digest([run_digest, frozens.arithmetic.name]),
+        digest=digest(facts),
         num_classes=len(classes.names),
         num_logits=classes.num_logits,
         phases=phases,
@@ -154,13 +157,17 @@ class _Trainer(TorchTrainer):
         pass
 
 
+@dataclass(frozen=True)
 class _Final(UserCallback):
     """Ends a run at an error of ours: another start would meet it again."""
+
+    is_remote: bool
+    """Whether the run is on an object store, where what fails may pass."""
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
             ours = _ours(error)
-            if ours is not None:
+            if ours is not None and not (self.is_remote and isinstance(ours, StorageError)):
                 raise ours
 
 
@@ -206,7 +213,7 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
             ),  # and the last one is always kept
-            callbacks=[_Final()],  # type: ignore[list-item]
+            callbacks=[_Final(storage.is_remote(root))],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )

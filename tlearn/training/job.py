@@ -88,6 +88,7 @@ def _start(task: _Task, run: RunFolder) -> None:
     """Say what is there, start Ray, make sure that all nodes see it."""
     config, files = task.config, task.listing.files
     live.describe_data(task.listing)
+    live.describe_recipe(config.recipe, task.listing)
     start_ray()
     wait_for_room([{"CPU": 1}], config.wait_seconds)
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
@@ -180,7 +181,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.write_validation(learned.val_files, probabilities, classes)
     model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
     run.publish_model()
-    figures_of_quality = quality.measure(logits, labels, classes)
+    measured = quality.measure(logits, labels, classes)
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -193,7 +194,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         val_loss=best.val_loss,
         train_accuracy=best.train_accuracy,
         temperature=temperature,
-        quality=figures_of_quality,
+        quality=measured,
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
         skipped=sum(file.status != "ok" for file in learned.listing.of("train", "val")),
@@ -203,7 +204,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
         seconds_total=round(time.monotonic() - started, 2),
-        remarks=remarks(learned.history, best, figures_of_quality),
+        remarks=remarks(learned.history, best, measured),
         ignored_names=dict(task.listing.ignored.names.most_common()),
     )
     run.publish(summary)

@@ -18,6 +18,7 @@ from tlearn.data import copies
 from tlearn.data.manifest import Listing
 from tlearn.errors import LockedError, printable, some
 from tlearn.network import vgg
+from tlearn.recipes import advice
 from tlearn.training import checkpoint
 from tlearn.training.checkpoint import Epoch
 from tlearn.training.run import RunFolder
@@ -34,6 +35,14 @@ def describe_data(listing: Listing) -> None:
     for remark in [*listing.remarks, *copies.remarks(copies.find(listing.files))]:
         say(f"note: {remark}")
     say(f"class indices: {{{some([f'{name!r}: {index}' for name, index in listing.classes.indices.items()], 20)}}}\n")
+
+
+def describe_recipe(recipe: str, listing: Listing) -> None:
+    """Say where another one has measured better on as many images."""
+    counts = Counter(file.label for file in listing.of("train"))
+    remark = advice(recipe, min(counts.values(), default=0))
+    if remark is not None:
+        say(f"note: {remark}\n")
 
 
 def describe_layers(config: TrainConfig, classes: Classes) -> None:
@@ -72,7 +81,8 @@ def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int) -> It
     ended = threading.Event()
 
     def follow() -> None:
-        with SummaryWriter(str(run.path)) as board:
+        # What fails to write here fails for good where the run writes next.
+        with contextlib.suppress(OSError), SummaryWriter(str(run.path)) as board:
             follower = _Follower(metrics, run, board, Epochs(num_epochs), num_seen)
             while not ended.wait(seconds):
                 follower.look()

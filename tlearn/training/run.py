@@ -262,8 +262,7 @@ class RunFolder:
         self.workplace.upload()
 
     def write_manifest(self, listing: Listing) -> None:
-        self.lease.check()
-        pq.write_table(manifest.table(listing.files), self.path / "manifest.parquet")
+        self._write_table("manifest.parquet", manifest.table(listing.files))
         self.workplace.upload()
 
     def write_metrics(self, lines: str) -> None:
@@ -284,8 +283,7 @@ class RunFolder:
                 pa.struct([(name, pa.float32()) for name in classes.names]),
             ),
         }
-        self.lease.check()
-        pq.write_table(pa.table(columns), self.path / "validation.parquet")
+        self._write_table("validation.parquet", pa.table(columns))
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""
@@ -299,9 +297,13 @@ class RunFolder:
         self.lease.check()
         self.workplace.upload(last="summary.json")
 
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        self.lease.check()
+        storage.write(str(self.path / name), lambda file: pq.write_table(table, file))
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         self.lease.check()
-        storage.write_bytes(str(self.path / name), (json.dumps(content, indent=2) + "\n").encode())
+        storage.write_bytes(str(self.path / name), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,81 @@
+"""The job from a folder of pictures to a run folder, in one process: data sets of a few pictures, names of folders,
+losses that are no numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alone import draw, train, without_ray
+
+from tlearn.errors import TlearnError, TrainingError
+from tlearn.network import description
+
+TWO = {"train/cat": 3, "train/dog": 3, "val/cat": 2, "val/dog": 2}
+QUICK: dict[str, Any] = {"optim": {"num_epochs": 2}}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
+
+
+def test_a_run_folder_may_have_any_name(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", TWO)
+    digests = {train(data, tmp_path / name, **QUICK).summary.model_digest for name in (".run", "deep/.hidden/é 猫#%41")}
+    assert len(digests) == 1
+
+
+def test_a_folder_is_the_same_under_all_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "data", TWO)
+    monkeypatch.chdir(tmp_path)
+    first = train("data", "run", **QUICK)
+    for name in ("data/", "./data", str(tmp_path / "data"), "data/../data"):
+        assert train(name, "run", **QUICK) == first
+        assert train(name, f"again/{len(name)}", **QUICK).summary.model_digest == first.summary.model_digest
+
+
+FEW = {"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}
+UNEVEN = {"train/cat": 1, "train/dog": 9, "val/dog": 1}
+MANY_CLASSES = {f"{split}/class{number:03}": 1 for number in range(60) for split in ("train", "val")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "counts"),
+    [
+        ("frozen", FEW),
+        ("frozen", UNEVEN),
+        ("frozen", MANY_CLASSES),
+        ("frozen", {"train/cat": 2, "train/dog": 2}),
+        ("notebook", UNEVEN),
+        ("auto", FEW),
+        ("auto", MANY_CLASSES),
+    ],
+)
+def test_the_smallest_data_train(tmp_path: Path, recipe: str, counts: dict[str, int]) -> None:
+    quick = {"optim": {"num_epochs": 1}, "head": {"width": 8}}
+    summary = train(draw(tmp_path / "data", counts), tmp_path / "run", recipe, **quick).summary
+    assert summary.num_val >= 1 and 0 <= summary.val_accuracy <= 1
+    for file in ("summary.json", "model/model.json"):
+        json.loads((tmp_path / "run" / file).read_text(), parse_constant=pytest.fail)
+
+
+def test_too_little_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TlearnError) as error:
+        train(draw(tmp_path / "data", {"train/cat": 1, "train/dog": 1}), tmp_path / "run", **QUICK)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_a_loss_that_is_no_number_leaves_no_model(tmp_path: Path, num_epochs: int) -> None:
+    data = draw(tmp_path / "data", TWO)
+    for _ in range(2):  # and the same command ends in the same way
+        with pytest.raises(TrainingError, match="expected a loss that is a number"):
+            train(data, tmp_path / "run", optim={"name": "sgd", "lr": 1e38, "num_epochs": num_epochs})
+        assert not {"model", "summary.json", "report.html"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_finished_run_keeps_its_best_checkpoint_and_its_last(tmp_path: Path) -> None:
+    train(draw(tmp_path / "data", TWO), tmp_path / "run", optim={"num_epochs": 6})
+    assert 1 <= len(list((tmp_path / "run" / "checkpoints").glob("*/*/progress.json"))) <= 2
+    assert description.verify(str(tmp_path / "run" / "model")).training["recipe"] == "frozen"
