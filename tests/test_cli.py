@@ -223,7 +223,7 @@ def test_every_error_of_ours_has_its_code() -> None:
     }  # fmt: skip
 
 
-COMMANDS = ("train", "score", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
+COMMANDS = ("train", "score", "evaluate", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])
@@ -299,6 +299,7 @@ NOWHERE = [
     ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
     ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
     ["check", "{}/nowhere"],
+    ["evaluate", "{}/nowhere", "{}"],
     ["report", "{}/nowhere"],
     ["scores", "{}/nowhere"],
     ["verify", "{}/nowhere"],

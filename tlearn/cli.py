@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, PositionalMetavarFromFieldName, arg, subcommand
@@ -28,6 +28,7 @@ from tlearn.config import (
     BenchConfig,
     CheckConfig,
     DemoConfig,
+    EvaluateConfig,
     ReportConfig,
     ScoreConfig,
     ScoresConfig,
@@ -39,6 +40,9 @@ from tlearn.config import (
 from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
 from tlearn.recipes import RECIPES, SUMMARIES, known
 from tlearn.words import arranged, check_paths, is_path
+
+if TYPE_CHECKING:
+    from tlearn.scoring.summary import Scored
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
@@ -311,13 +315,7 @@ def _score(command: Command) -> int:
 
     config: ScoreConfig = command.settings
     scored = score(config)
-    code = errors.DONE
-    if scored.exceeds(config.max_error_rate):
-        code = _say(
-            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {scored.failed} of "
-            f"{scored.failed + scored.scored}; the rows are in {config.output}, with the reasons",
-            errors.TOO_MANY_BAD_FILES,
-        )
+    code = _judged(scored, config.max_error_rate, f"the rows are in {config.output}, with the reasons")
     if config.json:
         print(json.dumps(scored.to_json()))
         return code
@@ -329,6 +327,28 @@ def _score(command: Command) -> int:
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
     return code
+
+
+def _judged(scored: "Scored", max_error_rate: float, reasons: str) -> int:
+    """The exit code, and a line where more files than this share have no score: where the reasons are."""
+    if not scored.exceeds(max_error_rate):
+        return errors.DONE
+    return _say(
+        f"expected at most {max_error_rate:.1%} of the files without a score, got {scored.failed} of "
+        f"{scored.failed + scored.scored}; {reasons}",
+        errors.TOO_MANY_BAD_FILES,
+    )
+
+
+def _evaluate(command: Command) -> int:
+    from tlearn.scoring.evaluate import evaluate
+
+    config: EvaluateConfig = command.settings
+    evaluated = evaluate(config)
+    for line in [json.dumps(evaluated.to_json())] if config.json else evaluated.lines():
+        print(line)
+    reasons = f"in {config.output}" if config.output else "with --output NAME.parquet"
+    return _judged(evaluated.scored, config.max_error_rate, f"the reasons are in the rows, {reasons}")
 
 
 def _submit(command: Command) -> int:
@@ -435,6 +455,7 @@ class _Does:
 _COMMANDS = {
     "train": _Does(Train, _train, ("data",)),
     "score": _Does(ScoreConfig, _score, ("model", "input")),
+    "evaluate": _Does(EvaluateConfig, _evaluate, ("model", "data")),
     "submit": _Does(Submit, _submit),
     "scores": _Does(ScoresConfig, _scores, ("table",)),
     "verify": _Does(VerifyConfig, _verify, ("table",)),

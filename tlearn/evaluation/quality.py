@@ -49,6 +49,13 @@ class ClassQuality:
     recall: float | None
     count: int
 
+    @property
+    def f1(self) -> float | None:
+        """The harmonic mean of both."""
+        if self.precision is None or self.recall is None:
+            return None
+        return 2 * self.precision * self.recall / (self.precision + self.recall or 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -98,6 +105,15 @@ def measure(logits: Tensor, labels: Tensor, classes: Classes) -> Quality:
         roc_auc=_number(area),
         per_class=dict(zip(classes.names, per_class, strict=True)),
     )
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95% for an accuracy of `count` images; its ends differ though there is no mistake."""
+    z = 1.96
+    centre = accuracy + z * z / (2 * count)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / count + (z / (2 * count)) ** 2)
+    low, high = ((centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _calibration_error(confidences: Tensor, is_right: Tensor) -> Tensor:

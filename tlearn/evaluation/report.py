@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from tlearn import storage
 from tlearn.errors import InputError
-from tlearn.evaluation.quality import Quality
+from tlearn.evaluation.quality import Quality, accuracy_interval
 
 # What HTML or UTF-8 cannot hold.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -159,10 +159,6 @@ def _figures(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], quality:
     labels, predictions = (np.array([index[row[key]] for row in rows]) for key in ("label", "prediction"))
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(matrix, (labels, predictions), 1)
-    n, accuracy, z = len(rows), quality.accuracy, 1.96
-    error = math.sqrt(accuracy * (1 - accuracy) / n)
-    # Wilson's interval, as the standard error is 0 where there is no mistake.
-    centre, half = accuracy + z * z / (2 * n), z * math.hypot(error, z / (2 * n))
     with np.errstate(invalid="ignore"):
         shares = matrix / matrix.sum(1, keepdims=True)
     cells = [list(zip(*pair, strict=True)) for pair in zip(matrix.tolist(), shares.tolist(), strict=True)]
@@ -174,8 +170,8 @@ def _figures(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], quality:
         np.bincount(bins, weights, 10) / np.maximum(counts, 1) for weights in (probabilities, labels == predictions)
     )
     return _Figures(
-        error=error,
-        interval=[max(centre + sign * half, 0.0) / (1 + z * z / n) for sign in (-1, 1)],
+        error=math.sqrt(quality.accuracy * (1 - quality.accuracy) / len(rows)),
+        interval=list(accuracy_interval(quality.accuracy, len(rows))),
         matrix=list(zip(classes, cells, strict=True)),
         per_class=[
             (name, figures.count, _fixed(figures.precision), _fixed(figures.recall))
