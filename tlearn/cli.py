@@ -303,6 +303,8 @@ def _train(command: Command) -> int:
     if config.json:
         print(json.dumps(summary.to_json()))
     else:
+        for line in summary.test_lines():
+            print(line)
         print(
             f"val_accuracy {summary.val_accuracy:.4f}, val_loss {summary.val_loss:.4f} "
             f"(epoch {summary.best_epoch} of {summary.epochs}, {summary.num_val} images): {config.output}/model"

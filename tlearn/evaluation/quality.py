@@ -59,7 +59,7 @@ class ClassQuality:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Figures of a model on its validation set; None where one is not defined."""
+    """Figures of a model on a set of images; None where one is not defined."""
 
     accuracy: float
     log_loss: float | None
@@ -70,6 +70,10 @@ class Quality:
     roc_auc: float | None
     """The mean of each class against the rest."""
     per_class: dict[str, ClassQuality]
+
+    @property
+    def num_images(self) -> int:
+        return sum(of.count for of in self.per_class.values())
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -30,7 +30,7 @@ from tlearn.config import TrainConfig
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
-from tlearn.evaluation import report
+from tlearn.evaluation import quality, report
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.network.arithmetic import Arithmetic
@@ -77,19 +77,32 @@ class Summary:
     seconds_train: float
     model_digest: str
     seconds_total: float
+    test: Quality | None = None
+    """Of the images of test/, where it has class folders; not in the JSON where it has none."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return content
+        return {name: value for name, value in content.items() if name != "test" or value}
+
+    def test_lines(self) -> list[str]:
+        """What a person reads of test/."""
+        if self.test is None:
+            return []
+        low, high = quality.accuracy_interval(self.test.accuracy, self.test.num_images)
+        return [
+            f"test_accuracy {self.test.accuracy:.4f} of {self.test.num_images:,} images of test/ "
+            f"(95% sure: {low:.3f} to {high:.3f})"
+        ]
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Summary":
         gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
-        return cls(**rest | typed)
+        test = Quality.from_json(content["test"]) if "test" in content else None
+        return cls(**rest | typed | {"test": test})
 
 
 @dataclass(frozen=True, slots=True)
