@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
+_LEAST_FOR_A_RATE = 100
 _DESCRIPTION = "Fine-tune a pretrained VGG16 on a folder of images, and score folders of images into Parquet."
 
 # The recipes, without the paths that they lack.
@@ -324,11 +326,19 @@ def _score(command: Command) -> int:
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(scored.statuses.items()))
     print(
         f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
-        f"({statuses or 'nothing new'}): {config.output}"
+        f"({statuses or 'nothing new'}): {config.output}; {_pace(scored)}"
     )
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
+    if scored.added:
+        print(f"next: tlearn scores {shlex.quote(config.output)}")
     return code
+
+
+def _pace(scored: "Scored") -> str:
+    """How long it took. A rate of a handful of images would be that of the start, or of nothing."""
+    is_steady = scored.computed >= _LEAST_FOR_A_RATE and scored.images_per_second
+    return f"{scored.seconds_total:.0f} seconds" + (f", {scored.images_per_second:.1f} images/s" if is_steady else "")
 
 
 def _judged(scored: "Scored", max_error_rate: float, reasons: str) -> int:
