@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -147,6 +148,25 @@ def test_a_model_with_a_flipped_byte_ends_with_6(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(("computed", "rate"), [(7, False), (500, True)])
+def test_the_last_lines_of_score_say_how_long_and_what_next_and_no_rate_of_a_handful(
+    computed: int, rate: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tlearn.scoring import job
+
+    found = SimpleNamespace(
+        listed=computed, unchanged=0, added=computed, computed=computed, statuses={"scored": computed}, drift=None,
+        accuracy=None, accuracy_interval=None, failed=0, scored=computed, images_per_second=592.31, seconds_total=4.4,
+        exceeds=lambda share: False,
+    )  # fmt: skip
+    monkeypatch.setattr(job, "score", lambda config: found)
+    (tmp_path / "model.json").touch()
+    assert main(["score", str(tmp_path), str(tmp_path), "--output", str(tmp_path / "my scores")]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("; 4 seconds" + (", 592.3 images/s" if rate else ""))
+    assert last == f"next: tlearn scores '{tmp_path / 'my scores'}'"
+
+
 def test_scoring_without_model_or_input_ends_with_3(model_folder: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "scores.parquet"
     assert score(tmp_path / "nowhere", data, output) == 3
@@ -222,7 +242,7 @@ def test_every_error_of_ours_has_its_code() -> None:
     }  # fmt: skip
 
 
-COMMANDS = ("train", "score", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
+COMMANDS = ("train", "score", "evaluate", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])
@@ -298,6 +318,7 @@ NOWHERE = [
     ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
     ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
     ["check", "{}/nowhere"],
+    ["evaluate", "{}/nowhere", "{}"],
     ["report", "{}/nowhere"],
     ["scores", "{}/nowhere"],
     ["verify", "{}/nowhere"],

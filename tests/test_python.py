@@ -9,6 +9,7 @@ from pictures import picture
 from support import save_model
 
 import tlearn
+from tlearn.classes import Classes
 from tlearn.config import PreprocessConfig
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
@@ -23,13 +24,24 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_face_is_these_names() -> None:
     assert tlearn.__all__ == [
-        "RECIPES", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored", "TlearnError", "TrainConfig",
-        "check", "load", "score", "train",
+        "RECIPES", "Evaluated", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored", "TlearnError",
+        "TrainConfig", "check", "evaluate", "load", "score", "train",
     ]  # fmt: skip
     assert all(getattr(tlearn, name).__doc__ for name in tlearn.__all__)
     assert set(tlearn.__all__) <= set(dir(tlearn))
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         tlearn.predict  # noqa: B018
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_a_model_is_shown_in_one_line(count: int, tmp_path: Path) -> None:
+    classes = Classes.of(f"class {number}" for number in range(count))
+    digest = save_model(tmp_path / "model", PREPROCESS, classes)
+    model = tlearn.load(tmp_path / "model", engine="torch", precision="fp32")
+    for shown in (repr(model), repr(model.classifier)):
+        assert "\n" not in shown and len(shown) < 300 + len(str(tmp_path))
+        assert "'class 0', 'class 1'" in shown and digest in shown
+    assert str(tmp_path / "model") in repr(model)
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -8,6 +8,7 @@
     for row in model.predict(["a.jpg", "b.jpg"]):
         print(row.path, row.status, row.prediction, row.probability)
     scored = tlearn.score(run.model, "inbox/", "scores/")         # a table that grows
+    good = tlearn.evaluate(run.model, "photos/")                  # accuracy, how sure, confusion
     checked = tlearn.check("photos/")                             # what is in the folder, what is wrong with it
 
 Every path may be a URI (s3://, gs://). What a user can cause is raised as a TlearnError: one line that says what was
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tlearn.data.check import Findings as Findings
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
+    from tlearn.scoring.evaluate import Evaluated as Evaluated
     from tlearn.scoring.predict import Predictor as Predictor
     from tlearn.scoring.summary import Scored as Scored
     from tlearn.scoring.table import Row as Row
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "RECIPES",
+    "Evaluated",
     "Findings",
     "Predictor",
     "Row",
@@ -48,6 +51,7 @@ __all__ = [
     "TlearnError",
     "TrainConfig",
     "check",
+    "evaluate",
     "load",
     "score",
     "train",
@@ -56,6 +60,7 @@ __all__ = [
 # Imported when they are asked for: `import tlearn` loads neither Ray nor torch nor pyarrow.
 _HOMES = {
     "RECIPES": "tlearn.recipes",
+    "Evaluated": "tlearn.scoring.evaluate",
     "Findings": "tlearn.data.check",
     "Predictor": "tlearn.scoring.predict",
     "Row": "tlearn.scoring.table",
@@ -158,6 +163,23 @@ def score(
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.score(config)
+
+
+def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: Any) -> "Evaluated":
+    """Say how good a model is on `data`: pictures in class folders, or with labels="FILE" of paths and classes.
+
+    `settings` are those of EvaluateConfig, as `tlearn evaluate --help` lists them.
+
+    Raises UsageError, InputError, IntegrityError, StorageError or LockedError, all of them TlearnErrors.
+    """
+    from tlearn import console, recipes
+    from tlearn.config import EvaluateConfig
+    from tlearn.scoring import evaluate as evaluating
+
+    paths = {"model": fspath(model), "data": fspath(data)}
+    config = recipes.replaced(EvaluateConfig(model="", data=""), {**paths, **settings})
+    with console.shown(quiet=config.quiet, verbose=config.verbose):
+        return evaluating.evaluate(config)
 
 
 def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
 import tyro
 from tyro.conf import OmitSubcommandPrefixes, PositionalMetavarFromFieldName, arg, subcommand
@@ -29,6 +30,7 @@ from tlearn.config import (
     BenchConfig,
     CheckConfig,
     DemoConfig,
+    EvaluateConfig,
     ReportConfig,
     ScoreConfig,
     ScoresConfig,
@@ -42,8 +44,12 @@ from tlearn.errors import InputError, IntegrityError, Stopped, TlearnError, Usag
 from tlearn.recipes import RECIPES, SUMMARIES, known
 from tlearn.words import arranged, check_paths, is_path
 
+if TYPE_CHECKING:
+    from tlearn.scoring.summary import Scored
+
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
 _DEFAULT_RECIPE = "frozen"
+_LEAST_FOR_A_RATE = 100
 _DESCRIPTION = "Fine-tune a pretrained VGG16 on a folder of images, and score folders of images into Parquet."
 
 # The recipes, without the paths that they lack.
@@ -350,24 +356,48 @@ def _score(command: Command) -> int:
 
     config: ScoreConfig = command.settings
     scored = score(config)
-    code = errors.DONE
-    if scored.exceeds(config.max_error_rate):
-        code = _say(
-            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {scored.failed} of "
-            f"{scored.failed + scored.scored}; the rows are in {config.output}, with the reasons",
-            errors.TOO_MANY_BAD_FILES,
-        )
+    code = _judged(scored, config.max_error_rate, f"the rows are in {config.output}, with the reasons")
     if config.json:
         print(json.dumps(scored.to_json()))
         return code
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(scored.statuses.items()))
     print(
         f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
-        f"({statuses or 'nothing new'}): {config.output}"
+        f"({statuses or 'nothing new'}): {config.output}; {_pace(scored)}"
     )
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
+    if scored.added:
+        print(f"next: tlearn scores {shlex.quote(config.output)}")
     return code
+
+
+def _pace(scored: "Scored") -> str:
+    """How long it took. A rate of a handful of images would be that of the start, or of nothing."""
+    is_steady = scored.computed >= _LEAST_FOR_A_RATE and scored.images_per_second
+    return f"{scored.seconds_total:.0f} seconds" + (f", {scored.images_per_second:.1f} images/s" if is_steady else "")
+
+
+def _judged(scored: "Scored", max_error_rate: float, reasons: str) -> int:
+    """The exit code, and a line where more files than this share have no score: where the reasons are."""
+    if not scored.exceeds(max_error_rate):
+        return errors.DONE
+    return _say(
+        f"expected at most {max_error_rate:.1%} of the files without a score, got {scored.failed} of "
+        f"{scored.failed + scored.scored}; {reasons}",
+        errors.TOO_MANY_BAD_FILES,
+    )
+
+
+def _evaluate(command: Command) -> int:
+    from tlearn.scoring.evaluate import evaluate
+
+    config: EvaluateConfig = command.settings
+    evaluated = evaluate(config)
+    for line in [json.dumps(evaluated.to_json())] if config.json else evaluated.lines():
+        print(line)
+    reasons = f"in {config.output}" if config.output else "with --output NAME.parquet"
+    return _judged(evaluated.scored, config.max_error_rate, f"the reasons are in the rows, {reasons}")
 
 
 def _submit(command: Command) -> int:
@@ -486,6 +516,7 @@ class _Does:
 _COMMANDS = {
     "train": _Does(Train, _train, ("data",)),
     "score": _Does(ScoreConfig, _score, ("model", "input")),
+    "evaluate": _Does(EvaluateConfig, _evaluate, ("model", "data")),
     "submit": _Does(Submit, _submit),
     "scores": _Does(ScoresConfig, _scores, ("table",)),
     "verify": _Does(VerifyConfig, _verify, ("table",)),

@@ -388,6 +388,43 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Say how good a model is on pictures whose classes are known.
+
+    tlearn evaluate runs/a/model photos/val
+    """
+
+    model: str
+    """Model folder of a run: RUN/model."""
+    data: str
+    """Folder (or URI) of pictures: one folder per class, or test/ or val/ with such folders."""
+    labels: str | None = None
+    """CSV or TSV instead of class folders: a column of paths or names (with suffix or without), a column of classes."""
+    output: str | None = None
+    """NAME.parquet: keep the rows there."""
+    workers: int | str | None = None
+    """Scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
+    max_error_rate: float = 0.05
+    """Share of files without a score above which the exit code is 4; the figures are printed all the same."""
+    engine: EngineChoice = "auto"
+    """What computes the convolutions; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for the rows while they are needed; safe to delete."""
+    json: bool = False
+    """Print the figures as JSON in the last line."""
+    quiet: bool = False
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
+
+    def __post_init__(self) -> None:
+        _workers(self.workers)
+        _between("max_error_rate", self.max_error_rate, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig:
     """Say what is in a data folder and what is wrong with it.
 

@@ -348,3 +348,16 @@ def test_a_run_that_diverged_has_a_report(tmp_path: Path) -> None:
     assert [len(points.split()) for points in lines] == [0, 0, 1, 1]
     assert not any("nan" in (value or "") for _, attributes in page.elements for value in attributes.values())
     assert "n/a" in page.text
+
+
+def test_what_the_guard_says_and_the_figures_of_test_are_on_the_page(run: Path) -> None:
+    without = " ".join(read(run).text.split())
+    summary = json.loads((run / "summary.json").read_text())
+    test = summary["quality"] | {"accuracy": 0.75, "per_class": {"cat": {"precision": 0.5, "recall": 1.0, "count": 12}}}
+    (run / "summary.json").write_text(json.dumps(summary | {"remarks": [f"no better than {HOSTILE}"], "test": test}))
+    page = read(run)
+    text = " ".join(page.text.split())
+    assert "Note: no better than <script src" in text and "Note" not in without
+    assert "Test accuracy0.750n = 12; 95 % interval 0.468 to 0.911" in text and "Test accuracy" not in without
+    assert page.cells("Test")[1:] == [["cat", "12", "0.500", "1.000"]]
+    assert not page.open and not any(tag == "script" for tag, _ in page.elements)

@@ -146,22 +146,39 @@ def test_what_is_no_weights_file_is_refused_in_one_line(tmp_path: Path, content:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_an_error_without_words_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(torch, "load", fail)
-    (tmp_path / "vgg16.pth").touch()
-    with pytest.raises(IntegrityError, match="could not read it: AssertionError"):
-        weights.load(str(tmp_path / "vgg16.pth"), str(tmp_path))
-
-
 class Malicious:
     def __init__(self, canary: Path):
         self.canary = canary
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda canary: Malicious(canary), "it holds more than tensors"),
+        (lambda canary: {"weight": Malicious(canary)}, "it holds more than tensors"),
+        (lambda canary: torch.nn.Linear(1, 1), "it holds more than tensors"),
+        (lambda canary: b"hello\nworld", "of another kind, cut or damaged"),
+        (lambda canary: b"\xff\xd8\xff\xe0" + bytes(100), "of another kind, cut or damaged"),
+        (lambda canary: b"", "of another kind, cut or damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.pth", "afile.txt"])
+def test_nobody_is_told_to_let_a_file_run_code(
+    content: Callable[[Path], Any], says: str, name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    held = content(tmp_path / "canary")
+    if isinstance(held, bytes):
+        (tmp_path / name).write_bytes(held)
+    else:
+        torch.save(held, tmp_path / name)
+    with pytest.raises(IntegrityError, match=says) as caught:
+        weights.load(str(tmp_path / name), str(tmp_path))
+    told = str(caught.value)
+    assert not any(word in told for word in ("weights_only", "trust", "\n", "\x1b")) and not recwarn
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("container", ["pickle", "torch", "legacy", "zip"])

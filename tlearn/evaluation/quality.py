@@ -49,10 +49,17 @@ class ClassQuality:
     recall: float | None
     count: int
 
+    @property
+    def f1(self) -> float | None:
+        """The harmonic mean of both."""
+        if self.precision is None or self.recall is None:
+            return None
+        return 2 * self.precision * self.recall / (self.precision + self.recall or 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Figures of a model on its validation set; None where one is not defined."""
+    """Figures of a model on a set of images; None where one is not defined."""
 
     accuracy: float
     log_loss: float | None
@@ -63,6 +70,10 @@ class Quality:
     roc_auc: float | None
     """The mean of each class against the rest, of those that there are images of."""
     per_class: dict[str, ClassQuality]
+
+    @property
+    def num_images(self) -> int:
+        return sum(of.count for of in self.per_class.values())
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

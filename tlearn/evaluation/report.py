@@ -55,6 +55,15 @@ class _Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class _Test:
+    """Figures of test/."""
+
+    quality: Quality
+    interval: tuple[float, float]
+    per_class: list[tuple[str, int, str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Chart:
     """Where the training and validation curves of loss or accuracy run, as shares of the plot."""
 
@@ -129,6 +138,8 @@ def _page(run: _Run) -> str:
         mistakes=_mistakes(run.predictions, run.settings["config"]["data"]),
         skipped=[tuple(row.values()) for row in run.skipped],
         quality=quality,
+        remarks=run.summary.get("remarks", ()),
+        test=_test(run.summary.get("test")),
         figures=_figures(run.predictions, run.summary["classes"], quality),
     )
 
@@ -154,6 +165,18 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]
             yield prefix + name, value if isinstance(value, str) else json.dumps(value)
 
 
+def _per_class(quality: Quality) -> list[tuple[str, int, str, str]]:
+    """Name, number of images, precision and recall."""
+    return [(name, of.count, _fixed(of.precision), _fixed(of.recall)) for name, of in quality.per_class.items()]
+
+
+def _test(content: dict[str, Any] | None) -> _Test | None:
+    if content is None:
+        return None
+    quality = Quality.from_json(content)
+    return _Test(quality, accuracy_interval(quality.accuracy, quality.num_images), _per_class(quality))
+
+
 def _figures(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], quality: Quality) -> _Figures:
     index = {name: position for position, name in enumerate(classes)}
     labels, predictions = (np.array([index[row[key]] for row in rows]) for key in ("label", "prediction"))
@@ -173,10 +196,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], quality:
         error=math.sqrt(quality.accuracy * (1 - quality.accuracy) / len(rows)),
         interval=list(accuracy_interval(quality.accuracy, len(rows))),
         matrix=list(zip(classes, cells, strict=True)),
-        per_class=[
-            (name, figures.count, _fixed(figures.precision), _fixed(figures.recall))
-            for name, figures in quality.per_class.items()
-        ],
+        per_class=_per_class(quality),
         bins=list(zip(range(10), counts, confidence, right, strict=True)),
     )
 

@@ -19,6 +19,8 @@ from tlearn.network import layers
 from tlearn.network.arithmetic import Arithmetic
 
 _FORMAT = 1
+_MAX_SHOWN = 5
+"""Classes."""
 # What held before there was such a setting. Only a setting that is new since model.json was written may lack there.
 _BEFORE = {"preprocess": {"jpeg_scaling": False}, "head": {"unit_length": False}}
 
@@ -54,6 +56,11 @@ class Description(Draft):
     weights_sha256: str
     digest: str
     """Names the model: SHA-256 over all the above, 16 hex digits."""
+
+    def __repr__(self) -> str:
+        names = self.classes.names
+        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+        return f"{self.arch} for {', '.join(map(repr, names[:_MAX_SHOWN]))}{more}, digest {self.digest}"
 
 
 def to_json(draft: Draft, weights_sha256: str) -> dict[str, Any]:

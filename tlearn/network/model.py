@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Classifier:
     """A model that runs."""
 
     description: Description
-    extract: Extractor
-    head: Head
+    extract: Extractor = field(repr=False)
+    head: Head = field(repr=False)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, 3, size, size) uint8 -> logits (batch, num_logits) and pooled features (batch, channels), float32.
@@ -52,9 +52,9 @@ class Model:
     """A model as its folder has it."""
 
     description: Description
-    convolutions: Frozen
+    convolutions: Frozen = field(repr=False)
     """All of them, those that were trained too."""
-    head: Head
+    head: Head = field(repr=False)
 
     def prepare(self, device: str = "cpu", compile_for: int | None = None) -> Classifier:
         """Make it run; the arguments are those of `Frozen.prepare`."""

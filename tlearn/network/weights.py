@@ -3,9 +3,12 @@
 import contextlib
 import hashlib
 import http.client
+import io
 import math
+import pickle
 import re
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -41,6 +45,8 @@ _PUBLISHED = (
 _V1_MEAN = (0.485, 0.456, 0.406)
 _V1_STD = (0.229, 0.224, 0.225)
 _DOWNLOAD_TIMEOUT_SECONDS = 10
+_TORCH_STARTS = (b"PK\3\4", b"\x80")
+"""Of what torch.save writes, today and in its first versions."""
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -175,13 +181,11 @@ def _parse(data: bytes, where: str, arch: Arch) -> dict[str, Tensor]:
         if where.endswith(".safetensors"):
             tensors = load_safetensors(data)
         else:
-            import io
-
-            tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):
+                tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]  # an empty .pth gives an error without words
         raise IntegrityError(
-            f"expected safetensors or a torch state dict at {where}, could not read it: {reason}"
+            f"expected safetensors or a torch state dict at {where}, could not read it: {_reason(error, data)}"
         ) from None
     tensors = check_tensors(_rename(tensors, where, arch), where, arch)
     _, _, name = where.rpartition("/")
@@ -189,6 +193,15 @@ def _parse(data: bytes, where: str, arch: Arch) -> dict[str, Tensor]:
         name.endswith(".pth") and arch != "vgg_tiny" and _published_url(arch, "IMAGENET1K_V1").endswith(f"/{name}")
     )
     return _folded(tensors) if is_torchvisions else tensors
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Why a file could not be read. torch's own words are not passed on: it advises to let a file run code."""
+    if isinstance(error, SafetensorError):
+        return str(error)
+    if isinstance(error, pickle.UnpicklingError) and data.startswith(_TORCH_STARTS):
+        return "it holds more than tensors, and nothing else is loaded; save the state_dict() of the network alone"
+    return "it is of another kind, cut or damaged; check --weights"
 
 
 def _rename(tensors: Any, where: str, arch: Arch) -> dict[str, Tensor]:

@@ -55,6 +55,11 @@ class Predictor:
     """A row whose probability is lower is uncertain."""
     run: str | None = None
     """For the column of that name."""
+    folder: str = ""
+    """Of the model, where it was loaded from one."""
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.folder!r}: {self.classifier.description})"
 
     @classmethod
     def of(cls, model: Model, device: Device, abstain_below: float | None = None, run: str | None = None) -> Self:
@@ -153,7 +158,7 @@ def load(folder: str, engine: EngineChoice = "auto", precision: PrecisionChoice 
     """
     trained = description.describe(folder).arithmetic
     best = arithmetic.of_model(trained, engine, precision, on_gpu=torch.cuda.is_available())
-    return Predictor.of(model.load(folder, best), Device.here(os.cpu_count() or 1))
+    return replace(Predictor.of(model.load(folder, best), Device.here(os.cpu_count() or 1)), folder=folder)
 
 
 def _decoded(paths: Sequence[str], preprocess: PreprocessConfig) -> Iterator[Fetched]:

@@ -18,6 +18,7 @@ from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import nodes, require_gpus, require_shared, start_ray, wait_for_room
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
+from tlearn.evaluation.quality import Quality
 from tlearn.features.cache import Features, outcomes, pooled, ranges
 from tlearn.features.compute import compute, plan
 from tlearn.features.cut import Cut, Frozens
@@ -162,13 +163,30 @@ def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Tas
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.val_files, key=lambda file: file.sha256 or "")[: gate.MAX_IMAGES]
-    files, source, _ = _plain_features(task.config, files, plain, "int8 checked on validation images")
-    labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
-    logits = loop.evaluate(
-        learned.trainable, Samples(source.gather, labels), task.config.optim.global_batch_size, Worker()
-    )
+    files, logits, labels = _evaluated(task, learned, files, plain, "int8 checked on validation images")
     rows = {file.path: row for row, file in enumerate(learned.val_files)}
     return gate.compare(logits, learned.val_logits[[rows[file.path] for file in files]], labels)
+
+
+def _evaluated(
+    task: _Task, learned: Learned, files: list[File], cut: Cut, what: str
+) -> tuple[list[File], torch.Tensor, torch.Tensor]:
+    """The files that can be read, what the model says of them (images, num_logits), their labels (images,)."""
+    files, source, _ = _plain_features(task.config, files, cut, what)
+    labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
+    samples = Samples(source.gather, labels)
+    return files, loop.evaluate(learned.trainable, samples, task.config.optim.global_batch_size, Worker()), labels
+
+
+def _tested(task: _Task, learned: Learned, temperature: float) -> Quality | None:
+    """Figures of test/, on which nothing was chosen; None where it has no class folders or no picture in them."""
+    files = task.listing.usable("test")
+    if not files:
+        return None
+    say(f"evaluating the model on {len(files):,} images of test/")
+    cut = Frozens(task.config, task.tensors, learned.frozen.arithmetic).cut(learned.phase.frozen_blocks)
+    files, logits, labels = _evaluated(task, learned, files, cut, "features of test/")
+    return quality.measure(logits / temperature, labels, task.listing.classes) if files else None
 
 
 def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None, started: float) -> Summary:
@@ -203,6 +221,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_features=learned.seconds_features,
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
+        test=_tested(task, learned, temperature),
         seconds_total=round(time.monotonic() - started, 2),
         remarks=remarks(learned.history, best, measured),
         ignored_names=dict(task.listing.ignored.names.most_common()),

@@ -84,12 +84,16 @@ class Summary:
     """What went otherwise than it should; not in the JSON where there is nothing to say."""
     ignored_names: dict[str, int] = field(default_factory=dict)
     """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
+    test: Quality | None = None
+    """Of the images of test/, where it has class folders; not in the JSON where it has none."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return {name: value for name, value in content.items() if name not in ("remarks", "ignored_names") or value}
+        return {
+            name: value for name, value in content.items() if name not in ("remarks", "ignored_names", "test") or value
+        }
 
     def lines(self, output: str) -> list[str]:
         """What a person reads at the end: how good, how sure, what to look at, what to do next."""
@@ -99,9 +103,20 @@ class Summary:
             f"val_accuracy {self.val_accuracy:.4f} of {self.num_val:,} images (95% sure: {low:.3f} to {high:.3f}), "
             f"val_loss {self.val_loss:.4f}, lowest in epoch {self.best_epoch} of {self.epochs}; "
             f"{self.seconds_total:.0f} seconds",
+            *self._test_lines(),
             *(f"note: {remark}" for remark in self.remarks),
             f"report: {report}",
             f"next: tlearn score --model {model} --input DIR --output scores.parquet",
+        ]
+
+    def _test_lines(self) -> list[str]:
+        """What a person reads of test/."""
+        if self.test is None:
+            return []
+        low, high = quality.accuracy_interval(self.test.accuracy, self.test.num_images)
+        return [
+            f"test_accuracy {self.test.accuracy:.4f} of {self.test.num_images:,} images of test/ "
+            f"(95% sure: {low:.3f} to {high:.3f})"
         ]
 
     @classmethod
@@ -109,7 +124,8 @@ class Summary:
         gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
-        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ()))})
+        test = Quality.from_json(content["test"]) if "test" in content else None
+        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ())), "test": test})
 
 
 @dataclass(frozen=True, slots=True)
