@@ -257,6 +257,9 @@ def _score(command: Command) -> int:
         f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
         f"({statuses or 'nothing new'}): {config.output}"
     )
+    if scored.accuracy is not None and scored.accuracy_interval is not None:
+        low, high = scored.accuracy_interval
+        print(f"accuracy {scored.accuracy:.4f} of {scored.labelled:,} labelled, 95% sure: {low:.3f} to {high:.3f}")
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
     return code

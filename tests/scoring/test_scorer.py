@@ -334,3 +334,13 @@ def test_a_model_that_was_replaced_is_refused(folder: Path, saved: Path, tmp_pat
 
 def test_the_schema_names_what_the_readme_of_a_table_needs() -> None:
     assert table.SCHEMA.names[:4] == ["path", "status", "prediction", "probability"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_gives_no_numbers_gives_no_rows(value: float, folder: Path, saved: Path, tmp_path: Path) -> None:
+    """Loading refuses such weights; what is left is an overflow on the way."""
+    scoring = score(folder, saved, tmp_path / "parts")
+    for parameter in scoring.predictor.classifier.head.parameters():
+        parameter.data.fill_(value)
+    with pytest.raises(IntegrityError, match="no number"):
+        rows_of(scoring, listed(folder))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from test_scoring import Crash, Place, inject
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.errors import IntegrityError, UsageError
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
 from tlearn.scoring.inputs import Input
@@ -473,3 +475,25 @@ def test_a_named_path_without_a_picture_is_said_before_work(
     paths = [f"{place.root}/input/{name}" for name in given]
     assert main(["score", "--model", place.model, "--output", f"{place.table}/", "--input", *paths]) == code
     assert given[-1] in capsys.readouterr().err and not place.table.exists()
+
+
+def test_rows_with_a_label_have_an_accuracy_and_its_interval(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put("dog/bad.jpg", "bad")
+    place.put("unlabelled.jpg", "y")
+    summary = place.score()
+    rows = [row for row in place.rows() if row["label"] and row["prediction"]]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    low, high = summary["accuracy_interval"]
+    assert (summary["labelled"], summary["accuracy"]) == (30, right / 30) and 0 <= low < right / 30 < high <= 1
+    again = place.score()
+    assert (again["labelled"], again["accuracy"], again["accuracy_interval"]) == (0, None, None)
+    place.put("cat/new.jpg", "new")
+    words = ["--model", place.model, "--input", f"{place.root}/input", "--output", f"{place.root}/b.parquet"]
+    assert main(["score", *words]) == 0
+    assert re.search(r"accuracy 0\.\d{4} of 31 labelled, 95% sure: 0\.\d+ to ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (5, 10), (500, 500), (0, 500)])
+def test_an_interval_is_inside_of_0_and_1_and_holds_the_accuracy(right: int, count: int) -> None:
+    low, high = accuracy_interval(right / count, count)
+    assert 0 <= low <= right / count <= high <= 1 and high - low > 0.005

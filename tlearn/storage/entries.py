@@ -15,7 +15,7 @@ DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
 """Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
 
 
-Kind = Literal["file", "folder", "other"]
+PathKind = Literal["file", "folder", "other"]
 """Of what is at a path; other is a pipe, a socket or a device."""
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, Kind, decode_name, encode_name, microseconds
+from tlearn.storage.entries import Content, Entry, PathKind, decode_name, encode_name, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Local:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def kind(self) -> Kind | None:
+    def kind(self) -> PathKind | None:
         if self.path.is_dir():
             return "folder"
         return "file" if self.path.is_file() else "other" if self.path.exists() else None
