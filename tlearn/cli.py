@@ -4,6 +4,7 @@ Nothing heavy is imported before it is used.
 """
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -32,7 +33,7 @@ from tlearn.config import (
     VerifyConfig,
     WeightsConfig,
 )
-from tlearn.errors import InputError, IntegrityError, TlearnError, UsageError
+from tlearn.errors import InputError, IntegrityError, StorageError, TlearnError, UsageError
 from tlearn.recipes import RECIPES, SUMMARIES, known
 
 _STYLE = (OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started, result = time.monotonic(), None
     console.event("started", command=command.name)
     try:
-        result = _run(command)
+        result = _printed(_run(command))
     finally:
         console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
     return result
@@ -195,6 +196,8 @@ def _run(command: Command) -> int:
     except TlearnError as error:
         return _failed(error)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _failed(StorageError("could not write all of it: no space left; free some"))
         code = _say(
             f"this is a fault of tlearn, not of yours ({type(error).__name__}): please report it with the lines below, "
             f"tlearn {__version__}",
@@ -208,6 +211,18 @@ def _unread() -> int:
     """Whoever read what is printed has seen enough (tlearn scores TABLE | head)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.DONE
+
+
+def _printed(code: int) -> int:
+    """What is still to be printed leaves now: at its end Python would fail with words and a code of its own."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _unread()
+    except OSError as error:
+        _unread()
+        return code or _failed(StorageError(f"could not print all of it: {error.strerror}"))
+    return code
 
 
 def _failed(error: TlearnError) -> int:

@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -497,3 +500,35 @@ def test_rows_with_a_label_have_an_accuracy_and_its_interval(place: Place, capsy
 def test_an_interval_is_inside_of_0_and_1_and_holds_the_accuracy(right: int, count: int) -> None:
     low, high = accuracy_interval(right / count, count)
     assert 0 <= low <= right / count <= high <= 1 and high - low > 0.005
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table, with a file more than its ledger has, of which more is shown than a pipe holds."""
+    folder = tmp_path_factory.mktemp("printed")
+    now = datetime.now(UTC)
+    rows = [table.Row(path=f"{number:0100}.jpg", status="scored", model="m", scored_at=now) for number in range(3000)]
+    pq.write_table(table.of_rows(rows), folder / "scores.parquet")
+    for number in range(1500):
+        (folder / "table" / f"{number:0100}.parquet").parent.mkdir(exist_ok=True)
+        (folder / "table" / f"{number:0100}.parquet").touch()
+    (folder / "table" / "_tlearn").mkdir()
+    return folder
+
+
+def test_what_cannot_be_printed_ends_without_a_traceback(printed: Path) -> None:
+    ends = [
+        ("scores scores.parquet --num-rows 3000 | head -1", 0),
+        ("scores scores.parquet | true", 0),
+        ("verify table | head -1", 0),
+        ("scores scores.parquet > /dev/full", 7),
+        ("scores scores.parquet --num-rows 3000 > /dev/full", 7),
+    ]
+    ends = [end for end in ends if "full" not in end[0] or Path("/dev/full").exists()]
+    tlearn = f"{sys.executable} -m tlearn"
+    commands = [["bash", "-c", f"{tlearn} {words}; echo ${{PIPESTATUS[0]}} >&2"] for words, _ in ends]
+    running = [subprocess.Popen(one, cwd=printed, stderr=subprocess.PIPE, text=True) for one in commands]
+    for process, (words, code) in zip(running, ends, strict=True):
+        *said, ended = process.communicate(timeout=100)[1].splitlines()
+        assert int(ended) == code, (words, said)
+        assert [line.startswith("tlearn: could not") for line in said] == [True] * (code != 0), (words, said)
