@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -532,3 +534,47 @@ def test_what_cannot_be_printed_ends_without_a_traceback(printed: Path) -> None:
         *said, ended = process.communicate(timeout=100)[1].splitlines()
         assert int(ended) == code, (words, said)
         assert [line.startswith("tlearn: could not") for line in said] == [True] * (code != 0), (words, said)
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Answers as an object store does whoever has no rights there."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_PUT = do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A URI on a store that refuses everything."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        yield "s3://refused-to-tlearn"
+        server.shutdown()
+
+
+def test_a_store_that_refuses_ends_with_7_and_one_line(
+    refused: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"{place.root}/input"
+    for words in (
+        ["scores", f"{refused}/t"],
+        ["scores", f"{refused}/t.parquet"],
+        ["verify", f"{refused}/t/"],
+        ["score", "--model", place.model, "--input", f"{refused}/in", "--output", f"{place.table}/"],
+        ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t/"],
+        ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t.parquet"],
+    ):
+        assert main(words) == 7
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "refused-to-tlearn" in error
+    assert not place.table.exists()
