@@ -21,8 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_scoring import Crash, Place, inject
 
+import tlearn
 from tlearn.classes import Classes
 from tlearn.cli import main
+from tlearn.config import ScoreConfig
+from tlearn.distributed import submit
 from tlearn.errors import IntegrityError, UsageError
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.scoring import job as scoring
@@ -397,6 +400,10 @@ def other_rows(place: Place) -> None:
     foreign(place.root / "there" / "rows.parquet")
 
 
+def linked(place: Place) -> None:
+    (place.root / "linked").symlink_to(place.root / "input")
+
+
 @pytest.mark.parametrize(
     ("output", "make"),
     [
@@ -406,6 +413,7 @@ def other_rows(place: Place) -> None:
         ("there/", a_run),
         ("there/", other_rows),
         ("model/", nothing),
+        ("linked/", linked),
         ("input/", nothing),
         ("", nothing),
     ],
@@ -428,6 +436,15 @@ def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> 
         summary = place.score(output=f"{place.root}/{output}")
         assert summary["listed"] == 30
     assert Input.of(f"{place.root}/input").folder == f"{place.root}/input"
+
+
+@pytest.mark.parametrize("output", ["newest.csv", "table/newest.parquet", "newest"])
+def test_the_newest_rows_are_not_written_where_they_would_be_taken_for_something_else(
+    output: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    assert main(["scores", str(place.table), "--output", f"{place.root}/{output}"]) == 2
+    assert not (place.root / output).exists() and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_damaged_table_of_one_file_is_replaced(place: Place) -> None:
@@ -463,6 +480,17 @@ def test_pictures_and_folders_that_are_named_are_what_is_scored(
         summary = place.score(input=tuple(given) if len(given) > 1 else given[0])
         assert (summary["listed"], summary["added"]) == (len(paths), more)
     assert sorted(row["path"] for row in place.rows()) == paths
+
+
+def test_python_and_submitted_jobs_take_lists_too(place: Place) -> None:
+    paths = [place.root / "input" / "cat" / "01.jpg", f"{place.root}/input/dog"]
+    scored = tlearn.score(place.model, paths, place.root / "one.parquet", cache=f"{place.root}/cache")
+    assert (scored.listed, scored.added) == (16, 16)
+    config = ScoreConfig(model="/m", input=("/in/a.jpg", "b.jpg"), output="/t/")
+    with pytest.raises(UsageError, match=r"--input, got b\.jpg"):
+        submit._require_absolute(config)
+    with pytest.raises(UsageError, match="got no path"):
+        ScoreConfig(model="m", input=(), output="t/")
 
 
 def test_a_named_picture_has_the_path_that_it_has_in_its_folder(place: Place) -> None:
