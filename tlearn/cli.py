@@ -40,7 +40,7 @@ from tlearn.config import (
     WeightsConfig,
 )
 from tlearn.distributed import guard
-from tlearn.errors import InputError, IntegrityError, Stopped, TlearnError, UsageError, printable
+from tlearn.errors import InputError, IntegrityError, Stopped, StorageError, TlearnError, UsageError, printable
 from tlearn.recipes import RECIPES, SUMMARIES, known
 from tlearn.words import arranged, check_paths, is_path
 
@@ -134,9 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.event("started", command=command.name)
     try:
         with console.shown(quiet=quiet, verbose=verbose):
-            result = (
-                _guarded(command, keep_stderr=verbose) if is_process and command.name in _WITH_RAY else _run(command)
-            )
+            is_guarded = is_process and command.name in _WITH_RAY
+            result = _printed(_guarded(command, keep_stderr=verbose) if is_guarded else _run(command))
     finally:
         if not guard.is_child():
             console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
@@ -329,6 +328,18 @@ def _unread() -> int:
     return errors.DONE
 
 
+def _printed(code: int) -> int:
+    """What is still to be printed leaves now: at its end Python would fail with words and a code of its own."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _unread()
+    except OSError as error:
+        _unread()
+        return code or _failed(StorageError(f"could not print all of it: {error.strerror}"))
+    return code
+
+
 def _failed(error: TlearnError) -> int:
     if os.environ.get("TLEARN_DEBUG"):
         traceback.print_exception(error)
@@ -365,6 +376,9 @@ def _score(command: Command) -> int:
         f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
         f"({statuses or 'nothing new'}): {config.output}; {_pace(scored)}"
     )
+    if scored.accuracy is not None and scored.accuracy_interval is not None:
+        low, high = scored.accuracy_interval
+        print(f"accuracy {scored.accuracy:.4f} of {scored.labelled:,} labelled, 95% sure: {low:.3f} to {high:.3f}")
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
     if scored.added:

@@ -201,7 +201,7 @@ def test_a_store_that_does_not_answer_ends_with_7_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "_compute", then_broken)
-        with pytest.raises(OSError):
+        with pytest.raises(StorageError):
             score(bucket, tmp_path)
     faults.every = None
     storage.remove(f"{bucket}/table/_tlearn/lease.json")  # of this process, which would be gone

@@ -25,7 +25,7 @@ from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Here, Threads
-from tlearn.errors import IntegrityError
+from tlearn.errors import IntegrityError, StorageError
 from tlearn.evaluation import metrics
 from tlearn.features.cache import Features, outcomes
 from tlearn.features.compute import Compute
@@ -334,3 +334,27 @@ def test_a_model_that_was_replaced_is_refused(folder: Path, saved: Path, tmp_pat
 
 def test_the_schema_names_what_the_readme_of_a_table_needs() -> None:
     assert table.SCHEMA.names[:4] == ["path", "status", "prediction", "probability"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_gives_no_numbers_gives_no_rows(value: float, folder: Path, saved: Path, tmp_path: Path) -> None:
+    """Loading refuses such weights; what is left is an overflow on the way."""
+    scoring = score(folder, saved, tmp_path / "parts")
+    for parameter in scoring.predictor.classifier.head.parameters():
+        parameter.data.fill_(value)
+    with pytest.raises(IntegrityError, match="no number"):
+        rows_of(scoring, listed(folder))
+
+
+def test_a_disk_or_a_store_that_fails_an_actor_is_an_error_of_storage(
+    folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = planned(tmp_path / "parts", listed(folder))
+    scoring = score(folder, saved, tmp_path / "parts")
+
+    def fail(location: str) -> bool:
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(storage, "exists", fail)
+    with pytest.raises(StorageError, match="ACCESS_DENIED"):
+        scoring(chunk)

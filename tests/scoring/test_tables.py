@@ -2,9 +2,15 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 from test_scoring import Crash, Place, inject
 
+import tlearn
 from tlearn.classes import Classes
 from tlearn.cli import main
+from tlearn.config import ScoreConfig
+from tlearn.distributed import submit
 from tlearn.errors import IntegrityError, UsageError
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
 from tlearn.scoring.inputs import Input
@@ -390,6 +400,10 @@ def other_rows(place: Place) -> None:
     foreign(place.root / "there" / "rows.parquet")
 
 
+def linked(place: Place) -> None:
+    (place.root / "linked").symlink_to(place.root / "input")
+
+
 @pytest.mark.parametrize(
     ("output", "make"),
     [
@@ -399,6 +413,7 @@ def other_rows(place: Place) -> None:
         ("there/", a_run),
         ("there/", other_rows),
         ("model/", nothing),
+        ("linked/", linked),
         ("input/", nothing),
         ("", nothing),
     ],
@@ -421,6 +436,15 @@ def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> 
         summary = place.score(output=f"{place.root}/{output}")
         assert summary["listed"] == 30
     assert Input.of(f"{place.root}/input").folder == f"{place.root}/input"
+
+
+@pytest.mark.parametrize("output", ["newest.csv", "table/newest.parquet", "newest"])
+def test_the_newest_rows_are_not_written_where_they_would_be_taken_for_something_else(
+    output: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    assert main(["scores", str(place.table), "--output", f"{place.root}/{output}"]) == 2
+    assert not (place.root / output).exists() and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_damaged_table_of_one_file_is_replaced(place: Place) -> None:
@@ -458,6 +482,17 @@ def test_pictures_and_folders_that_are_named_are_what_is_scored(
     assert sorted(row["path"] for row in place.rows()) == paths
 
 
+def test_python_and_submitted_jobs_take_lists_too(place: Place) -> None:
+    paths = [place.root / "input" / "cat" / "01.jpg", f"{place.root}/input/dog"]
+    scored = tlearn.score(place.model, paths, place.root / "one.parquet", cache=f"{place.root}/cache")
+    assert (scored.listed, scored.added) == (16, 16)
+    config = ScoreConfig(model="/m", input=("/in/a.jpg", "b.jpg"), output="/t/")
+    with pytest.raises(UsageError, match=r"--input, got b\.jpg"):
+        submit._require_absolute(config)
+    with pytest.raises(UsageError, match="got no path"):
+        ScoreConfig(model="m", input=(), output="t/")
+
+
 def test_a_named_picture_has_the_path_that_it_has_in_its_folder(place: Place) -> None:
     place.score(input=f"{place.root}/input/cat")
     assert place.score(input=f"{place.root}/input/cat/01.jpg")["unchanged"] == 1
@@ -473,3 +508,101 @@ def test_a_named_path_without_a_picture_is_said_before_work(
     paths = [f"{place.root}/input/{name}" for name in given]
     assert main(["score", "--model", place.model, "--output", f"{place.table}/", "--input", *paths]) == code
     assert given[-1] in capsys.readouterr().err and not place.table.exists()
+
+
+def test_rows_with_a_label_have_an_accuracy_and_its_interval(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put("dog/bad.jpg", "bad")
+    place.put("unlabelled.jpg", "y")
+    summary = place.score()
+    rows = [row for row in place.rows() if row["label"] and row["prediction"]]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    low, high = summary["accuracy_interval"]
+    assert (summary["labelled"], summary["accuracy"]) == (30, right / 30) and 0 <= low < right / 30 < high <= 1
+    again = place.score()
+    assert (again["labelled"], again["accuracy"], again["accuracy_interval"]) == (0, None, None)
+    place.put("cat/new.jpg", "new")
+    words = ["--model", place.model, "--input", f"{place.root}/input", "--output", f"{place.root}/b.parquet"]
+    assert main(["score", *words]) == 0
+    assert re.search(r"accuracy 0\.\d{4} of 31 labelled, 95% sure: 0\.\d+ to ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (5, 10), (500, 500), (0, 500)])
+def test_an_interval_is_inside_of_0_and_1_and_holds_the_accuracy(right: int, count: int) -> None:
+    low, high = accuracy_interval(right / count, count)
+    assert 0 <= low <= right / count <= high <= 1 and high - low > 0.005
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table, with a file more than its ledger has, of which more is shown than a pipe holds."""
+    folder = tmp_path_factory.mktemp("printed")
+    now = datetime.now(UTC)
+    rows = [table.Row(path=f"{number:0100}.jpg", status="scored", model="m", scored_at=now) for number in range(3000)]
+    pq.write_table(table.of_rows(rows), folder / "scores.parquet")
+    for number in range(1500):
+        (folder / "table" / f"{number:0100}.parquet").parent.mkdir(exist_ok=True)
+        (folder / "table" / f"{number:0100}.parquet").touch()
+    (folder / "table" / "_tlearn").mkdir()
+    return folder
+
+
+def test_what_cannot_be_printed_ends_without_a_traceback(printed: Path) -> None:
+    ends = [
+        ("scores scores.parquet --num-rows 3000 | head -1", 0),
+        ("scores scores.parquet | true", 0),
+        ("verify table | head -1", 0),
+        ("scores scores.parquet > /dev/full", 7),
+        ("scores scores.parquet --num-rows 3000 > /dev/full", 7),
+    ]
+    ends = [end for end in ends if "full" not in end[0] or Path("/dev/full").exists()]
+    tlearn = f"{sys.executable} -m tlearn"
+    commands = [["bash", "-c", f"{tlearn} {words}; echo ${{PIPESTATUS[0]}} >&2"] for words, _ in ends]
+    running = [subprocess.Popen(one, cwd=printed, stderr=subprocess.PIPE, text=True) for one in commands]
+    for process, (words, code) in zip(running, ends, strict=True):
+        *said, ended = process.communicate(timeout=100)[1].splitlines()
+        assert int(ended) == code, (words, said)
+        assert [line.startswith("tlearn: could not") for line in said] == [True] * (code != 0), (words, said)
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Answers as an object store does whoever has no rights there."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_PUT = do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A URI on a store that refuses everything."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        yield "s3://refused-to-tlearn"
+        server.shutdown()
+
+
+def test_a_store_that_refuses_ends_with_7_and_one_line(
+    refused: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"{place.root}/input"
+    for words in (
+        ["scores", f"{refused}/t"],
+        ["scores", f"{refused}/t.parquet"],
+        ["verify", f"{refused}/t/"],
+        ["score", "--model", place.model, "--input", f"{refused}/in", "--output", f"{place.table}/"],
+        ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t/"],
+        ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t.parquet"],
+    ):
+        assert main(words) == 7
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "refused-to-tlearn" in error
+    assert not place.table.exists()

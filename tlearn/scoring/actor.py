@@ -46,6 +46,7 @@ class Score:
         preprocess, batch_size = self.description.preprocess, self.device.batch_size
         self.decode = decoders.decoder(task.input, preprocess, threads.decode, batch_size, fetch)
 
+    @storage.reached()
     def __call__(self, chunk: Chunk) -> ChunkResult:
         self.device.set_threads()
         number = int(chunk.id)

@@ -5,6 +5,7 @@ Both have the same methods, so that the job asks no questions.
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def _require_own_file(location: str) -> None:
 
 
 def _require_own_folder(location: str, folder: str) -> None:
-    if f"{folder}/".startswith(f"{location.rstrip('/')}/"):
+    if _is_in(folder, location):
         raise UsageError(f"expected an input outside of the table {location}, got {folder}: choose another output")
     if FOLDER in storage.folders(location):
         return
@@ -191,6 +192,12 @@ def _require_own_folder(location: str, folder: str) -> None:
     others = [name for name in storage.names(location) if name in _OTHERS] + ledger.strangers()
     if others and not ledger.lost():
         raise UsageError(f"expected a folder of its own for the table, found {others[0]} in {location}: choose another")
+
+
+def _is_in(folder: str, other: str) -> bool:
+    """Whether a folder is the other or inside it, through links."""
+    inner, outer = (path if storage.is_remote(path) else os.path.realpath(path) for path in (folder, other))
+    return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
 
 
 def _cached_index(cache: str, location: str) -> Path:

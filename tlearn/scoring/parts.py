@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlearn import storage
@@ -69,6 +70,10 @@ class Merged:
     num_repeated: int
     """Files that failed again as they did before: counted, but given no further row."""
     histograms: Histograms | None
+    num_labelled: int = 0
+    """Rows with a label and a prediction."""
+    num_right: int = 0
+    """Of these, rows in which both are the same."""
 
 
 def merge(run: Run, plan: Plan, index: Index, target: Path) -> Merged:
@@ -84,7 +89,13 @@ def merge(run: Run, plan: Plan, index: Index, target: Path) -> Merged:
             f"expected {plan.num_rows} rows in run {run.id}, merged {num_rows}: remove {run.folder} and score again"
         )
     return Merged(
-        storage.sha256_file(target), merging.num_rows, merging.statuses, merging.num_repeated, merging.histograms
+        sha256=storage.sha256_file(target),
+        num_rows=merging.num_rows,
+        statuses=merging.statuses,
+        num_repeated=merging.num_repeated,
+        histograms=merging.histograms,
+        num_labelled=merging.num_labelled,
+        num_right=merging.num_right,
     )
 
 
@@ -97,7 +108,7 @@ class _Merge:
         self.outcomes: dict[str, dict[str, Any]] = {}
         """Of the paths that are wanted: what their copies share with them."""
         self.statuses: Counter[str] = Counter()
-        self.num_rows = self.num_repeated = 0
+        self.num_rows = self.num_repeated = self.num_labelled = self.num_right = 0
         self.histograms: Histograms | None = None
 
     def write_to(self, sink: Any) -> None:
@@ -107,6 +118,9 @@ class _Merge:
                 kept = self._without_repeated(rows)
                 self.num_rows += kept.num_rows
                 self.num_repeated += rows.num_rows - kept.num_rows
+                is_right = pc.equal(kept["label"], kept["prediction"])  # null where one of them is
+                self.num_labelled += kept.num_rows - is_right.null_count
+                self.num_right += pc.sum(is_right).as_py() or 0
                 writer.write_table(kept)
 
     def _computed(self) -> Iterator[pa.Table]:

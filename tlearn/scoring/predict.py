@@ -22,7 +22,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import EngineChoice, PrecisionChoice, PreprocessConfig
 from tlearn.data.fetch import Fetched, fetch
-from tlearn.errors import InputError, UsageError
+from tlearn.errors import InputError, IntegrityError, UsageError
 from tlearn.evaluation import drift, metrics
 from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network import arithmetic, description, model
@@ -69,7 +69,7 @@ class Predictor:
     def predict(self, paths: Iterable[str | PathLike[str]]) -> Iterator[Row]:
         """One row for every file of a list of local paths or URIs, in their order; what cannot be read is a row too.
 
-        Raises InputError for a batch with a feature beyond float16.
+        Raises InputError for a batch with a feature beyond float16, IntegrityError for a model that gives NaN.
         """
         if isinstance(paths, str | PathLike):
             raise UsageError(f"expected a list of paths, got one path: predict([{fspath(paths)!r}])")
@@ -101,6 +101,11 @@ class Predictor:
             return Scores([self._row(path, fetched, None) for path, fetched in launched.files], None)
         require_finite(launched.outputs[1:])
         probabilities, pooled = (output.cpu().numpy() for output in launched.outputs)
+        if not np.isfinite(probabilities).all():
+            raise IntegrityError(
+                f"expected probabilities, model {self.classifier.description.digest} gives what is no number: "
+                "its weights are at fault, train it again"
+            )
         # Only decoded files have a row of probabilities.
         of_decoded = iter(probabilities)
         rows = [

@@ -10,6 +10,7 @@ from tlearn.data.names import Ignored
 from tlearn.data.status import SCORED
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms, Reference
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.network.description import Description
 from tlearn.scoring.index import Counts
 from tlearn.scoring.parts import Merged
@@ -37,6 +38,12 @@ class Scored:
     """Files with a prediction, `uncertain` ones too."""
     uncertain: int
     failed: int
+    labelled: int
+    """Rows with a prediction and a label: a folder of the path is named as a class."""
+    accuracy: float | None
+    """Of these; None where there are none."""
+    accuracy_interval: tuple[float, float] | None
+    """In which it lies with 95% certainty (Wilson)."""
     added: int
     """Rows. Files that failed again as before have none."""
     copied: int
@@ -79,6 +86,8 @@ def summarize(
         if run.merged.histograms is not None:
             histograms = drift.add(histograms, run.merged.histograms)
     num_scored = sum(statuses[status] for status in SCORED)
+    num_labelled = sum(run.merged.num_labelled for run in runs)
+    accuracy = sum(run.merged.num_right for run in runs) / num_labelled if num_labelled else None
     value, sentence = drift.judge(Reference.from_json(model.reference), histograms)
     return Scored(
         listed=counts.listed,
@@ -86,6 +95,9 @@ def summarize(
         scored=num_scored,
         uncertain=statuses["uncertain"],
         failed=statuses.total() - num_scored,
+        labelled=num_labelled,
+        accuracy=accuracy,
+        accuracy_interval=None if accuracy is None else accuracy_interval(accuracy, num_labelled),
         added=sum(run.merged.num_rows for run in runs),
         copied=counts.copied,
         computed=sum(run.num_computed for run in runs),

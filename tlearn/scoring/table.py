@@ -13,7 +13,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.console import warn
 from tlearn.errors import InputError, IntegrityError, UsageError
-from tlearn.scoring.ledger import Ledger
+from tlearn.scoring.ledger import FOLDER, Ledger
 
 COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")
 """Columns that two paths with the same bytes share."""
@@ -173,10 +173,11 @@ def _tables(location: str) -> Iterator[pa.Table]:
 
 
 def write(rows: pa.Table, output: str) -> None:
-    """Raises UsageError for a name that does not end in .parquet."""
-    if not output.endswith(".parquet"):
-        raise UsageError(f"expected --output NAME.parquet, got {output}: rows are written as Parquet")
-    storage.write(storage.absolute(output), lambda sink: pq.write_table(rows, sink))
+    """Raises UsageError for a name that does not end in .parquet, and for one inside a table that grows."""
+    location = storage.absolute(output)
+    if not output.endswith(".parquet") or FOLDER in storage.folders(location.rpartition("/")[0]):
+        raise UsageError(f"expected --output NAME.parquet outside of a table that grows, got {output}")
+    storage.write(location, lambda sink: pq.write_table(rows, sink))
 
 
 def lines(rows: pa.Table) -> Iterator[str]:

@@ -14,10 +14,10 @@ _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
 """Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
 
-Kind = Literal["file", "folder", "other"]
+PathKind = Literal["file", "folder", "other"]
 """Of what is at a path; other is a pipe, a socket or a device."""
 
-ListedKind = Literal["file", "folder", "closed folder", "link", "dead link"]
+Kind = Literal["file", "folder", "closed folder", "link", "dead link"]
 """A file, or a folder that is not entered, or one that cannot be, or a link to a folder, or one that leads nowhere."""
 
 
@@ -31,7 +31,7 @@ class Entry:
     path: str
     size: int
     modified: int
-    kind: ListedKind = "file"
+    kind: Kind = "file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlearn.storage.entries import Content, Entry, Kind, encode_name, is_shown
+from tlearn.storage.entries import Content, Entry, PathKind, encode_name, is_shown
 from tlearn.storage.local import Local, local
 from tlearn.storage.remote import Remote
 
@@ -63,7 +63,7 @@ def exists(location: str) -> bool:
     return _at(location).exists()
 
 
-def kind(location: str) -> Kind | None:
+def kind(location: str) -> PathKind | None:
     """What is at a path, through links; None for nothing. Raises OSError."""
     return _at(location).kind()
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, DeadLink, Entry, Kind, decode_name, encode_name, microseconds
+from tlearn.storage.entries import Content, DeadLink, Entry, PathKind, decode_name, encode_name, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Local:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def kind(self) -> Kind | None:
+    def kind(self) -> PathKind | None:
         if self.path.is_dir():
             return "folder"
         return "file" if self.path.is_file() else "other" if self.path.exists() else None

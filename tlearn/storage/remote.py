@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tlearn.errors import InputError, StorageError
-from tlearn.storage.entries import Content, Entry, Kind, decode_name, encode_name, microseconds
+from tlearn.storage.entries import Content, Entry, PathKind, decode_name, encode_name, microseconds
 
 Result = TypeVar("Result")
 
@@ -76,7 +76,7 @@ class Remote:
         system, path = filesystem(self.location)
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
-    def kind(self) -> Kind | None:
+    def kind(self) -> PathKind | None:
         from pyarrow import fs
 
         system, path = filesystem(self.location)
