@@ -21,7 +21,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
-from tlearn.distributed import places
+from tlearn.distributed import guard, places
 from tlearn.distributed.nodes import Node, Nodes
 from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
@@ -30,6 +30,7 @@ _starting = threading.Lock()
 
 _START_SECONDS = 90.0
 """How long the start of Ray may take, or its answer."""
+_BEAT_SECONDS = 5.0
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 10.0, 60.0
 _LOOK_SECONDS = 60.0
 """How long nodes are waited for that are to look whether they see a path; one that is slower is taken to see it."""
@@ -49,6 +50,16 @@ def start_ray() -> None:
             else:
                 _start_here()
             _quieten()
+            threading.Thread(target=_beat, daemon=True, name="beat").start()
+
+
+def _beat() -> None:
+    """For as long as this Ray is the process's, and answers."""
+    with contextlib.suppress(Exception):
+        while ray.is_initialized():
+            ray.nodes()
+            guard.beat()
+            time.sleep(_BEAT_SECONDS)
 
 
 def _join(address: Address) -> None:
