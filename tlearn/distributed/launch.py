@@ -66,6 +66,8 @@ def _join(address: Address) -> None:
     address.require_answer()
     try:
         _in_time(functools.partial(ray.init, address.text, **_options()))
+    except StorageError:
+        raise
     except Exception as error:
         raise StorageError(f"{address}: {_advice(error)}") from error
 
@@ -79,7 +81,9 @@ def _start_here() -> None:
         try:
             _in_time(functools.partial(ray.init, "local", num_cpus=num_cpus(), _temp_dir=folder, **_options()))
             return
-        except Exception as error:
+        except StorageError:
+            raise
+        except Exception as error:  # under load Ray gives up its own start too early
             ray.shutdown()
             if is_last:
                 raise StorageError(
@@ -131,7 +135,7 @@ def _in_time(start: Callable[[], object]) -> None:
     try:
         error = ended.get(timeout=_START_SECONDS)
     except queue.Empty:
-        raise TimeoutError(f"no answer for {_START_SECONDS:.0f} s") from None
+        raise StorageError(f"expected Ray to start or to answer within {_START_SECONDS:.0f} s, it did not") from None
     if error is not None:
         raise error
 
@@ -144,7 +148,7 @@ def _handlers_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 
