@@ -20,7 +20,7 @@ REASONS = {
     "distributed/decoders.py _results ray.get(task)": "the pool ends an actor whose chunk takes too long",
     "distributed/guard.py _Guard.wait while status is None": "each look takes two seconds; a deadline follows a signal",
     "distributed/guard.py run _Guard(child, reading, heard).wait()": "as long as the command: it is what limits it",
-    "distributed/guard.py _Guard._clear while (left := [*_descendants(os.getpid())])": "kills what is left",
+    "distributed/guard.py _Guard._clear while waited < END_SECONDS": "has a limit",
     "distributed/launch.py _beat while ray.is_initialized()": "a daemon thread; the guard hears where it waits",
     "distributed/launch.py start_ray with _starting": "the start that it waits for has a limit",
     "distributed/launch.py _in_time.run threading.Event().wait()": "a daemon thread that is to stay",

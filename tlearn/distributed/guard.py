@@ -57,12 +57,12 @@ def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
     heard = {number for number in Stopped.WORDS if signal.getsignal(number) is not signal.SIG_IGN}
     reading, writing = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
     child = os.fork()
     if child:
         os.close(writing)
         os.set_blocking(reading, False)
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return _Guard(child, reading, heard).wait()
     global _writing
     _writing = writing
@@ -149,7 +149,7 @@ class _Guard:
         """Called every two seconds; those in which the guard was stopped too, by Ctrl-Z, do not count."""
         if self.silent is not None and self.code is None:
             self.silent += _LOOK_SECONDS
-        now = {process for process in _descendants(os.getpid()) if _state(process) == "T"}
+        now = [process for process, state in _descendants(os.getpid()) if state == "T"]
         self.stopped = {process: self.stopped.get(process, 0.0) + _LOOK_SECONDS for process in now}
         for process, seconds in self.stopped.items():
             if seconds >= _STILL_SECONDS:
@@ -157,11 +157,13 @@ class _Guard:
 
     def _clear(self) -> None:
         """End what the child has left running."""
-        deadline = time.monotonic() + _LEFT_SECONDS
-        while left := [*_descendants(os.getpid())]:
-            if time.monotonic() > deadline:
-                for process in left:
-                    _kill(process)
+        started, waited = time.monotonic(), 0.0
+        while waited < END_SECONDS:
+            left, waited = [*_descendants(os.getpid())], time.monotonic() - started
+            if not left:
+                return
+            for process, _ in left if waited > _LEFT_SECONDS else ():
+                _kill(process)
             time.sleep(0.05)
             self._ended()
 
@@ -184,25 +186,19 @@ class _Guard:
         )
 
 
-def _descendants(process: int) -> Iterator[int]:
-    children: dict[int, list[int]] = {}
+def _descendants(process: int) -> Iterator[tuple[int, str]]:
+    """Process id and state, as "T" for stopped, of all that live."""
+    children: dict[int, list[tuple[int, str]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
+                children.setdefault(int(parent), []).append((int(folder.name), state))
     waiting = [process]
     while waiting:
         found = children.get(waiting.pop(), [])
         yield from found
-        waiting += found
-
-
-def _state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
+        waiting += [child for child, _ in found]
 
 
 def _kill(process: int) -> None:
