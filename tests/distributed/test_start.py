@@ -5,10 +5,11 @@ import threading
 from typing import Any
 
 import pytest
+from ray.exceptions import NodeDiedError
 
 from tlearn.distributed import launch, places
 from tlearn.distributed.places import Address
-from tlearn.errors import StorageError
+from tlearn.errors import InputError, StorageError
 
 
 class Start:
@@ -97,3 +98,15 @@ def test_a_ray_lives_longer_than_the_thread_that_asked_for_it(start: Start) -> N
     asking.start()
     asking.join(10)
     assert not asking.is_alive() and start.threads[0].is_alive()
+
+
+def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> None:
+    with pytest.raises(StorageError, match=r"got NodeDiedError: .*the same command goes on"), launch.causes():
+        raise NodeDiedError("the node\nis gone")
+    with pytest.raises(InputError, match=r"^ours$"), launch.causes():
+        try:
+            raise InputError("ours")
+        except InputError as error:
+            raise NodeDiedError("theirs") from error
+    with pytest.raises(ZeroDivisionError), launch.causes():
+        raise ZeroDivisionError

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,6 +34,24 @@ _BEAT_SECONDS = 5.0
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 10.0, 60.0
 _LOOK_SECONDS = 60.0
 """How long nodes are waited for that are to look whether they see a path; one that is slower is taken to see it."""
+
+
+@contextlib.contextmanager
+def causes() -> Iterator[None]:
+    """Turn what Ray wraps around an error of ours back into that error, and Ray's own into a StorageError."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, TlearnError) and not isinstance(cause, RayError):  # Ray's copy says all of the way
+                raise cause from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise StorageError(
+                f"expected Ray to run as long as the command, got {_line(error)}: the same command goes on from here"
+            ) from error
+        raise
 
 
 def start_ray() -> None:
@@ -165,6 +183,7 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+@causes()
 def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> None:
     """Until the cluster has all of these resources free at once: nodes may have to come, other jobs to end.
 
@@ -193,6 +212,7 @@ def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> Non
         remove_placement_group(room)
 
 
+@causes()
 def nodes() -> Nodes:
     """What the cluster has at this moment; needs a Ray that is started."""
     return Nodes(
@@ -209,6 +229,7 @@ def nodes() -> Nodes:
     )
 
 
+@causes()
 def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
     """Raise UsageError where a node that computes does not see a file, or what is written into a folder.
 
@@ -268,17 +289,3 @@ def _beginnings(locations: list[str]) -> list[str | None]:
         except OSError:
             digests.append(None)
     return digests
-
-
-@contextlib.contextmanager
-def causes() -> Iterator[None]:
-    """Turn what Ray wraps around an error of ours back into that error."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, TlearnError) and not isinstance(cause, RayError):  # Ray's copy says all of the way
-                raise cause from error
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise
