@@ -98,8 +98,8 @@ time.sleep(60)
     ("change", "environment", "says"),
     [
         ("import ray; ray.__version__ = '2.1.0'", {}, "another Ray or Python there .*2.1.0"),
-        ("", {"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "its token is missing or another"),
-        ("", {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexistent"}, "its token is missing"),
+        ("pass", {"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "its token is missing or another"),
+        ("pass", {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexistent"}, "its token is missing"),
     ],
     ids=["version", "wrong token", "no token"],
 )
