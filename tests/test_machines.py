@@ -15,6 +15,7 @@ from PIL import Image
 from processes import TLEARN
 
 from tlearn import cli, console, errors
+from tlearn.data import manifest
 from tlearn.errors import StorageError
 
 CHECK = ["check", "--data"]
@@ -33,18 +34,15 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("terminal", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
-def test_names_that_a_terminal_cannot_show_are_replaced_there(terminal: dict[str, str], data: Path) -> None:
-    done = subprocess.run([*TLEARN, *CHECK, data], env={**os.environ, **terminal}, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert b"\\u043a\\u043e" in done.stdout or "кошка".encode() in done.stdout
+def test_names_that_a_terminal_cannot_show_are_replaced_there(data: Path) -> None:
+    own = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*TLEARN, *CHECK, data], env=own, capture_output=True, timeout=60)
+    assert done.returncode == 0 and b"\\u043a\\u043e" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_written_to_nowhere(closed: str, data: Path) -> None:
-    line = f'exec "$@" {closed}'
-    words = ["/bin/sh", "-c", line, "sh", *TLEARN, *CHECK, str(data)]
-    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+def test_closed_streams_are_written_to_nowhere(data: Path) -> None:
+    words = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *TLEARN, *CHECK, str(data)]
+    assert subprocess.run(words, timeout=60).returncode == 0
 
 
 def test_work_goes_on_when_its_reader_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +72,12 @@ def test_other_errors_stay_what_they_are() -> None:
         raise FileNotFoundError(errno.ENOENT, "no such file")
     with pytest.raises(StorageError, match=r"^of ours$"), errors.of_the_machine():
         raise StorageError("of ours")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    files = manifest.read(str(data), val_fraction=0.2, seed=0).files
+    assert all(file.sha256 for file in manifest.add_hashes(str(data), files, f"{tmp_path}/cache"))
 
 
 def test_the_handlers_of_a_host_are_put_back(data: Path) -> None:

@@ -77,9 +77,9 @@ class Job:
                 for label in ("cat", "dog"):
                     draw(root / "data" / split / label, number)
 
-    def command(self, number: int) -> list[str]:
-        output, cache = f"{self.root}/{number}/", f"{self.root}/cache-{number}"
-        words = ["--output", output, "--cache", cache, "--quiet"]
+    def command(self, number: int, cache: str | None = None) -> list[str]:
+        cache = cache or f"{self.root}/cache-{number}"
+        words = ["--output", f"{self.root}/{number}/", "--cache", cache, "--quiet"]
         if self.kind == "score":
             words += ["--model", f"{self.root}/model", "--input", f"{self.root}/in"]
         else:

@@ -21,6 +21,7 @@ from tlearn.distributed import guard
 from tlearn.errors import InputError
 
 guard.END_SECONDS, guard._STILL_SECONDS, guard._LOOK_SECONDS = 1.0, 0.4, 0.1
+guard._SILENT_SECONDS, guard._LEFT_SECONDS = 0.5, 0.1
 
 def helper():
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
@@ -76,6 +77,8 @@ LOST = "tlearn: expected Ray to run as long as the command"
         ("os.abort()", 7, f"{LOST}, it or this process was lost (SIGABRT)"),
         ("os.kill(os.getpid(), 9)", 7, f"{LOST}, it or this process was lost (SIGKILL)"),
         ("ctypes.string_at(0)", 7, f"{LOST}, it or this process was lost (SIGSEGV)"),
+        ("guard.beat(); time.sleep(9)", 7, "tlearn: expected answers of Ray, got none for"),
+        ("guard.beat(); time.sleep(0.2); return 0", 0, ""),
         ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(9)", 143, "tlearn: terminated; the same command goes on"),
     ],
 )

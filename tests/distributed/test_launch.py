@@ -1,6 +1,7 @@
 """Two nodes of Ray on this machine; /proc/self/cwd is a path that every process sees something else at."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import instant
 import pytest
 import ray
+from processes import Head
 from ray.cluster_utils import Cluster
 
 from tlearn.cli import main
@@ -90,3 +92,32 @@ time.sleep(60)
     own = {**os.environ, "RAY_ADDRESS": "local"}
     done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, timeout=120)
     assert done.returncode == 143, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "environment", "says"),
+    [
+        ("import ray; ray.__version__ = '2.1.0'", {}, "another Ray or Python there .*2.1.0"),
+        ("pass", {"RAY_AUTH_TOKEN": "fedcba9876543210" * 4}, "its token is missing or another"),
+        ("pass", {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexistent"}, "its token is missing"),
+    ],
+    ids=["version", "wrong token", "no token"],
+)
+def test_a_cluster_that_this_process_does_not_fit_ends_with_7_and_a_line(
+    change: str, environment: dict[str, str], says: str, head: Head, tmp_path: Path
+) -> None:
+    instant.save_model(tmp_path / "model")
+    drawings.draw_folder(tmp_path / "data", num_train=2, num_val=2, num_test=2, seed=1)
+    words = ["--model", f"{tmp_path}/model", "--input", f"{tmp_path}/data/test", "--output", f"{tmp_path}/scores/"]
+    code = f"{change}; import sys; from tlearn.cli import main; sys.exit(main())"
+    own = {**os.environ, "RAY_ADDRESS": head.address, **environment}
+    own = {name: value for name, value in own.items() if value}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "score", *words, "--cache", f"{tmp_path}/cache", "--quiet"],
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 7 and done.stderr.count("\n") == 1, done.stderr
+    assert re.search(rf"expected a Ray at {head.address} \(from RAY_ADDRESS\).*{says}", done.stderr)

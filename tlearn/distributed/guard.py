@@ -24,16 +24,26 @@ END_SECONDS = 30.0
 """How long a command may take to end after a signal, or after its work is done."""
 _STILL_SECONDS = 60.0
 """How long a process may be stopped (SIGSTOP) before it is ended, and Ray goes on without it."""
+_SILENT_SECONDS = 120.0
+"""How long a cluster may give no answer."""
 _LEFT_SECONDS = 1.0
 """How long processes may outlive the command that started them."""
 _LOOK_SECONDS = 2.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_is_child = False
+_BEAT = 255
+_writing: int | None = None
+"""In the child: what is written there the parent reads."""
 
 
 def is_child() -> bool:
     """Whether this process works under the eyes of another."""
-    return _is_child
+    return _writing is not None
+
+
+def beat() -> None:
+    """Say that the cluster answers. After the first time, silence ends the command."""
+    if _writing is not None:
+        os.write(_writing, bytes([_BEAT]))
 
 
 def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
@@ -47,15 +57,15 @@ def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
     heard = {number for number in Stopped.WORDS if signal.getsignal(number) is not signal.SIG_IGN}
     reading, writing = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
     child = os.fork()
     if child:
         os.close(writing)
         os.set_blocking(reading, False)
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return _Guard(child, reading, heard).wait()
-    global _is_child
-    _is_child = True
+    global _writing
+    _writing = writing
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(errors.FAULT)
@@ -91,6 +101,8 @@ class _Guard:
     code: int | None = None
     """What the child has said."""
     deadline: float = float("inf")
+    silent: float | None = None
+    """For how many seconds the cluster has given no answer; None until its first."""
     stopped: dict[int, float] = field(default_factory=dict)
     """Processes that are stopped, and for how many seconds they have been seen so."""
 
@@ -101,9 +113,9 @@ class _Guard:
             if received is not None and received.si_signo in self.heard:
                 self._pass_on(signal.Signals(received.si_signo), is_of_terminal=received.si_code > 0)
             elif received is None:
-                self._end_stopped()
+                self._look()
             self._listen()
-            if time.monotonic() > self.deadline:
+            if time.monotonic() > self.deadline or (self.silent or 0.0) > _SILENT_SECONDS:
                 os.kill(self.child, signal.SIGKILL)
             status = self._ended()
         self._listen()
@@ -118,9 +130,11 @@ class _Guard:
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            said = os.read(self.reading, 1)
-            if said:
-                self.code, self.deadline = said[0], time.monotonic() + END_SECONDS
+            for said in os.read(self.reading, 1000):
+                if said == _BEAT:
+                    self.silent = 0.0
+                else:
+                    self.code, self.deadline = said, time.monotonic() + END_SECONDS
 
     def _ended(self) -> int | None:
         """The child's wait status once it has ended. Reaps whatever else has."""
@@ -131,9 +145,11 @@ class _Guard:
                     ended = found[1]
         return ended
 
-    def _end_stopped(self) -> None:
+    def _look(self) -> None:
         """Called every two seconds; those in which the guard was stopped too, by Ctrl-Z, do not count."""
-        now = {process for process in _descendants(os.getpid()) if _state(process) == "T"}
+        if self.silent is not None and self.code is None:
+            self.silent += _LOOK_SECONDS
+        now = [process for process, state in _descendants(os.getpid()) if state == "T"]
         self.stopped = {process: self.stopped.get(process, 0.0) + _LOOK_SECONDS for process in now}
         for process, seconds in self.stopped.items():
             if seconds >= _STILL_SECONDS:
@@ -141,11 +157,13 @@ class _Guard:
 
     def _clear(self) -> None:
         """End what the child has left running."""
-        deadline = time.monotonic() + _LEFT_SECONDS
-        while left := [*_descendants(os.getpid())]:
-            if time.monotonic() > deadline:
-                for process in left:
-                    _kill(process)
+        started, waited = time.monotonic(), 0.0
+        while waited < END_SECONDS:
+            left, waited = [*_descendants(os.getpid())], time.monotonic() - started
+            if not left:
+                return
+            for process, _ in left if waited > _LEFT_SECONDS else ():
+                _kill(process)
             time.sleep(0.05)
             self._ended()
 
@@ -154,6 +172,11 @@ class _Guard:
             return self.code
         if self.stop is not None:
             raise Stopped(self.stop)
+        if (self.silent or 0.0) > _SILENT_SECONDS:
+            raise StorageError(
+                f"expected answers of Ray, got none for {_SILENT_SECONDS:.0f} s: look after its head; the same "
+                "command goes on from here"
+            )
         how = (
             f"exit code {os.WEXITSTATUS(status)}" if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
         )
@@ -163,25 +186,19 @@ class _Guard:
         )
 
 
-def _descendants(process: int) -> Iterator[int]:
-    children: dict[int, list[int]] = {}
+def _descendants(process: int) -> Iterator[tuple[int, str]]:
+    """Process id and state, as "T" for stopped, of all that live."""
+    children: dict[int, list[tuple[int, str]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
+                children.setdefault(int(parent), []).append((int(folder.name), state))
     waiting = [process]
     while waiting:
         found = children.get(waiting.pop(), [])
         yield from found
-        waiting += found
-
-
-def _state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
+        waiting += [child for child, _ in found]
 
 
 def _kill(process: int) -> None:

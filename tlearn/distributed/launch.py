@@ -16,12 +16,12 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
-from tlearn.distributed import places
+from tlearn.distributed import guard, places
 from tlearn.distributed.nodes import Node, Nodes
 from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
@@ -30,9 +30,28 @@ _starting = threading.Lock()
 
 _START_SECONDS = 90.0
 """How long the start of Ray may take, or its answer."""
+_BEAT_SECONDS = 5.0
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 10.0, 60.0
 _LOOK_SECONDS = 60.0
 """How long nodes are waited for that are to look whether they see a path; one that is slower is taken to see it."""
+
+
+@contextlib.contextmanager
+def causes() -> Iterator[None]:
+    """Turn what Ray wraps around an error of ours back into that error, and Ray's own into a StorageError."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, TlearnError) and not isinstance(cause, RayError):  # Ray's copy says all of the way
+                raise cause from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise StorageError(
+                f"expected Ray to run as long as the command, got {_line(error)}: the same command goes on from here"
+            ) from error
+        raise
 
 
 def start_ray() -> None:
@@ -49,12 +68,24 @@ def start_ray() -> None:
             else:
                 _start_here()
             _quieten()
+            threading.Thread(target=_beat, daemon=True, name="beat").start()
+
+
+def _beat() -> None:
+    """For as long as this Ray is the process's, and answers."""
+    with contextlib.suppress(Exception):
+        while ray.is_initialized():
+            ray.nodes()
+            guard.beat()
+            time.sleep(_BEAT_SECONDS)
 
 
 def _join(address: Address) -> None:
     address.require_answer()
     try:
         _in_time(functools.partial(ray.init, address.text, **_options()))
+    except StorageError:
+        raise
     except Exception as error:
         raise StorageError(f"{address}: {_advice(error)}") from error
 
@@ -68,7 +99,9 @@ def _start_here() -> None:
         try:
             _in_time(functools.partial(ray.init, "local", num_cpus=num_cpus(), _temp_dir=folder, **_options()))
             return
-        except Exception as error:
+        except StorageError:
+            raise
+        except Exception as error:  # under load Ray gives up its own start too early
             ray.shutdown()
             if is_last:
                 raise StorageError(
@@ -120,7 +153,7 @@ def _in_time(start: Callable[[], object]) -> None:
     try:
         error = ended.get(timeout=_START_SECONDS)
     except queue.Empty:
-        raise TimeoutError(f"no answer for {_START_SECONDS:.0f} s") from None
+        raise StorageError(f"expected Ray to start or to answer within {_START_SECONDS:.0f} s, it did not") from None
     if error is not None:
         raise error
 
@@ -133,7 +166,7 @@ def _handlers_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 
@@ -150,6 +183,7 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+@causes()
 def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> None:
     """Until the cluster has all of these resources free at once: nodes may have to come, other jobs to end.
 
@@ -178,6 +212,7 @@ def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> Non
         remove_placement_group(room)
 
 
+@causes()
 def nodes() -> Nodes:
     """What the cluster has at this moment; needs a Ray that is started."""
     return Nodes(
@@ -194,6 +229,7 @@ def nodes() -> Nodes:
     )
 
 
+@causes()
 def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
     """Raise UsageError where a node that computes does not see a file, or what is written into a folder.
 
@@ -269,17 +305,3 @@ def _require_gpu() -> None:
     from tlearn.network import device
 
     device.require_gpu()
-
-
-@contextlib.contextmanager
-def causes() -> Iterator[None]:
-    """Turn what Ray wraps around an error of ours back into that error."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, TlearnError) and not isinstance(cause, RayError):  # Ray's copy says all of the way
-                raise cause from error
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise

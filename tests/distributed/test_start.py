@@ -1,0 +1,112 @@
+"""How Ray is started and joined, with Ray's own part replaced."""
+
+import os
+import threading
+from typing import Any
+
+import pytest
+from ray.exceptions import NodeDiedError
+
+from tlearn.distributed import launch, places
+from tlearn.distributed.places import Address
+from tlearn.errors import InputError, StorageError
+
+
+class Start:
+    """ray.init, which ends as told, one ending a call."""
+
+    def __init__(self, *endings: Exception | None):
+        self.endings = [*endings]
+        self.calls: list[dict[str, Any]] = []
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, address: str, **options: Any) -> None:
+        self.calls.append({"address": address, **options})
+        self.threads.append(threading.current_thread())
+        ending = self.endings.pop(0)
+        if ending is not None:
+            raise ending
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    start = Start()
+    monkeypatch.setattr(launch.ray, "init", start)
+    monkeypatch.setattr(launch.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(launch.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(places, "cluster", lambda: None)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    return start
+
+
+def test_a_start_that_fails_is_tried_once_more(start: Start) -> None:
+    start.endings = [TimeoutError("The current node timed out during startup."), None]
+    launch.start_ray()
+    assert [call["address"] for call in start.calls] == ["local", "local"]
+
+
+def test_a_start_that_fails_twice_is_one_line(start: Start) -> None:
+    start.endings = [RuntimeError("Failed to start GCS.\nLast 0 lines"), RuntimeError("Failed to start GCS.\nLast")]
+    with pytest.raises(StorageError, match=r"^expected Ray to start on this machine .*Failed to start GCS. Last$"):
+        launch.start_ray()
+
+
+def test_a_start_without_end_has_a_limit(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(launch.ray, "init", lambda *words, **options: threading.Event().wait(2))
+    with pytest.raises(StorageError, match=r"within 0 s, it did not"):
+        launch.start_ray()
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.1"),
+            r"another Ray .*Ray: 2.1.*same",
+        ),
+        (launch.AuthenticationError("no token\nfound"), r"token .*RAY_AUTH_TOKEN"),
+        (ConnectionError("refused"), r"got ConnectionError: refused: RAY_ADDRESS=local"),
+    ],
+)
+def test_a_cluster_that_does_not_take_this_process_is_named(
+    ending: Exception, says: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "cluster", lambda: Address("auto", "RAY_ADDRESS"))
+    start.endings = [ending]
+    with pytest.raises(StorageError, match=rf"^expected a Ray at auto \(from RAY_ADDRESS\): .*{says}") as raised:
+        launch.start_ray()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
+def test_a_ray_has_the_cpus_that_may_be_used(start: Start) -> None:
+    """As after `taskset -c 0`."""
+    start.endings = [None]
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        launch.start_ray()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert start.calls[0]["num_cpus"] == 1
+
+
+def test_a_ray_lives_longer_than_the_thread_that_asked_for_it(start: Start) -> None:
+    start.endings = [None]
+    asking = threading.Thread(target=launch.start_ray)
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive() and start.threads[0].is_alive()
+
+
+def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> None:
+    with pytest.raises(StorageError, match=r"got NodeDiedError: .*the same command goes on"), launch.causes():
+        raise NodeDiedError("the node\nis gone")
+    with pytest.raises(InputError, match=r"^ours$"), launch.causes():
+        try:
+            raise InputError("ours")
+        except InputError as error:
+            raise NodeDiedError("theirs") from error
+    with pytest.raises(ZeroDivisionError), launch.causes():
+        raise ZeroDivisionError
