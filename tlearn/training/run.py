@@ -43,7 +43,7 @@ _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
     "quiet", "verbose",
 )  # fmt: skip
-_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
+_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
 
