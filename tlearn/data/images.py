@@ -140,13 +140,19 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
-    """Decode and resize to (3, image_size, image_size) uint8, with the stored width and height in pixels."""
+    """Decode and resize to (3, image_size, image_size) uint8, with the stored width and height in pixels.
+
+    Raises nothing but ImageError.
+    """
     if len(data) > config.max_bytes:
         message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
         raise ImageError(message, status="too_large")
     needed = config.short_side if config.resize == "crop" else config.image_size
     picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
-    return resize(picture.pixels, config), picture.width, picture.height
+    try:
+        return resize(picture.pixels, config), picture.width, picture.height
+    except Exception as error:  # for want of memory
+        raise ImageError(_reason(data, error), width=picture.width, height=picture.height) from error
 
 
 def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
