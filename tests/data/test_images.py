@@ -1,10 +1,12 @@
 """Pictures whose quadrants have colours of their own, encoded in every kind there is."""
 
+import io
 import pickle
 import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,7 +42,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from tlearn.config import PreprocessConfig
-from tlearn.data import images, jpeg
+from tlearn.data import images
 from tlearn.data.images import ImageError, Picture
 
 
@@ -94,14 +96,11 @@ assert Image.MAX_IMAGE_PIXELS is None
     subprocess.run([sys.executable, "-c", code], input=encode(rgb(), "JPEG"), check=True)
 
 
-def test_jpeg_through_torchvision_and_through_pillow_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_has_the_pixels_that_pillow_gives() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
     data = encode(Image.fromarray(noise), "JPEG")
-    fast = decode(data)
-    assert jpeg.decoder() == "torchvision"
-    monkeypatch.setattr(jpeg, "_operator", lambda: None)
-    assert jpeg.decoder() == "pillow"
-    assert (fast.pixels.int() - decode(data).pixels.int()).abs().max() <= 2
+    expected = torch.from_numpy(np.array(Image.open(io.BytesIO(data)))).permute(2, 0, 1)
+    assert (decode(data).pixels.int() - expected.int()).abs().max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP"])
@@ -304,6 +303,65 @@ def test_what_is_no_picture_is_unreadable_and_says_what_came(name: str) -> None:
     assert_one_clean_line(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "marker", "precision"),
+    [("12 bits", 0xC0, 12), ("lossless JPEG", 0xC3, 8), ("hierarchical JPEG", 0xC5, 8), ("JPEG-LS", 0xF7, 8)],
+)
+def test_jpeg_of_a_kind_that_is_not_read_is_not_called_damaged(name: str, marker: int, precision: int) -> None:
+    data = bytearray(encode(rgb(), "JPEG"))
+    frame = data.find(b"\xff\xc0")
+    data[frame + 1], data[frame + 4] = marker, precision
+    with pytest.raises(ImageError, match=f"{name}.* is not supported: convert it"):
+        decode(bytes(data))
+
+
+def test_a_png_of_xcode_is_named() -> None:
+    data = encode(rgb(), "PNG")
+    raw = chunk(b"IDAT", zlib.compress(quadrants(COLOURS).tobytes())[2:-4])  # without zlib's header and checksum
+    with pytest.raises(ImageError, match=r"Xcode.* is not supported"):
+        decode(data[:8] + chunk(b"CgBI", bytes(4)) + data[8:33] + raw + data[-12:])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_file_sent_as_text_is_named(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))
+    with pytest.raises(ImageError, match=f"{kind} that was sent as text"):
+        decode(encode(noise, kind).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+
+
+TEXT = np.random.default_rng(0).integers(97, 100, 2_000_000).astype(np.uint8).tobytes()
+PACKED = zlib.compress(TEXT)
+METADATA = {
+    "much text, packed": chunk(b"zTXt", b"comment\0\0" + PACKED),
+    "much text, unpacked": chunk(b"tEXt", b"prompt\0" + TEXT),
+    "much text in unicode": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + PACKED),
+    "many texts": b"".join(chunk(b"zTXt", b"k%d\0\0" % i + zlib.compress(bytes(900_000))) for i in range(80)),
+    "a large profile": chunk(b"iCCP", b"profile\0\0" + PACKED),
+    "a broken profile": chunk(b"iCCP", b"profile\0\0not zlib"),
+    "text that is no UTF-8": chunk(b"iTXt", b"t\0\0\0\0\0\xff\xfe\xfa"),
+    "much EXIF": chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0\0\0\0\0" + TEXT),
+}
+
+
+@pytest.mark.parametrize("where", ["before the pixels", "behind them"])
+@pytest.mark.parametrize("name", METADATA)
+def test_however_much_metadata_a_png_has_it_is_decoded(name: str, where: str) -> None:
+    data = encode(rgb(), "PNG")
+    at = 33 if where == "before the pixels" else len(data) - 12
+    assert_shows(decode(data[:at] + METADATA[name] + data[at:]), COLOURS)
+
+
+def test_however_much_metadata_other_kinds_have_they_are_decoded() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = TEXT.decode()
+    for kind in ("WEBP", "TIFF"):
+        options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+        assert_shows(decode(encode(rgb(), kind, exif=exif, **options)), COLOURS)
+    data = encode(rgb(), "JPEG", quality=95)
+    comments = (b"\xff\xfe\xff\xff" + TEXT[:65533]) * 30
+    assert_shows(decode(data[:2] + comments + data[2:]), COLOURS, 8)
+
+
 def assert_one_clean_line(error: ImageError) -> None:
     message = str(error)
     assert message.isprintable() and len(message) <= 200 and " at 0x" not in message
@@ -346,7 +404,7 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
 
 
 def test_more_than_max_bytes_is_too_large() -> None:
-    with pytest.raises(ImageError, match="expected 10 bytes or less, got 11") as caught:
+    with pytest.raises(ImageError, match="expected 10 bytes or less, got more: scale it down") as caught:
         images.load(bytes(11), PreprocessConfig(max_bytes=10))
     assert caught.value.status == "too_large"
 

@@ -14,7 +14,7 @@ from support import build
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
-from tlearn.data.fetch import Fetched, fetch
+from tlearn.data.fetch import Fetch, Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed import decoders, launch, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult
@@ -153,7 +153,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch: decoders.Fetch) -> Any:
+def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch: Fetch) -> Any:
     entries = storage.in_order(storage.stream(str(pictures)))
     columns: dict[str, list[Any]] = {
         name: [getattr(one, name) for one in entries] for name in ("path", "size", "modified")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import Arch, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.data import images
+from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed.chunks import ChunkResult
 from tlearn.distributed.nodes import Here, Threads
@@ -194,6 +196,45 @@ def test_files_of_equal_content_share_a_place(data: Path, own_cache: Path) -> No
     compute(files, data, one)
     first, second, third, *_ = found = places(files, "plain", one)
     assert len(found) == 6 and first == second and first != third
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(picture(9))])
+def test_a_copy_is_used_where_the_first_file_is_gone_or_changed(data: Path, own_cache: Path, change: Any) -> None:
+    one = cut(own_cache)
+    files = [add(data, f"{i}.png", picture(i // 3)) for i in range(6)]
+    for name in ("0.png", "1.png"):
+        change(data / name)
+    compute(files, data, one)
+    assert len(places(files, "plain", one)) == 6
+    expected = pixels_of(data / "2.png")
+    assert torch.equal(Features(places(files[:1], "plain", one), one.shape).gather([0])[0], expected)
+
+
+def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
+    """Ends its process at one picture, as a decoder with a fault would."""
+    if path == "2.png":
+        os.abort()
+    return fetch(folder, path, preprocess)
+
+
+def confused(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
+    raise KeyError(path)
+
+
+def test_a_picture_that_kills_its_decoder_costs_one_picture(data: Path, tmp_path: Path) -> None:
+    one = cut(tmp_path / "cache")
+    files = [add(data, f"{i}.png", picture(i)) for i in range(3)]
+    (chunk,) = plan([(files, ("plain", "mirror"))], one)
+    task, threads = Task(str(data), one), Threads(1, Here(1))
+    with pytest.raises(KeyError):
+        Compute(task, threads, confused)(chunk)
+    started = Path(one.folder("plain")) / f"{chunk.id}.started"
+    assert started.exists(), "as an actor leaves it that dies"
+    assert Compute(task, threads, poison)(chunk).num_failed == 1
+    assert not started.exists()
+    for view in ("plain", "mirror"):
+        assert [file.status for file in outcomes(files, view, one).files] == ["ok", "ok", "decoder_crash"]
+    assert plan([(files, ("plain", "mirror"))], one) == []
 
 
 def test_chunks_are_named_after_their_content(data: Path, own_cache: Path) -> None:

@@ -1,6 +1,7 @@
 """OpenVINO computes what torch computes, to the precision that is asked for."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from support import our_tensors, random_blocks
 from torch import Tensor
 
 from tlearn.config import Arch, PreprocessConfig
+from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.images import resize
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
@@ -126,11 +128,15 @@ def test_a_folder_that_grows_keeps_its_ranges(pretrained: dict[str, Tensor], tmp
     paths = sorted(path for path in folder.rglob("*.*") if path.name != "broken.jpg")
     files = [File("train", str(path.relative_to(folder)), "cat", 1, 1, f"{i}" * 64) for i, path in enumerate(paths, 2)]
     kept = str(tmp_path / "cache")
-    first = cache.ranges(files[2:], str(folder), frozen, kept)
+
+    def decode(paths: Sequence[str]) -> Iterator[Fetched]:
+        return (fetch(str(folder), path, PREPROCESS) for path in paths)
+
+    first = cache.ranges(files[2:], frozen, kept, decode)
     assert len(first) == 3
-    assert cache.ranges(files, str(folder), frozen, kept) == first
-    assert cache.ranges(files[:2], str(folder), frozen, kept) != first
-    assert cache.ranges([], str(folder), frozen, kept) == ()
+    assert cache.ranges(files, frozen, kept, decode) == first
+    assert cache.ranges(files[:2], frozen, kept, decode) != first
+    assert cache.ranges([], frozen, kept, decode) == ()
 
 
 @pytest.mark.parametrize(

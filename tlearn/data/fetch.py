@@ -1,13 +1,14 @@
-"""One listed file to pixels, or to the reason why not; never an exception. Both jobs read pictures through it."""
+"""One listed file to pixels, or to the reason why not; no exception but TlearnError. Both jobs read pictures by it."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from tlearn import storage
 from tlearn.config import PreprocessConfig
 from tlearn.data import images
-from tlearn.data.status import Status, why_missing
+from tlearn.data.reading import NotRead, read
+from tlearn.data.status import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,17 @@ class Fetched:
     """None where the file could not be read, or has more than max_bytes."""
 
 
+Fetch = Callable[[str, str, PreprocessConfig], Fetched]
+"""What `fetch` is."""
+
+Decoder = Callable[[Sequence[str]], Iterator[Fetched]]
+"""Paths to what they hold, in their order."""
+
+
 def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
-    try:
-        content = storage.read_listed(folder, path, config.max_bytes)
-    except FileNotFoundError as error:
-        return Fetched(status="missing", error=why_missing(error))
-    except OSError as error:
-        return Fetched(status="io_error", error=" ".join((error.strerror or str(error)).split()))
+    content = read(folder, path, config.max_bytes)
+    if isinstance(content, NotRead):
+        return Fetched(content.status, content.error)
     is_whole = len(content.data) <= config.max_bytes  # what is longer is read in part
     facts = (content.size, content.modified, content.sha256 if is_whole else None)
     try:

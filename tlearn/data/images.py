@@ -5,6 +5,7 @@ Pillow reads every header and decodes every kind; ordinary JPEG goes through `jp
 
 import functools
 import io
+import logging
 import re
 import textwrap
 import threading
@@ -20,24 +21,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tlearn.config import PreprocessConfig
-from tlearn.data import jpeg
+from tlearn.data import depth, jpeg, kinds, tiff
+from tlearn.data.tiff import Tiff
 
-# Only names what could not be read; what can be read is for Pillow to find out.
-_KINDS = (
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG", "PNG"),
-    (rb"GIF8", "GIF"),
-    (rb"BM", "BMP"),
-    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
-    (rb"RIFF....WEBP", "WebP"),
-    (rb"....ftypavi[fs]", "AVIF"),
-    (rb"....ftyp(he|mif1|msf1)", "HEIC"),
-    (rb"....ftyp", "video"),
-    (rb"%PDF", "PDF"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype )?html", "HTML"),
-    (rb"(\xef\xbb\xbf)?\s*<.*\bsvg\b", "SVG"),
-    (rb"[^\0-\x08\x0e-\x1f]+\Z", "text"),
-)
 _PILLOW_WARNINGS: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 # EXIF orientation: from 5 on rows and columns change places first, then these axes are reversed.
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
@@ -84,22 +70,46 @@ def decode(data: bytes, *, max_pixels: int, least: int | None = None) -> Picture
     _silence_pillow()
     width = height = None
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):
-                # The tags, because Pillow has turned the size already.
-                width, height = image.tag_v2[256], image.tag_v2[257]
-            if width * height > max_pixels:
-                message = f"expected {max_pixels} pixels or less, got {width} x {height}: raise max_pixels"
-                raise ImageError(message, status="too_large", width=width, height=height)
-            pixels = None if least and jpeg.scale_down(image, least) else jpeg.decode(image, data)
-            if pixels is None:
-                pixels = _decode_with_pillow(image, data)
-            return Picture(_upright(pixels, image), width, height)
+        image = _opened(data)
+        width, height = _stored_size(image)
+        if width * height > max_pixels:
+            message = f"expected {max_pixels} pixels or less, got {width} x {height}: scale it down"
+            raise ImageError(message, status="too_large", width=width, height=height)
+        return Picture(_pixels(image, data, least), width, height)
     except ImageError:
         raise
     except Exception as error:
+        if "MAX_TEXT" in str(error):
+            return decode(_without_texts(data), max_pixels=max_pixels, least=least)
         raise ImageError(_reason(data, error), width=width, height=height) from error
+
+
+def _opened(data: bytes) -> Image.Image | Tiff:
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except UnidentifiedImageError:
+        if kinds.of(data).name != "TIFF":
+            raise
+        return Tiff.open(data)
+    # Pillow mistakes 16 bits for 8 where each colour is a plane of its own.
+    is_mistaken = isinstance(image, TiffImageFile) and image.tag_v2.get(284) == 2 and max(image.tag_v2[258]) > 8
+    return Tiff.open(data) if is_mistaken else image
+
+
+def _stored_size(image: Image.Image | Tiff) -> tuple[int, int]:
+    """Width and height in pixels, not yet upright."""
+    # A TIFF's tags, because Pillow has turned the size already.
+    return (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
+
+
+def _pixels(image: Image.Image | Tiff, data: bytes, least: int | None) -> Tensor:
+    """(3, height, width) uint8, upright."""
+    if isinstance(image, Tiff):
+        return _upright(torch.from_numpy(image.pixels()).permute(2, 0, 1), image.orientation)
+    pixels = jpeg.decode(image, data, least)
+    if pixels is None:
+        pixels = _decode_with_pillow(image, data)
+    return _upright(pixels, _orientation(image))
 
 
 def resize(pixels: Tensor, config: PreprocessConfig) -> Tensor:
@@ -130,13 +140,19 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
-    """Decode and resize to (3, image_size, image_size) uint8, with the stored width and height in pixels."""
+    """Decode and resize to (3, image_size, image_size) uint8, with the stored width and height in pixels.
+
+    Raises nothing but ImageError.
+    """
     if len(data) > config.max_bytes:
-        message = f"expected {config.max_bytes} bytes or less, got {len(data)}: raise max_bytes"
+        message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
         raise ImageError(message, status="too_large")
     needed = config.short_side if config.resize == "crop" else config.image_size
     picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
-    return resize(picture.pixels, config), picture.width, picture.height
+    try:
+        return resize(picture.pixels, config), picture.width, picture.height
+    except Exception as error:  # for want of memory
+        raise ImageError(_reason(data, error), width=picture.width, height=picture.height) from error
 
 
 def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
@@ -144,9 +160,12 @@ def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
     if image.format == "PNG":
         # Decoding does not look at the checksums.
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()
+    is_halved = depth.is_halved(image)
     image.load()
+    if is_halved:
+        image = depth.colours(image, data)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_grey(image))
+        image = Image.fromarray(depth.grey(image, data))
     elif image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
@@ -154,33 +173,28 @@ def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _grey(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Scale more than 8 bits to 8, where Pillow clips: (height, width)."""
-    values = np.array(image)
-    if image.mode.startswith("I;16"):
-        # Pillow inverts white-is-zero TIFFs up to 8 bits only.
-        if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
-            values = 65535 - values
-        if "transparency" in image.info:
-            values[values == image.info["transparency"]] = 65535
-        return np.asarray(values >> 8, np.uint8)
-    values = np.where(np.isfinite(values), values, 0).astype(np.float32)
-    peak = float(values.max())
-    # The range is not in the file. Floats from 0 to 1 may overshoot a little.
-    top = next(top for top in (255.0, 65535.0, peak) if peak <= top)
-    if image.mode == "F" and peak < 2:
-        top = 1.0
-    return np.asarray(np.clip(values, 0, top) * (255 / top) + 0.5).astype(np.uint8)
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without texts and colour profile, which may be huge when they are unpacked, and are not looked at."""
+    parts, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            parts.append(data[at:end])
+        at = end
+    return b"".join(parts)
 
 
-def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
-    """Turn (3, height, width) as the EXIF orientation says."""
+def _orientation(image: Image.Image) -> int:
+    """Of a decoded picture: PNG may have EXIF behind the pixels; TIFF is turned by now, its tag removed."""
     try:
-        # Asked after decoding: PNG may have EXIF behind the pixels; TIFF is turned by now, its tag removed.
-        orientation = int(image.getexif().get(0x0112, 1))
+        return int(image.getexif().get(0x0112, 1))
     except Exception:
         # Damaged EXIF is no reason to lose the picture.
-        orientation = 1
+        return 1
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn (3, height, width) as the EXIF orientation says."""
     if orientation not in _FLIPS:
         return pixels
     return (pixels.transpose(1, 2) if orientation >= 5 else pixels).flip(_FLIPS[orientation])
@@ -188,21 +202,25 @@ def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
 
 def _reason(data: bytes, error: Exception) -> str:
     """One line that says why `data` gave no picture."""
-    kind = next((kind for magic, kind in _KINDS if re.match(magic, data[:512], re.DOTALL | re.I)), "")
+    if not data:
+        return "not an image that can be read: the file is empty"
+    kind = kinds.of(data)
     # Without object addresses and line breaks.
     said = re.sub(r"<[^>]*>|[^ -~]+", " ", str(error))
-    if not data:
-        reason = "the file is empty"
-    elif kind.upper() not in _formats():
-        reason = f"expected {', '.join(_formats())}, got {kind or 'unknown bytes'}: convert or remove it"
+    if kind.advice or kind.name.upper() not in _formats():
+        reason = f"{kind.name} is not supported: {kind.advice or 'convert it'}"
+    elif kinds.was_sent_as_text(data):
+        reason = f"{kind.name} that was sent as text, every line feed made CR LF: fetch it again"
     elif isinstance(error, MemoryError):
-        reason = f"{kind} that does not fit into memory"
+        reason = f"{kind.name} that does not fit into memory"
     elif "truncated" in said.lower():
-        reason = f"truncated {kind}"
+        reason = f"truncated {kind.name}"
+    elif isinstance(error, tiff.Unsupported):
+        reason = f"{error} is not supported: convert it to JPEG or PNG"
     elif isinstance(error, UnidentifiedImageError):
-        reason = f"damaged or truncated {kind}"
+        reason = f"damaged or truncated {kind.name}"
     else:
-        reason = f"damaged {kind} ({said})"
+        reason = f"damaged {kind.name} ({said})"
     return textwrap.shorten(f"not an image that can be read: {reason}", 200, placeholder=" ...")
 
 
@@ -216,9 +234,11 @@ def _formats() -> tuple[str, ...]:
 def _set_up_pillow() -> tuple[str, ...]:
     # Pillow's own limit on pixels; max_pixels is checked before anything is allocated.
     Image.MAX_IMAGE_PIXELS = None
+    # Else what it says of odd files is printed, without their names.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     Image.init()
     # AVIF is not in every Pillow; MPO is opened as JPEG.
-    return ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *["AVIF"] * ("AVIF" in Image.OPEN))
+    return ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *["AVIF"] * ("AVIF" in Image.OPEN))
 
 
 def _silence_pillow() -> None:

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.classes import Classes
+from tlearn.data import reading
 from tlearn.data.names import Ignored
-from tlearn.data.status import Status, why_missing
+from tlearn.data.status import Status
 from tlearn.errors import InputError, TooManyBadFiles, printable, some
 
 SCHEMA = pa.schema(
@@ -108,12 +109,10 @@ def add_hashes(data: str, files: list[File], cache: str) -> list[File]:
 
 
 def _hashed(data: str, file: File) -> File:
-    try:
-        return dataclasses.replace(file, sha256=storage.read_listed(data, file.path).sha256)
-    except FileNotFoundError as error:
-        return dataclasses.replace(file, status="missing", error=why_missing(error))
-    except OSError as error:
-        return dataclasses.replace(file, status="io_error", error=error.strerror or str(error))
+    content = reading.read(data, file.path)
+    if isinstance(content, reading.NotRead):
+        return dataclasses.replace(file, status=content.status, error=content.error)
+    return dataclasses.replace(file, sha256=content.sha256)
 
 
 def _read_hashes(index: str) -> dict[tuple[str, int, int], str]:

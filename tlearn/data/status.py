@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from tlearn import storage
-
 Status = Literal["ok", "unreadable", "too_large", "missing", "changed", "io_error", "decoder_crash"]
 
 SCORED = ("scored", "uncertain")
@@ -11,9 +9,3 @@ SCORED = ("scored", "uncertain")
 
 SETTLED = ("ok", *SCORED, "unreadable", "too_large", "decoder_crash")
 """What follows from the content of the file; the others are tried again."""
-
-
-def why_missing(error: FileNotFoundError) -> str:
-    """The words for a listed file that cannot be found."""
-    is_link = isinstance(error, storage.DeadLink)
-    return "a link that leads nowhere" if is_link else "listed, but gone when it was read"

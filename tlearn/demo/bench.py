@@ -32,7 +32,8 @@ from tlearn.data import listing
 from tlearn.data.fetch import fetch
 from tlearn.data.manifest import File
 from tlearn.demo import drawings
-from tlearn.distributed import launch
+from tlearn.distributed import decoders, launch
+from tlearn.distributed.nodes import Here
 from tlearn.errors import InputError
 from tlearn.features import compute as features
 from tlearn.features.cache import ranges
@@ -85,7 +86,8 @@ def run(config: BenchConfig) -> Figures:
         files = [File("train", name, "", 0, 0, storage.sha256_file(pictures / name)) for name in _names(pictures)]
         ours = plain
         if arithmetic.may_quantize(plain, config.precision):
-            ours = Arithmetic("openvino", "int8", ranges(files, str(pictures), frozen, folder))
+            decode = decoders.decoder(str(pictures), frozen.preprocess, Here(os.cpu_count() or 1), 1)
+            ours = Arithmetic("openvino", "int8", ranges(files, frozen, folder, decode))
         rates = _rates(config, Path(folder), files, frozen, ours, tensors)
     return Figures(
         images_per_second={name: round(rate, 2) for name, rate in rates.items()},

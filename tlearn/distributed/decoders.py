@@ -4,6 +4,7 @@ Tasks are for nodes whose GPUs are faster than their few cores can decode. It is
 through Ray's object store, a few batches of them at a time.
 """
 
+import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,11 @@ import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
+from tlearn import storage
 from tlearn.config import PreprocessConfig
-from tlearn.data.fetch import Fetched, fetch
+from tlearn.data.careful import Careful
+from tlearn.data.fetch import Decoder, Fetch, Fetched, fetch
 from tlearn.distributed.nodes import ByTasks, Decode
-
-Fetch = Callable[[str, str, PreprocessConfig], Fetched]
-Decoder = Callable[[Sequence[str]], Iterator[Fetched]]
 
 _PATHS_PER_TASK = 16
 _LEAST_AHEAD = 4
@@ -36,6 +36,19 @@ def decoder(
         return lambda paths: _on_cluster(folder, paths, preprocess, num_ahead, fetch)
     threads = ThreadPoolExecutor(decode.num_threads)
     return lambda paths: threads.map(lambda path: fetch(folder, path, preprocess), paths)
+
+
+@contextlib.contextmanager
+def surviving(started: str, decode: Decoder, careful: Careful) -> Iterator[Decoder]:
+    """What decodes a chunk: `decode`, or `careful` where an earlier process died over the same chunk.
+
+    It has left the file `started`, which is there while a chunk is worked on: so a picture that kills its decoder
+    costs one picture. After a kill of all processes it costs some time, once.
+    """
+    is_second = storage.exists(started)
+    storage.write_bytes(started, b"")
+    yield careful if is_second else decode
+    storage.remove(started)
 
 
 def _on_cluster(

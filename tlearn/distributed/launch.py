@@ -286,7 +286,7 @@ def _beginnings(locations: list[str]) -> list[str | None]:
         folder, _, name = location.rpartition("/")
         try:
             digests.append(hashlib.sha256(storage.read_listed(folder, name, max_bytes=2**20).data).hexdigest())
-        except OSError:
+        except Exception:  # whatever a storage raises
             digests.append(None)
     return digests
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.config import PreprocessConfig, digest
-from tlearn.data.fetch import fetch
+from tlearn.data.fetch import Decoder, fetch
 from tlearn.data.manifest import File
 from tlearn.data.status import Status
 from tlearn.errors import StorageError
@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 _NUM_CALIBRATION = 32
 
 
-def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tuple[float, ...]:
+def ranges(files: Sequence[File], frozen: Frozen, cache: str, decode: Decoder) -> tuple[float, ...]:
     """What int8 needs to know of the inputs of the frozen layers, from 32 of the images; () if none can be read.
 
     Kept in the cache, and used again for as long as these images are among `files`, so that a folder that grows does
@@ -56,8 +56,8 @@ def ranges(files: Sequence[File], data: str, frozen: Frozen, cache: str) -> tupl
             if set(known["images"]) <= hashes.keys():
                 return tuple(known["ranges"])
     pixels, images = [], []
-    for sha256 in sorted(hashes):
-        fetched = fetch(data, hashes[sha256].path, frozen.preprocess)
+    paths = [hashes[sha256].path for sha256 in sorted(hashes)]
+    for sha256, fetched in zip(sorted(hashes), decode(paths), strict=False):
         if fetched.pixels is not None:
             pixels.append(fetched.pixels)
             images.append(sha256)

@@ -14,7 +14,8 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import TrainConfig
 from tlearn.console import Progress
-from tlearn.data.fetch import Fetched
+from tlearn.data.careful import Careful
+from tlearn.data.fetch import Decoder, Fetch, Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.data.status import SETTLED, Status
 from tlearn.distributed import decoders, launch, meters, pool
@@ -43,19 +44,27 @@ class Task:
 class Compute:
     """What an actor does: decode the images of a chunk, run the frozen layers, write one file a view."""
 
-    def __init__(self, task: Task, threads: Threads):
+    def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
         self.cut = task.cut
         self.device = Device.here(threads.compute, task.num_views)
         self.extract = task.cut.load().prepare(self.device.name, self.device.compile_for)
-        self.decode = decoders.decoder(task.data, task.cut.preprocess, threads.decode, self.device.batch_size)
+        preprocess = task.cut.preprocess
+        self.decode = decoders.decoder(task.data, preprocess, threads.decode, self.device.batch_size, fetch)
+        self.careful = Careful(task.data, preprocess, fetch)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         self.device.set_threads()
+        started = storage.join(self.cut.folder(chunk.rows["views"][0].as_py()[0]), f"{chunk.id}.started")
+        with decoders.surviving(started, self.decode, self.careful) as decode:
+            return self._computed(chunk, decode)
+
+    def _computed(self, chunk: Chunk, decode: Decoder) -> ChunkResult:
         rows = chunk.rows.to_pylist()
         views: list[View] = rows[0]["views"]
         statuses: list[tuple[Status, str | None]] = []
         outputs: dict[View, list[Tensor]] = {view: [] for view in views}
-        fetched = map(_as_planned, rows, self.decode([row["path"] for row in rows]))
+        found = zip(rows, decode([row["path"] for row in rows]), strict=True)
+        fetched = (_as_planned(row, file, decode) for row, file in found)
         for batch in _batches(fetched, self.device.batch_size):
             statuses += [(file.status, file.error) for file in batch]
             blank = torch.zeros(3, *[self.cut.preprocess.image_size] * 2, dtype=torch.uint8)
@@ -96,13 +105,21 @@ class Compute:
         storage.write(storage.join(self.cut.folder(view), f"{chunk_id}.arrow"), write_to)
 
 
-def _as_planned(row: dict[str, Any], fetched: Fetched) -> Fetched:
-    """What was fetched if it holds the bytes that were planned; otherwise that it does not."""
-    # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
-    is_same = fetched.sha256 == row["sha256"] if fetched.sha256 is not None else fetched.size in (row["size"], None)
-    if not is_same:
+def _as_planned(row: dict[str, Any], fetched: Fetched, decode: Decoder) -> Fetched:
+    """What was fetched, or a copy that holds the bytes that were planned; otherwise that it does not."""
+    for path in row["copies"]:
+        if fetched.status in SETTLED and _is_planned(row, fetched):
+            break
+        (fetched,) = decode([path])
+    if not _is_planned(row, fetched):
         return Fetched(status="changed", error="changed after it was listed")
     return fetched
+
+
+def _is_planned(row: dict[str, Any], fetched: Fetched) -> bool:
+    """Whether it holds the bytes that were planned, as far as it could be read."""
+    # What has more than max_bytes was not hashed, but its size says that it is too large under this hash as well.
+    return fetched.sha256 == row["sha256"] if fetched.sha256 is not None else fetched.size in (row["size"], None)
 
 
 def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
@@ -119,29 +136,33 @@ def _batches(items: Iterator[Fetched], size: int) -> Iterator[list[Fetched]]:
 def plan(wanted: Sequence[tuple[Sequence[File], tuple[View, ...]]], cut: Cut) -> list[Chunk]:
     """Cut what is not in the cache into chunks, each of images that lack the same views: one pool computes all."""
     known = {view: index(cut.folder(view)).keys() for view in {view for _, views in wanted for view in views}}
-    lacking: dict[str, tuple[File, tuple[View, ...]]] = {}
+    lacking: dict[str, tuple[View, ...]] = {}
+    same: dict[str, list[File]] = {}
     for files, views in wanted:
         for file in files:
             if file.sha256 and file.status == "ok":
-                before = lacking.get(file.sha256, (file, ()))[1]
+                same.setdefault(file.sha256, []).append(file)
+                before = lacking.get(file.sha256, ())
                 more = tuple(view for view in views if file.sha256 not in known[view] and view not in before)
                 if more:
-                    lacking[file.sha256] = (file, before + more)
-    groups: dict[tuple[View, ...], list[File]] = {}
-    for file, views in lacking.values():
-        groups.setdefault(views, []).append(file)
-    return [chunk for views, files in groups.items() for chunk in _chunks(files, views)]
+                    lacking[file.sha256] = before + more
+    groups: dict[tuple[View, ...], list[list[File]]] = {}
+    for sha256, views in lacking.items():
+        groups.setdefault(views, []).append(same[sha256])
+    return [chunk for views, images in groups.items() for chunk in _chunks(images, views)]
 
 
-def _chunks(files: Sequence[File], views: tuple[View, ...]) -> Iterator[Chunk]:
+def _chunks(images: Sequence[list[File]], views: tuple[View, ...]) -> Iterator[Chunk]:
+    """Of each image all files that hold it."""
     columns: dict[str, Any] = {
-        "path": [file.path for file in files],
-        "size": [file.size for file in files],
-        "sha256": [file.sha256 for file in files],
-        "views": [views] * len(files),
+        "path": [files[0].path for files in images],
+        "copies": pa.array([[file.path for file in files[1:]] for files in images], pa.list_(pa.string())),
+        "size": [files[0].size for files in images],
+        "sha256": [files[0].sha256 for files in images],
+        "views": [views] * len(images),
     }
-    table, size = pa.table(columns), chunk_size(len(files))
-    for start in range(0, len(files), size):
+    table, size = pa.table(columns), chunk_size(len(images))
+    for start in range(0, len(images), size):
         rows = table.slice(start, size)
         yield Chunk(hashlib.sha256("".join(rows["sha256"].to_pylist()).encode()).hexdigest()[:16], rows)
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.config import Arch, PreprocessConfig, TrainConfig, digest
-from tlearn.data import jpeg
-from tlearn.data.jpeg import JpegDecoder
 from tlearn.errors import IntegrityError
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
@@ -30,8 +28,6 @@ class Cut:
     arithmetic: Arithmetic
     frozen_digest: str
     arch: Arch = "vgg16"
-    decoder: JpegDecoder = "torchvision"
-    """Of JPEG: the pixels of the two differ by up to 2."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,15 +35,10 @@ class Cut:
 
     def folder(self, view: View) -> str:
         name = f"{self.frozen_digest}-{digest(self.preprocess)}-{view}"
-        name += "" if self.decoder == "torchvision" else f"-{self.decoder}"
         return storage.join(storage.absolute(self.cache), "features", name)
 
     def load(self) -> Frozen:
         """The frozen layers, with their weights. Raises IntegrityError on a node where something is otherwise."""
-        if jpeg.decoder() != self.decoder:
-            raise IntegrityError(
-                f"expected {self.decoder} to decode JPEG, got {jpeg.decoder()}: every node must have the same packages"
-            )
         tensors = weights.load(self.weights, self.cache, self.arch) if self.frozen_blocks else None
         frozen = Frozen(self.frozen_blocks, self.preprocess, self.arithmetic, self.arch, tensors)
         if frozen.digest() != self.frozen_digest:
@@ -83,5 +74,4 @@ class Frozens:
             frozen.arithmetic,
             frozen.digest(),
             config.arch,
-            jpeg.decoder(),
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tlearn import storage
+from tlearn.data import reading
 from tlearn.data.status import SETTLED
 from tlearn.errors import StorageError
 from tlearn.scoring.table import COPIED
@@ -227,11 +228,9 @@ def _candidates(database: sqlite3.Connection, scope: Scope, after: str) -> list[
 
 
 def _sha256(scope: Scope, path: str, size: int) -> str | None:
-    try:
-        content = storage.read_listed(scope.folder, path, scope.max_bytes)
-    except OSError:
-        return None  # whoever computes it will say why
-    return content.sha256 if content.size == size else None
+    content = reading.read(scope.folder, path, scope.max_bytes)
+    # Whoever computes it will say why it cannot be read.
+    return content.sha256 if isinstance(content, storage.Content) and content.size == size else None
 
 
 def _leave_out_touched(database: sqlite3.Connection, model: str) -> None:

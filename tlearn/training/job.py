@@ -15,7 +15,9 @@ from tlearn.console import event, say, warn
 from tlearn.data import manifest
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
+from tlearn.distributed import decoders
 from tlearn.distributed.launch import nodes, require_gpus, require_shared, start_ray, wait_for_room
+from tlearn.distributed.nodes import ByTasks
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
 from tlearn.evaluation.quality import Quality
@@ -134,7 +136,9 @@ def _arithmetics(task: _Task, earlier: Arithmetic | None) -> tuple[Arithmetic, l
         first = earlier
     elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
         frozen = Frozens(config, task.tensors, plain).frozen(5)
-        peaks = ranges(task.listing.of("train"), config.data, frozen, config.cache)
+        # By tasks: a picture that kills its decoder must not kill this process.
+        decode = decoders.decoder(config.data, frozen.preprocess, ByTasks(), 1)
+        peaks = ranges(task.listing.of("train"), frozen, config.cache, decode)
         first = Arithmetic("openvino", "int8", peaks) if peaks else plain
     return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 

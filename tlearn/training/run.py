@@ -46,7 +46,7 @@ _INCIDENTAL = (
 )  # fmt: skip
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
-_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
+_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
 
