@@ -420,6 +420,7 @@ class EvaluateConfig:
     """Show what Ray says too."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _workers(self.workers)
         _between("max_error_rate", self.max_error_rate, 0, 1)
 
