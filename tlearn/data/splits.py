@@ -87,9 +87,10 @@ def _no_train(data: str, present: list[str]) -> str:
 
 
 def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
-    """A share of each class, as val. The pictures whose hash of seed and path is smallest: a new file moves no other.
+    """A share of each class, as val: the pictures whose hash of seed and path is smallest.
 
-    Copies of one picture (the same sha256) stay together. Raises InputError where a class has one picture only.
+    So a new file moves at most one other. Copies of one picture (the same sha256) stay together. Raises InputError
+    where a class has one picture only.
     """
     groups: dict[str, list[File]] = {}
     for file in files:
