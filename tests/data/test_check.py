@@ -99,6 +99,13 @@ def test_the_same_bytes_in_any_two_splits_are_named_file_by_file(copied: Path) -
     assert any("2 images are in two classes" in line for line in text)
 
 
+def test_files_without_a_picture_are_no_copies_of_each_other(copied: Path) -> None:
+    for name in ("train/cat", "train/dog", "test/dog"):
+        (copied / name / "empty.jpg").touch()
+    findings = check(str(copied))
+    assert len(findings.bad) == 3 and len(findings.copies) == 4
+
+
 def test_pictures_that_are_held_out_have_no_copy_in_train(tmp_path: Path) -> None:
     for number in range(10):
         for name in ("cat", "dog"):
@@ -136,8 +143,9 @@ def test_much_of_anything_makes_no_long_text() -> None:
     twins = tuple(
         Copies((f"train/{number}.jpg", f"val/{number}.jpg"), ("train", "val"), ("a",)) for number in range(500)
     )
-    findings = Findings(names, counts, counts, 0, 0, (), (), {}, (), twins, 0, None)
+    many = Copies(tuple(f"train/a/{number}.jpg" for number in range(1000)), ("train",), ("a", "b"))
+    findings = Findings(names, counts, counts, 0, 0, (), (), {}, (), (many, *twins), 0, None)
     text = list(lines(findings))
     assert len(text) < 30 and max(map(len, text)) < 200
-    assert f"from {names[3]} 1 to {names[5]} 9" in text[0] and "and 480 more: --json lists them all" in text
+    assert f"from {names[3]} 1 to {names[5]} 9" in text[0] and "and 481 more: --json lists them all" in text
     assert Classes(names).counted(counts) in text[0]

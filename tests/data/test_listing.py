@@ -158,6 +158,8 @@ def test_class_folders_without_train_are_train(tmp_path: Path) -> None:
         (folders("train/train", "cat", "dog"), ["found train", "--data ", "/train"]),
         ([*PLAIN[:6], *folders("val/val", "cat", "dog")], ["/val, found val: move up what is in it"]),
         (folders("train/photos", "cat", "dog"), ["found 1 (photos)", "holds cat, dog", "move them up"]),
+        (folders("photos", "cat", "dog"), ["found 1 (photos)", "holds cat, dog", "--data ", "/photos"]),
+        (["bus/1.jpg", "car/1.jpg", "train/1.jpg"], ["1 pictures that lie loose", "not used: bus/, car/"]),
         (["train/1.jpg", "train/2.jpg", "train/labels.csv"], ["2 pictures that lie loose", "class", ".csv 1"]),
         (["1.jpg", "2.png", "labels.csv"], ["2 pictures that lie loose", "train/<class>/", ".csv 1"]),
         (["train/a/1.xyz", "train/b/1.xyz"], ["none in a, b", ".xyz 2"]),

@@ -10,15 +10,18 @@ from tlearn.training import live
 
 def test_the_data_of_two_classes_are_said_as_the_notebook_did(capsys: pytest.CaptureFixture[str]) -> None:
     files = [
-        File(split, f"{split}/{name}/1.jpg", name, 1, 1, split) for split in ("train", "val") for name in ("a", "b")
+        File(split, f"{split}/{name}/1.jpg", name, 1, 1, split)
+        for split in ("train", "val", "test")
+        for name in ("a", "b")
     ]
     with console.shown():
         live.describe_data(Listing(files, Classes(("a", "b")), remarks=["look"]))
     assert capsys.readouterr().out.splitlines() == [
         "train: 2 images of 2 classes (a 1, b 1)",
         "val: 2 images of 2 classes (a 1, b 1)",
+        "test: 2 images of 2 classes (a 1, b 1)",
         "note: look",
-        "note: 2 images are in two classes, byte for byte",
+        "note: 3 images are in two classes, byte for byte",
         "class indices: {'a': 0, 'b': 1}",
         "",
     ]
@@ -33,5 +36,5 @@ def test_many_classes_with_odd_names_make_no_long_and_no_broken_line(capsys: pyt
             Listing([File("train", "train/a\nb.jpg", "a", 1, 1, None, "missing", "gone")], Classes(names))
         )
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) < 1200 and len(lines) == 6
+    assert max(map(len, lines)) < 1200 and len(lines) == 5
     assert lines[-1] == r"  train/a\nb.jpg: missing: gone"

@@ -17,7 +17,7 @@ from tlearn.data.fetch import fetch
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
 from tlearn.data.status import Status
-from tlearn.errors import DONE, TlearnError, printable
+from tlearn.errors import DONE, TlearnError, printable, some
 
 _MAX_LISTED = 20
 _VAL_FRACTION, _SEED, _MAX_ERROR_RATE = 0.2, 0, 0.05
@@ -111,7 +111,7 @@ def lines(findings: Findings) -> Iterator[str]:
         yield f"{split}: {sum(counts.values()):,} images of {len(classes.names):,} classes ({classes.counted(counts)})"
     yield f"test: {findings.test:,} images"
     yield from (f"note: {remark}" for remark in findings.remarks)
-    yield from _first([f"same bytes: {', '.join(map(printable, copy.paths))}" for copy in findings.copies])
+    yield from _first([f"same bytes: {some(copy.paths)}" for copy in findings.copies])
     yield from _first([f"{printable(file.path)}: {file.status}: {file.error}" for file in findings.bad])
     yield f"{len(findings.bad):,} of them cannot be used" if findings.bad else "every image can be used"
 

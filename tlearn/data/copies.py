@@ -21,10 +21,13 @@ class Copies:
 
 
 def find(files: Iterable[File]) -> list[Copies]:
-    """The contents that are in two splits or under two classes, in the order of their first files."""
+    """The contents that are in two splits or under two classes, in the order of their first files.
+
+    Only of files that can be read: empty ones are all alike.
+    """
     groups: dict[str, list[File]] = {}
     for file in files:
-        if file.sha256:
+        if file.sha256 and file.status == "ok":
             groups.setdefault(file.sha256, []).append(file)
     found = []
     for copies in groups.values():

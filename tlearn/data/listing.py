@@ -33,7 +33,8 @@ def read(data: str) -> Listing:
     Raises InputError for what cannot be trained on: a missing folder, fewer than two classes, a class folder of train/
     without a picture, a class in val/ that train/ lacks.
     """
-    layout, ignored = splits.find(data), Ignored()
+    layout = splits.find(data)
+    ignored = Ignored(unused=layout.others)
     files = {split: _files(data, split, folder, ignored) for split, folder in layout.folders.items()}
     if ignored.closed:
         raise InputError(f"expected folders that can be read in {data}{ignored.hint()}")
@@ -99,7 +100,8 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
     labels = _labels(data, folder, files, ignored)
     if len(labels) == 1:
         inner = sorted(_inner_folders(files, folder)[labels[0]])
-        inside = f", which holds {some(inner)}: if these are the classes, move them up" if inner else _OWN
+        advice = "move them up" if folder else f"give --data {storage.join(data, labels[0])}"
+        inside = f", which holds {some(inner)}: if these are the classes, {advice}" if inner else _OWN
         found = f"found 1 ({printable(labels[0])}) in {location}{inside}{ignored.hint()}"
         raise InputError(f"expected at least two class folders, {found}")
     return Classes.of(labels)

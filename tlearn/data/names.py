@@ -99,6 +99,8 @@ class Ignored:
     """Paths of links that lead nowhere and have no picture's suffix."""
     closed: list[str] = field(default_factory=list)
     """Paths of folders that cannot be read."""
+    unused: tuple[str, ...] = ()
+    """Folders beside the splits."""
     loose: Counter[str] = field(default_factory=Counter)
     """How many pictures lie in no class folder, by the folder of the split."""
 
@@ -131,6 +133,8 @@ class Ignored:
             f"{count:,} pictures lie loose in {printable(folder)}/, in no class folder: ignored"
             for folder, count in self.loose.items()
         ]
+        if self.unused:
+            remarks.append(f"not used: {some([f'{name}/' for name in self.unused])}")
         if self.names:
             counts = [f"{kind} {count:,}" for kind, count in self.names.most_common()]
             remarks.append(f"ignored, by name no pictures: {some(counts)}")

@@ -30,6 +30,8 @@ class Layout:
     folders: dict[str, str]
     """By split, relative to the data folder; "" where the folders of the classes lie in the data folder itself."""
     remarks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Folders beside train/ that are no split."""
 
 
 def split_of(folder: str) -> str | None:
@@ -51,11 +53,9 @@ def find(data: str) -> Layout:
         if split is not None:
             found[split] = name
             storage.require_folder(storage.join(data, name))  # a link may lead nowhere
-    others = [f"{name}/" for name in present if split_of(name) is None]
     if "train" in found:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
-        remarks += [f"not used: {some(others)}"] if others else []
-        return Layout(found, tuple(remarks))
+        return Layout(found, tuple(remarks), tuple(name for name in present if split_of(name) is None))
     for name in present if len(present) <= _FEW else ():
         if any(split_of(inner) == "train" for inner in _folders(storage.join(data, name))):
             inner = printable(storage.join(data, name))
@@ -87,9 +87,10 @@ def _no_train(data: str, present: list[str]) -> str:
 
 
 def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
-    """A share of each class, as val. The pictures whose hash of seed and path is smallest: a new file moves no other.
+    """A share of each class, as val: the pictures whose hash of seed and path is smallest.
 
-    Copies of one picture (the same sha256) stay together. Raises InputError where a class has one picture only.
+    So a new file moves at most one other. Copies of one picture (the same sha256) stay together. Raises InputError
+    where a class has one picture only.
     """
     groups: dict[str, list[File]] = {}
     for file in files:

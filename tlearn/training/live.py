@@ -28,7 +28,7 @@ _MAX_SHOWN = 20
 
 def describe_data(listing: Listing) -> None:
     """Say what the notebook printed: images and class indices."""
-    for split in ("train", "val"):
+    for split in dict.fromkeys(file.split for file in listing.files):
         counts = Counter(file.label for file in listing.of(split))
         names = listing.classes.names
         say(f"{split}: {counts.total():,} images of {len(names)} classes ({listing.classes.counted(counts)})")
