@@ -55,8 +55,9 @@ class Compute:
     def __call__(self, chunk: Chunk) -> ChunkResult:
         self.device.set_threads()
         started = storage.join(self.cut.folder(chunk.rows["views"][0].as_py()[0]), f"{chunk.id}.started")
-        with decoders.surviving(started, self.decode, self.careful) as decode:
-            return self._computed(chunk, decode)
+        result = self._computed(chunk, decoders.surviving(started, self.decode, self.careful))
+        storage.remove(started)
+        return result
 
     def _computed(self, chunk: Chunk, decode: Decoder) -> ChunkResult:
         rows = chunk.rows.to_pylist()
