@@ -34,12 +34,13 @@ _LEAST_SAVED = 0.2
 def decode(image: Image.Image, data: bytes, least: int | None) -> Tensor | None:
     """(3, height, width) uint8 RGB, not yet upright; None where Pillow has to decide. Raises ValueError for damage.
 
-    With `least`, a half, a quarter or an eighth of the size, if the shorter side is at least so long then.
+    With `least`, a half, a quarter or an eighth of the size, if the shorter side is at least so long then; inks never.
     """
     if image.format not in ("JPEG", "MPO"):
         return None
-    scale = next((scale for scale in (8, 4, 2) if least and min(image.size) // least >= scale), 1)
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
+    smaller = (8, 4, 2) if least and colours == "RGB" else ()
+    scale = next((scale for scale in smaller if min(image.size) // (least or 1) >= scale), 1)
     try:
         pixels = _decoded(data, colours, [-(-side // scale) for side in image.size])
     except ValueError as error:
