@@ -219,7 +219,7 @@ def _reason(data: bytes, error: Exception) -> str:
     elif "truncated" in said.lower():
         reason = f"truncated {kind.name}"
     elif isinstance(error, tiff.Unsupported):
-        reason = f"{error} is not supported: convert it to JPEG or PNG"
+        reason = f"{said} is not supported: convert it to JPEG or PNG"
     elif isinstance(error, UnidentifiedImageError):
         reason = f"damaged or truncated {kind.name}"
     else:
