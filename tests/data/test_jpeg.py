@@ -82,6 +82,14 @@ def test_a_progressive_jpeg_that_ends_between_two_scans_is_unreadable() -> None:
                 decoded(cut)
 
 
+def test_a_small_jpeg_sent_as_text_is_unreadable_though_its_scan_may_have_no_line_feed() -> None:
+    for seed in range(20):
+        noise = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+        sent = encode(Image.fromarray(noise), "JPEG", quality=92).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        with pytest.raises(ImageError, match=r"sent as text|damaged"):
+            decoded(sent)
+
+
 def before(marker: bytes, data: bytes, more: bytes) -> bytes:
     at = data.index(marker)
     return data[:at] + more + data[at:]

@@ -86,7 +86,9 @@ def _without_strays(data: bytes, num_strays: int, before: bytes) -> bytes | None
     segments, scans = parts(data)
     header = b"".join(segments)
     if before != _END:
-        return header + scans if len(header) + len(scans) < len(data) else None
+        # Where each line feed became CR LF on the way, a table is pushed out of its segment by wrong values in it.
+        was_sent_as_text = 0 < data.count(b"\n") == data.count(b"\r\n")
+        return header + scans if len(header) + len(scans) < len(data) and not was_sent_as_text else None
     end = scans.index(_END)
     strays = scans[end - num_strays : end]
     # They may be the picture's own, of which too much is left because the decoder has lost its place before.
