@@ -67,7 +67,7 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_jpeg_that_lacks_a_part_or_has_a_wrong_one_is_unreadable(damage: str, kind: str, least: int | None) -> None:
-    data = DAMAGED[damage](jpeg(**KINDS[kind]))  # type: ignore[no-untyped-call]
+    data = DAMAGED[damage](jpeg(**KINDS[kind]))
     with pytest.raises(ImageError, match=r"truncated JPEG|damaged JPEG \(.+\)|JPEG that was sent as text") as caught:
         decoded(data, least)
     assert caught.value.status == "unreadable" and str(caught.value).isprintable()
@@ -80,6 +80,14 @@ def test_a_progressive_jpeg_that_ends_between_two_scans_is_unreadable() -> None:
         for cut in (data[:at], data[:at] + END):
             with pytest.raises(ImageError, match=r"truncated JPEG|scans are missing"):
                 decoded(cut)
+
+
+def test_a_small_jpeg_sent_as_text_is_unreadable_though_its_scan_may_have_no_line_feed() -> None:
+    for seed in range(20):
+        noise = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+        sent = encode(Image.fromarray(noise), "JPEG", quality=92).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        with pytest.raises(ImageError, match=r"sent as text|damaged"):
+            decoded(sent)
 
 
 def before(marker: bytes, data: bytes, more: bytes) -> bytes:
@@ -105,7 +113,7 @@ HARMLESS = {
 @pytest.mark.parametrize("change", HARMLESS)
 def test_stray_bytes_between_the_parts_of_a_jpeg_are_harmless(change: str, kind: str, least: int | None) -> None:
     data = jpeg(**KINDS[kind])
-    changed = HARMLESS[change](data)  # type: ignore[no-untyped-call]
+    changed = HARMLESS[change](data)
     assert torch.equal(decoded(changed, least), decoded(data, least))
 
 
@@ -121,5 +129,5 @@ def test_odd_versions_and_numbers_that_say_nothing_are_harmless() -> None:
 
 def test_what_is_wrong_is_said_to_nobody_but_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ImageError, match=r"damaged JPEG \(premature end of data segment\)"):
-        decoded(DAMAGED["cut, then ended"](jpeg()))  # type: ignore[no-untyped-call]
+        decoded(DAMAGED["cut, then ended"](jpeg()))
     assert capfd.readouterr() == ("", "")

@@ -14,12 +14,14 @@ from support import build
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import HeadConfig, PreprocessConfig
+from tlearn.console import Progress
 from tlearn.data.fetch import Fetch, Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed import decoders, launch, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import ByTasks, Decode, Here, Threads
 from tlearn.features import compute as features
+from tlearn.features.cache import outcomes
 from tlearn.features.compute import Compute, Task
 from tlearn.features.cut import Cut
 from tlearn.network import model
@@ -131,6 +133,29 @@ def poison(folder: str, path: str, preprocess: PreprocessConfig) -> Fetched:
     if path == "03.png":
         os.abort()
     return fetch(folder, path, preprocess)
+
+
+class Poisoned(Compute):
+    def __init__(self, task: Task, threads: Threads):
+        super().__init__(task, threads, poison)
+
+
+def test_a_picture_that_kills_actors_of_features_costs_one_picture(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [pictures / path for path in PATHS[:-1]]
+    files = [File("train", path.name, "cat", path.stat().st_size, 0, storage.sha256_file(path)) for path in paths]
+    cut = Cut("none", str(tmp_path), 0, PREPROCESS, Arithmetic(), Frozen(0, PREPROCESS).digest())
+    todo = features.plan([(files, ("plain",))], cut)
+    monkeypatch.setattr(features, "_ACTOR", f"{__name__}:Poisoned")
+    actors = launch.nodes().pool(1, len(todo), "here")
+    progress = Progress("features", features.num_views(todo), unit="views", num_parallel=1)
+    assert features.run(todo, str(pictures), cut, actors, progress) == (33, 2)
+    judged = outcomes(files, "plain", cut).files
+    assert {file.path: file.status for file in judged if file.status != "ok"} == {
+        "03.png": "decoder_crash",
+        "07.png": "unreadable",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -340,6 +340,22 @@ def test_a_chunk_of_bad_files_only_is_written(data: Path, own_cache: Path, bad: 
     assert (place.row, place.status) == (0, "unreadable") and place.error is not None and "PNG" in place.error
 
 
+def test_what_an_earlier_version_could_not_read_is_tried_again(data: Path, own_cache: Path) -> None:
+    one = cut(own_cache)
+    files = [add(data, "good.png", picture(0)), add(data, "broken.png", picture(1)[:500])]
+    compute(files, data, one)
+    assert plan([(files, ("plain",))], one) == []
+    with pa.ipc.open_file(chunk_file(one)) as reader:
+        batch = reader.get_batch(0)
+    with pa.ipc.new_file(chunk_file(one), batch.schema.remove_metadata()) as writer:
+        writer.write_batch(batch.replace_schema_metadata(None))
+    (chunk,) = plan([(files, ("plain",))], one)
+    assert chunk.rows["path"].to_pylist() == ["broken.png"]
+    compute(files, data, one)
+    assert plan([(files, ("plain",))], one) == []
+    assert [file.status for file in outcomes(files, "plain", one).files] == ["ok", "unreadable"]
+
+
 def chunk_file(one: Cut) -> Path:
     (path,) = Path(one.folder("plain")).iterdir()
     return path

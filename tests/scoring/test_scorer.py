@@ -1,5 +1,6 @@
 """The scoring actor's class, called as the plain class it is: one row for every listed file, whatever it is."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -20,7 +21,7 @@ from support import CLASSES, save_model
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import PreprocessConfig
+from tlearn.config import PreprocessConfig, ScoreConfig
 from tlearn.data.fetch import Fetched, fetch
 from tlearn.data.manifest import File
 from tlearn.distributed.chunks import Chunk, ChunkResult
@@ -35,8 +36,9 @@ from tlearn.features.cut import Cut
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.device import Device
-from tlearn.scoring import plan, predict, table
+from tlearn.scoring import actor, job, plan, predict, table
 from tlearn.scoring.actor import Score
+from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
 
@@ -358,3 +360,39 @@ def test_a_disk_or_a_store_that_fails_an_actor_is_an_error_of_storage(
     monkeypatch.setattr(storage, "exists", fail)
     with pytest.raises(StorageError, match="ACCESS_DENIED"):
         scoring(chunk)
+
+
+def test_one_file_alone_gets_the_row_that_a_chunk_gives_it(saved: Path, folder: Path) -> None:
+    config = ScoreConfig(model=str(saved), input=str(folder), output="", engine="torch", precision="fp32")
+    run = plan.Run("run", "", description.describe(str(saved)))
+    entries = {entry.path: entry for entry in listed(folder)}
+    row = job._compute_here(config, run, entries["a.png"])
+    predicted = next(predict.load(str(saved), "torch", "fp32").predict([folder / "a.png"]))
+    assert (row.status, row.path, row.run) == ("scored", "a.png", "run")
+    assert row.probabilities == pytest.approx(predicted.probabilities, abs=1e-5)
+    assert job._compute_here(config, run, entries["broken.png"]).status == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("folder", "statuses", "raised", "ends"),
+    [
+        ("s3://bucket/inbox", ["io_error"] * 3, OSError("AWS Error ACCESS_DENIED"), True),
+        ("s3://bucket/inbox", ["io_error"] * 3, ValueError("Empty path component"), False),
+        ("s3://bucket/inbox", ["io_error"] * 3, None, False),
+        ("s3://bucket/inbox", ["io_error", "missing"], OSError("no"), False),
+        ("s3://bucket/inbox", ["io_error"], OSError("no"), False),
+        ("inbox", ["io_error"] * 3, PermissionError("no"), False),
+    ],
+)
+def test_a_store_that_gives_nothing_at_all_ends_the_job(
+    folder: str, statuses: list[Any], raised: Exception | None, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        if raised:
+            raise raised
+
+    monkeypatch.setattr(storage, "read_listed", read)
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [Row(path=f"a//{i}.jpg", status=status, model="", scored_at=now) for i, status in enumerate(statuses)]
+    with pytest.raises(StorageError, match="3 in a row could not be: AWS Error") if ends else contextlib.nullcontext():
+        actor._require_storage(folder, rows)

@@ -96,6 +96,34 @@ def install(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "read_listed", counted)
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("other")])
+@pytest.mark.parametrize("output", ["table/", "one.parquet"])
+def test_a_copy_is_judged_by_what_it_holds_whatever_became_of_the_first(
+    output: str, change: Callable[[Path], object], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = [place.put(f"twins/{name}.jpg", "twins") for name in "abc"]
+    compute, here = scoring._compute, []
+
+    def changed(*arguments: Any) -> float:
+        change(twins[0])
+        return compute(*arguments)
+
+    def compute_here(config: ScoreConfig, run: Run, entry: storage.Entry) -> Any:
+        here.append(entry.path)
+        return instant.row_of(config, entry, run)
+
+    monkeypatch.setattr(scoring, "_compute", changed)
+    monkeypatch.setattr(scoring, "_compute_here", compute_here)
+    place.score(output=str(place.root / output))
+    rows = {row["path"]: row for row in table.latest(str(place.root / output)).to_pylist()}
+    assert [rows[f"twins/{name}.jpg"]["status"] for name in "abc"] == [
+        "missing" if change is Path.unlink else "changed",
+        "scored",
+        "scored",
+    ]
+    assert here == ["twins/b.jpg"]
+
+
 def test_a_second_run_opens_nothing_and_adds_nothing(place: Place) -> None:
     first = place.score()
     assert (first["listed"], first["added"], first["computed"]) == (30, 30, 30)

@@ -1,6 +1,7 @@
 """Encoded bytes to uint8 pixels to network input; training and scoring share every step.
 
-Pillow reads every header and decodes every kind; ordinary JPEG goes through `jpeg`, which is faster.
+Pillow reads every header and decodes every kind but JPEG, of which `jpeg` sees the damage. TIFF that it does not know
+is read by `tiff`; more than 8 bits become 8 by the rule of `depth`.
 """
 
 import functools
@@ -92,7 +93,9 @@ def _opened(data: bytes) -> Image.Image | Tiff:
             raise
         return Tiff.open(data)
     # Pillow mistakes 16 bits for 8 where each colour is a plane of its own.
-    is_mistaken = isinstance(image, TiffImageFile) and image.tag_v2.get(284) == 2 and max(image.tag_v2[258]) > 8
+    is_mistaken = (
+        isinstance(image, TiffImageFile) and image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8
+    )
     return Tiff.open(data) if is_mistaken else image
 
 
@@ -216,7 +219,7 @@ def _reason(data: bytes, error: Exception) -> str:
     elif "truncated" in said.lower():
         reason = f"truncated {kind.name}"
     elif isinstance(error, tiff.Unsupported):
-        reason = f"{error} is not supported: convert it to JPEG or PNG"
+        reason = f"{said} is not supported: convert it to JPEG or PNG"
     elif isinstance(error, UnidentifiedImageError):
         reason = f"damaged or truncated {kind.name}"
     else:

@@ -34,12 +34,13 @@ _LEAST_SAVED = 0.2
 def decode(image: Image.Image, data: bytes, least: int | None) -> Tensor | None:
     """(3, height, width) uint8 RGB, not yet upright; None where Pillow has to decide. Raises ValueError for damage.
 
-    With `least`, a half, a quarter or an eighth of the size, if the shorter side is at least so long then.
+    With `least`, a half, a quarter or an eighth of the size, if the shorter side is at least so long then; inks never.
     """
     if image.format not in ("JPEG", "MPO"):
         return None
-    scale = next((scale for scale in (8, 4, 2) if least and min(image.size) // least >= scale), 1)
     colours = "CMYK" if image.mode == "CMYK" else "RGB"
+    smaller = (8, 4, 2) if least and colours == "RGB" else ()
+    scale = next((scale for scale in smaller if min(image.size) // (least or 1) >= scale), 1)
     try:
         pixels = _decoded(data, colours, [-(-side // scale) for side in image.size])
     except ValueError as error:
@@ -85,7 +86,9 @@ def _without_strays(data: bytes, num_strays: int, before: bytes) -> bytes | None
     segments, scans = parts(data)
     header = b"".join(segments)
     if before != _END:
-        return header + scans if len(header) + len(scans) < len(data) else None
+        # Where each line feed became CR LF on the way, a table is pushed out of its segment by wrong values in it.
+        was_sent_as_text = 0 < data.count(b"\n") == data.count(b"\r\n")
+        return header + scans if len(header) + len(scans) < len(data) and not was_sent_as_text else None
     end = scans.index(_END)
     strays = scans[end - num_strays : end]
     # They may be the picture's own, of which too much is left because the decoder has lost its place before.

@@ -82,10 +82,10 @@ class Tiff:
         order = "<" if self.data[:2] == b"II" else ">"
         kind = np.dtype(f"{order}{_NAMES[self._of_sample(_FORMAT, 1)][0]}{self._of_sample(_BITS, 1) // 8}")
         num_bytes = math.prod([width, height, bands, kind.itemsize])
-        stored = b"".join(self._strips(num_bytes))
+        stored = self._stored(num_bytes)
         if len(stored) < num_bytes:
             raise ValueError("truncated")
-        values = np.frombuffer(stored[:num_bytes], kind).astype(kind.newbyteorder("="))
+        values = np.frombuffer(stored, kind).astype(kind.newbyteorder("="))
         if self.tags.get(_PLANAR, 1) == 2:
             values = values.reshape(bands, height, width).transpose(1, 2, 0)
         shown = depth.to_8_bits(values.reshape(height, width, bands), depth.declared(self.tags))
@@ -93,10 +93,13 @@ class Tiff:
             shown = 255 - shown
         return shown.repeat(3 // bands, axis=2)
 
-    def _strips(self, num_bytes: int) -> list[bytes]:
-        """None of them longer than all of the picture."""
-        offsets, counts = (np.atleast_1d(self.tags[tag]).tolist() for tag in (_OFFSETS, _COUNTS))
-        strips = [self.data[offset : offset + count] for offset, count in zip(offsets, counts, strict=True)]
-        if self.tags.get(_COMPRESSION, 1) == 1:
-            return strips
-        return [zlib.decompressobj().decompress(strip, num_bytes) for strip in strips]
+    def _stored(self, num_bytes: int) -> bytearray:
+        """The strips one after the other, no more than so many bytes of them, whatever they claim to be."""
+        stored = bytearray()
+        for offset, count in zip(*(np.atleast_1d(self.tags[tag]).tolist() for tag in (_OFFSETS, _COUNTS)), strict=True):
+            missing = num_bytes - len(stored)
+            strip = self.data[offset : offset + count]
+            if self.tags.get(_COMPRESSION, 1) != 1 and missing:
+                strip = zlib.decompressobj().decompress(strip, missing)
+            stored += strip[:missing]
+        return stored

@@ -4,7 +4,6 @@ Tasks are for nodes whose GPUs are faster than their few cores can decode. It is
 through Ray's object store, a few batches of them at a time.
 """
 
-import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -38,17 +37,14 @@ def decoder(
     return lambda paths: threads.map(lambda path: fetch(folder, path, preprocess), paths)
 
 
-@contextlib.contextmanager
-def surviving(started: str, decode: Decoder, careful: Careful) -> Iterator[Decoder]:
+def surviving(started: str, decode: Decoder, careful: Careful) -> Decoder:
     """What decodes a chunk: `decode`, or `careful` where an earlier process died over the same chunk.
 
-    It has left the file `started`, which is there while a chunk is worked on: so a picture that kills its decoder
-    costs one picture. After a kill of all processes it costs some time, once.
+    For that it leaves the file `started`. So a picture that kills its decoder costs one picture.
     """
     is_second = storage.exists(started)
     storage.write_bytes(started, b"")
-    yield careful if is_second else decode
-    storage.remove(started)
+    return careful if is_second else decode
 
 
 def _on_cluster(

@@ -38,6 +38,9 @@ from tlearn.network.frozen import Frozen
 
 Result = TypeVar("Result")
 
+JUDGED = {b"judged": b"2"}
+"""Metadata of a chunk file. By another or none, what could not be read is tried again: it may have become readable."""
+
 _NUM_CALIBRATION = 32
 
 
@@ -84,15 +87,15 @@ class Place:
 
 def index(folder: str) -> dict[str, Place]:
     """Find every image of a view by its sha256; a file that is damaged counts as absent."""
-    places = {}
-    files = [storage.join(folder, name) for name in storage.names(folder) if name.endswith(".arrow")]
-    for file, facts in zip(files, _each(_facts, files), strict=True):
-        for row, (sha256, status, error) in enumerate(facts):
-            places[sha256] = Place(file, row, status, error)
+    places: dict[str, Place] = {}
+    for facts in _each(
+        _facts, [storage.join(folder, name) for name in storage.names(folder) if name.endswith(".arrow")]
+    ):
+        places |= facts
     return places
 
 
-def _facts(file: str) -> list[tuple[str, Status, str | None]]:
+def _facts(file: str) -> dict[str, Place]:
     """What a chunk file says of its images; a damaged one is removed."""
     try:
         if storage.is_remote(file):
@@ -101,12 +104,18 @@ def _facts(file: str) -> list[tuple[str, Status, str | None]]:
             batch = _open(storage.local(file))
             batch.validate(full=True)  # else damaged offsets would be read where they point
             batch.column("features")
-        return list(zip(*batch.select(["sha256", "status", "error"]).to_pydict().values(), strict=True))
+        rows = zip(*batch.select(["sha256", "status", "error"]).to_pydict().values(), strict=True)
+        is_current = batch.schema.metadata == JUDGED
+        return {
+            sha256: Place(file, row, status, error)
+            for row, (sha256, status, error) in enumerate(rows)
+            if is_current or status == "ok"
+        }
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         if storage.is_remote(file) and isinstance(error, OSError):
             raise StorageError(f"could not read {file}: {error}") from error
         storage.remove(file)
-        return []
+        return {}
 
 
 @functools.cache

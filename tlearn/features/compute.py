@@ -21,7 +21,7 @@ from tlearn.data.status import SETTLED, Status
 from tlearn.distributed import decoders, launch, meters, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult, chunk_size
 from tlearn.distributed.nodes import Pool, Threads
-from tlearn.features.cache import index
+from tlearn.features.cache import JUDGED, index
 from tlearn.features.cut import Cut, View
 from tlearn.network.device import Device
 from tlearn.network.frozen import require_finite
@@ -55,8 +55,9 @@ class Compute:
     def __call__(self, chunk: Chunk) -> ChunkResult:
         self.device.set_threads()
         started = storage.join(self.cut.folder(chunk.rows["views"][0].as_py()[0]), f"{chunk.id}.started")
-        with decoders.surviving(started, self.decode, self.careful) as decode:
-            return self._computed(chunk, decode)
+        result = self._computed(chunk, decoders.surviving(started, self.decode, self.careful))
+        storage.remove(started)
+        return result
 
     def _computed(self, chunk: Chunk, decode: Decoder) -> ChunkResult:
         rows = chunk.rows.to_pylist()
@@ -96,7 +97,7 @@ class Compute:
             "error": pa.array([statuses[i][1] for i in keep], pa.string()),
             "features": pa.FixedSizeListArray.from_arrays(pa.array(features[keep].reshape(-1)), size),
         }
-        batch = pa.RecordBatch.from_pydict(columns)
+        batch = pa.RecordBatch.from_pydict(columns, metadata=JUDGED)
 
         def write_to(sink: Any) -> None:
             with pa.ipc.new_file(sink, batch.schema) as writer:

@@ -5,11 +5,12 @@ import pyarrow.parquet as pq
 from tlearn import storage
 from tlearn.data.careful import Careful
 from tlearn.data.fetch import Decoder, Fetch, Fetched, fetch
+from tlearn.data.reading import reason
 from tlearn.data.status import SCORED
 from tlearn.distributed import decoders
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Threads
-from tlearn.errors import IntegrityError
+from tlearn.errors import IntegrityError, StorageError
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms
 from tlearn.network import model
@@ -49,8 +50,7 @@ class Score:
             with plan.opened(self.task.run_folder) as opened:
                 entries = opened.entries(number)
             started = storage.join(self.task.run_folder, f"{chunk.id}.started")
-            with decoders.surviving(started, self.decode, self.careful) as decode:
-                rows, histograms = self.rows(entries, decode)
+            rows, histograms = self.rows(entries, decoders.surviving(started, self.decode, self.careful))
             parts.write(part, rows, histograms)
             statuses = [row.status for row in rows]
         num_failed = sum(status not in SCORED for status in statuses)
@@ -66,6 +66,7 @@ class Score:
             rows += scores.rows
             if scores.histograms is not None:
                 histograms = drift.add(histograms, scores.histograms)
+        _require_storage(self.task.input, rows)
         return rows, histograms
 
 
@@ -74,6 +75,19 @@ def _predictor(task: Task, device: Device) -> Predictor:
     if loaded.description.digest != task.model_digest:
         raise IntegrityError(f"expected model {task.model_digest} in {task.model}, got another: it was replaced")
     return Predictor.of(loaded, device, task.abstain_below, task.run)
+
+
+def _require_storage(folder: str, rows: list[Row]) -> None:
+    """Raise StorageError where a store refuses, or answers, nothing: of a chunk no file could be read, nor can now."""
+    if len(rows) > 1 and storage.is_remote(folder) and all(row.status == "io_error" for row in rows):
+        try:
+            storage.read_listed(folder, rows[0].path, 1)
+        except OSError as error:
+            raise StorageError(
+                f"expected files that can be read in {folder}, {len(rows)} in a row could not be: {reason(error)}"
+            ) from error
+        except Exception:  # a name that this store does not take
+            return
 
 
 def _as_listed(entry: Entry, fetched: Fetched) -> Fetched:

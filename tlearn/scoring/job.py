@@ -8,12 +8,14 @@ row, and the merged file is added. Ray and torch are loaded only if there is som
 
 import contextlib
 import functools
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -32,8 +34,13 @@ from tlearn.scoring.inputs import Input
 from tlearn.scoring.output import GrowingTable, Snapshot
 from tlearn.scoring.plan import Facts, Run
 from tlearn.scoring.summary import Finished, Scored, summarize
+from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
+from tlearn.storage import Entry
 from tlearn.storage.lease import Lease
+
+if TYPE_CHECKING:
+    from tlearn.scoring.actor import Score
 
 _SCORER = "tlearn.scoring.actor:Score"
 
@@ -123,7 +130,7 @@ class _Job:
             missing = parts.missing(run, planned)
             num_images = sum(planned.num_images(chunk) for chunk in missing)
             images_per_second = _compute(self.config, run, missing, num_images) if missing else 0.0
-            merged = parts.merge(run, planned, self.index, target)
+            merged = parts.merge(run, planned, self.index, target, functools.partial(_compute_here, self.config, run))
             self.lease.check()
             self.output.publish(merged, target, run)
         event("committed", run=run.id, rows=merged.num_rows, **merged.statuses)
@@ -180,6 +187,21 @@ def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int)
             meters.count("images_failed", result.num_failed, model=run.model.digest)
         meters.count("stage_seconds", time.monotonic() - started, stage="score")
         return progress.rate()
+
+
+def _compute_here(config: ScoreConfig, run: Run, entry: Entry) -> Row:
+    """The row of a file that was to share the row of another, which has failed: too few for a pool."""
+    scorer = _scorer(_task(config, run, 1, on_gpu=False))
+    return scorer.rows([entry], scorer.decode)[0][0]
+
+
+@functools.cache
+def _scorer(task: Task) -> "Score":
+    from tlearn.distributed.nodes import Here, Threads
+    from tlearn.scoring.actor import Score
+
+    num_cpus = os.cpu_count() or 1
+    return Score(task, Threads(num_cpus, Here(num_cpus)))
 
 
 def _task(config: ScoreConfig, run: Run, num_images: int, *, on_gpu: bool) -> Task:

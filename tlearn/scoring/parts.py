@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -22,6 +22,7 @@ from tlearn.scoring import table
 from tlearn.scoring.index import Index
 from tlearn.scoring.plan import Copy, Plan, Run
 from tlearn.scoring.table import COPIED, Row
+from tlearn.storage import Entry
 
 _PARTS_OF_ROW_GROUP = 256
 
@@ -76,12 +77,13 @@ class Merged:
     """Of these, rows in which both are the same."""
 
 
-def merge(run: Run, plan: Plan, index: Index, target: Path) -> Merged:
+def merge(run: Run, plan: Plan, index: Index, target: Path, compute: Callable[[Entry], Row]) -> Merged:
     """Write the parts, in order, and then the copies, as one file, whole and on disk.
 
-    A file that fails as its latest row in the index says gets no row. Raises StorageError where rows are missing.
+    A file that fails as its latest row in the index says gets no row. A copy of a file that was gone or could not be
+    read is computed here. Raises StorageError where rows are missing.
     """
-    merging = _Merge(run, plan, index)
+    merging = _Merge(run, plan, index, compute)
     storage.write(str(target), merging.write_to)
     num_rows = merging.num_rows + merging.num_repeated
     if num_rows != plan.num_rows:
@@ -102,8 +104,8 @@ def merge(run: Run, plan: Plan, index: Index, target: Path) -> Merged:
 class _Merge:
     """Table after table goes by, and is counted."""
 
-    def __init__(self, run: Run, plan: Plan, index: Index):
-        self.run, self.plan, self.index = run, plan, index
+    def __init__(self, run: Run, plan: Plan, index: Index, compute: Callable[[Entry], Row]):
+        self.run, self.plan, self.index, self.compute = run, plan, index, compute
         self.wanted = {copy.same_as for copies in plan.copies() for copy in copies if copy.same_as}
         self.outcomes: dict[str, dict[str, Any]] = {}
         """Of the paths that are wanted: what their copies share with them."""
@@ -146,6 +148,11 @@ class _Merge:
             yield table.of_rows([self._copy(copy) for copy in copies])
 
     def _copy(self, copy: Copy) -> Row:
+        if copy.same_as and self.outcomes[copy.same_as]["status"] not in SETTLED:
+            row = self.compute(copy.entry)
+            if row.status in SETTLED:
+                self.outcomes[copy.same_as] = {name: getattr(row, name) for name in COPIED}
+            return row
         return Row(
             path=copy.entry.path,
             bytes=copy.entry.size,
