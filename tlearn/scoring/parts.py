@@ -36,7 +36,8 @@ def write(location: str, rows: Sequence[Row], histograms: Histograms | None) -> 
 
 
 def _read(location: str) -> tuple[pa.Table, Histograms | None]:
-    part = pq.read_table(pa.BufferReader(storage.read(location).data), page_checksum_verification=True)
+    file = pa.BufferReader(storage.read(location).data)
+    part = pq.ParquetFile(file, page_checksum_verification=True).read()
     return table.current(part), json.loads(part.schema.metadata[b"histograms"])
 
 
