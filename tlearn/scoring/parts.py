@@ -55,7 +55,7 @@ def _is_whole(location: str, num_rows: int) -> bool:
     try:
         if _read(location)[0].num_rows == num_rows:
             return True
-    except (pa.ArrowException, OSError, KeyError, TypeError):
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         pass
     storage.remove(location)
     return False
