@@ -18,6 +18,7 @@ import instant
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import PROJECT
 from test_scoring import Crash, Place, inject
 
 import tlearn
@@ -72,6 +73,25 @@ def test_models_of_other_classes_share_a_table_that_everybody_reads(place: Place
     second = pq.read_table(sorted(place.table.glob("*.parquet"))[1]).to_pylist(maps_as_pydicts="strict")
     assert all(list(row["probabilities"]) == ["Cat", "cat", "fox"] for row in second)
     assert all(pq.read_schema(path).equals(table.SCHEMA) for path in place.table.glob("*.parquet"))
+
+
+def test_readers_find_a_probability_as_the_readme_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polars and Spark are not installed for tests."""
+    import pandas
+    import pyarrow
+
+    place.put("bad.jpg", "bad")
+    place.score()
+    place.table.rename(place.root / "TABLE")
+    monkeypatch.chdir(place.root)
+    text = (PROJECT / "tlearn" / "scoring" / "README.md").read_text(encoding="utf-8")
+    ways = dict(re.findall(r"^\| (DuckDB|pandas|pyarrow) \| `(.*)` \|$", text, re.MULTILINE))
+    scored = [row["path"] for row in pq.read_table("TABLE").to_pylist() if row["status"] == "scored"]
+    rows = duckdb.sql(ways["DuckDB"]).fetchall()
+    assert sorted(path for path, value in rows if value is not None) == sorted(scored) and len(rows) == 31
+    of_pandas = eval(ways["pandas"], {"pandas": pandas})
+    of_pyarrow = [(row["probabilities"] or {}).get("cat") for row in eval(ways["pyarrow"], {"pyarrow": pyarrow})]
+    assert of_pandas.notna().sum() == sum(value is not None for value in of_pyarrow) == 30
 
 
 def test_a_table_of_an_earlier_version_is_read_and_goes_on_with_todays_columns(place: Place, tmp_path: Path) -> None:
