@@ -158,7 +158,7 @@ class GrowingTable:
 
 def chosen(output: str, folder: str, *, rescore: bool) -> Snapshot | GrowingTable:
     """What `--output` means, for an input in `folder`. Raises UsageError for a place that holds something else."""
-    location = storage.absolute(output.rstrip("/"))
+    location = storage.absolute(output.rstrip("/") or "/")
     if output.endswith(".parquet"):
         if rescore:
             raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")

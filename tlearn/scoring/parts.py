@@ -37,7 +37,8 @@ def write(location: str, rows: Sequence[Row], histograms: Histograms | None) -> 
 
 
 def _read(location: str) -> tuple[pa.Table, Histograms | None]:
-    part = pq.read_table(pa.BufferReader(storage.read(location).data), page_checksum_verification=True)
+    file = pa.BufferReader(storage.read(location).data)
+    part = pq.ParquetFile(file, page_checksum_verification=True).read()
     return table.current(part), json.loads(part.schema.metadata[b"histograms"])
 
 
@@ -55,7 +56,7 @@ def _is_whole(location: str, num_rows: int) -> bool:
     try:
         if _read(location)[0].num_rows == num_rows:
             return True
-    except (pa.ArrowException, OSError, KeyError, TypeError):
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         pass
     storage.remove(location)
     return False

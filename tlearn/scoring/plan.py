@@ -90,11 +90,11 @@ class Plan:
     def num_rows(self) -> int:
         return int(self._parquet.metadata.num_rows)
 
-    @property
-    def is_whole(self) -> bool:
-        """Raises ArrowException or OSError where its rows cannot be read."""
+    def require_whole(self) -> None:
+        """Read all of it once. Raises what Arrow, JSON and disks raise where that cannot be done."""
         num_read = sum(batch.num_rows for batch in self._parquet.iter_batches())
-        return num_read == self.num_rows and b"tlearn" in (self._parquet.metadata.metadata or {})
+        if num_read != self.num_rows or self.num_chunks > self._parquet.num_row_groups:
+            raise ValueError(f"{num_read} rows in {self._parquet.num_row_groups} groups")
 
     def num_images(self, chunk: int) -> int:
         return int(self._parquet.metadata.row_group(chunk).num_rows)
@@ -131,9 +131,10 @@ def is_whole(run_folder: str) -> bool:
     """Whether there is a plan, and not one that a power failure has emptied or cut."""
     try:
         with opened(run_folder) as plan:
-            return plan.is_whole
-    except (pa.ArrowException, OSError):
+            plan.require_whole()
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return False
+    return True
 
 
 def digest(index: Index, facts: Facts) -> str:

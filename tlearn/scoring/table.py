@@ -86,7 +86,7 @@ def of_rows(rows: Sequence[Row]) -> pa.Table:
 def read(file: Any, location: str) -> pa.Table:
     """The rows of an open file of any version, in SCHEMA. Raises IntegrityError for anything else, by its location."""
     try:
-        return current(pq.read_table(file, page_checksum_verification=True))
+        return current(pq.ParquetFile(file, page_checksum_verification=True).read())
     except (pa.ArrowException, OSError) as error:
         raise damaged(location, error) from error
 

@@ -90,7 +90,7 @@ class Local:
             return Content(file.read(limit), status.st_size, microseconds(status.st_mtime_ns))
 
     def open_input(self) -> BinaryIO:
-        return _opened(os.fsencode(self.path))
+        return _opened(self.path)
 
     def write(self, write_to: Callable[[BinaryIO], object]) -> None:
         # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
@@ -160,16 +160,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _opened(name: bytes) -> BufferedReader:
+def _opened(name: bytes | Path) -> BufferedReader:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
     except FileNotFoundError as error:
         if os.path.islink(name):
-            raise DeadLink(error.errno, "a link that leads nowhere", encode_name(name)) from None
+            raise DeadLink(error.errno, "a link that leads nowhere", encode_name(os.fsencode(name))) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"expected a regular file, found another kind: {encode_name(name)}")
+        raise OSError(f"expected a regular file, found another kind: {encode_name(os.fsencode(name))}")
     return os.fdopen(descriptor, "rb")
 
 
