@@ -191,8 +191,8 @@ def _guarded(command: Command, *, keep_stderr: bool) -> int:
     """The exit code of the process that runs the command, or that of what ended it."""
     try:
         return guard.run(lambda: _run(command), keep_stderr=keep_stderr or "TLEARN_DEBUG" in os.environ)
-    except KeyboardInterrupt as stop:
-        return _stopped(stop)
+    except Stopped as stop:
+        return _say(f"{stop.word}; the same command goes on from here", stop.code)
     except TlearnError as error:
         return _failed(error)
 
@@ -202,8 +202,8 @@ def _run(command: Command) -> int:
     try:
         with _stopped_by_signals(), errors.of_the_machine():
             return _COMMANDS[command.name][1](command)
-    except KeyboardInterrupt as stop:
-        return _stopped(stop)
+    except Stopped as stop:
+        return _say(f"{stop.word}; the same command goes on from here", stop.code)
     except BrokenPipeError:
         return _unread()
     except TlearnError as error:
@@ -226,7 +226,7 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if len(received) == 1:
-            raise Stopped(signal.Signals(number))
+            raise KeyboardInterrupt  # the one exception that ends what waits in ray.get, which raises a new one
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -237,15 +237,11 @@ def _stopped_by_signals() -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Stopped(signal.Signals(received[0]) if received else signal.SIGINT) from error
     finally:
         for number, handler in before.items():  # a process of our own is ending: nothing may come in between
             signal.signal(number, signal.SIG_IGN if guard.is_child() else handler)
-
-
-def _stopped(stop: KeyboardInterrupt) -> int:
-    if not isinstance(stop, Stopped):
-        stop = Stopped(signal.SIGINT)
-    return _say(f"{stop.word}; the same command goes on from here", stop.code)
 
 
 def _unread() -> int:
