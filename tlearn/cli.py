@@ -220,12 +220,12 @@ def _run(command: Command) -> int:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Within, the first signal raises Stopped; others find the command ending. The handlers of a host are put back."""
+    """Within, a signal raises Stopped; in a process of our own only the first. The handlers of a host are put back."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) == 1:
+        if len(received) == 1 or not guard.is_child():
             raise KeyboardInterrupt  # the one exception that ends what waits in ray.get, which raises a new one
 
     before = {}
