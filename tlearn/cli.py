@@ -116,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.event("started", command=command.name)
     try:
         with console.shown(quiet=quiet, verbose=verbose):
-            result = (
-                _guarded(command, keep_stderr=verbose) if is_process and command.name in _WITH_RAY else _run(command)
-            )
+            result = (_guarded if is_process and command.name in _WITH_RAY else _run)(command)
     finally:
         if not guard.is_child():
             console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
@@ -187,12 +185,13 @@ def _without_no(name: str) -> str:
     return f"{group}{dot}{last.removeprefix('no_')}"
 
 
-def _guarded(command: Command, *, keep_stderr: bool) -> int:
+def _guarded(command: Command) -> int:
     """The exit code of the process that runs the command, or that of what ended it."""
+    keep_stderr = console.is_verbose() or "TLEARN_DEBUG" in os.environ
     try:
-        return guard.run(lambda: _run(command), keep_stderr=keep_stderr or "TLEARN_DEBUG" in os.environ)
+        return guard.run(lambda: _run(command), keep_stderr=keep_stderr)
     except Stopped as stop:
-        return _say(f"{stop.word}; the same command goes on from here", stop.code)
+        return _stopped(stop)
     except TlearnError as error:
         return _failed(error)
 
@@ -203,7 +202,7 @@ def _run(command: Command) -> int:
         with _stopped_by_signals(), errors.of_the_machine():
             return _COMMANDS[command.name][1](command)
     except Stopped as stop:
-        return _say(f"{stop.word}; the same command goes on from here", stop.code)
+        return _stopped(stop)
     except BrokenPipeError:
         return _unread()
     except TlearnError as error:
@@ -242,6 +241,10 @@ def _stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():  # a process of our own is ending: nothing may come in between
             signal.signal(number, signal.SIG_IGN if guard.is_child() else handler)
+
+
+def _stopped(stop: Stopped) -> int:
+    return _say(f"{stop.word}; the same command goes on from here", stop.code)
 
 
 def _unread() -> int:
