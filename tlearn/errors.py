@@ -16,7 +16,11 @@ TERMINATED = 143
 class Stopped(KeyboardInterrupt):
     """A signal that ends a command: it unwinds like Ctrl-C, so that temporary files and the lease go."""
 
-    WORDS: ClassVar = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+    WORDS: ClassVar[dict[signal.Signals, str]] = {
+        signal.SIGINT: "stopped",
+        signal.SIGTERM: "terminated",
+        signal.SIGHUP: "hung up",
+    }
 
     def __init__(self, number: signal.Signals):
         super().__init__()
