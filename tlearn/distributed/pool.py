@@ -67,8 +67,8 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
     threads that the pool has for it are what every actor is built from.
     `name` is what Ray's dashboard calls this; the class names the actors.
     An actor that dies, or does not do its chunk in time, ends a round; the next one goes on with new actors. Raises
-    TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may be gone: the next round has
-    as many actors as the cluster then has room for.
+    TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may
+    be gone: the next round has as many actors as the cluster then has room for.
     """
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths, threads = 0, pool.threads
