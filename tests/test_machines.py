@@ -58,10 +58,10 @@ def test_work_goes_on_when_its_reader_has_left(monkeypatch: pytest.MonkeyPatch) 
                 progress.advance(1)
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM])
-def test_rights_and_room_that_lack_are_a_line_with_the_place(number: int) -> None:
+@pytest.mark.parametrize("number", errors._OF_THE_MACHINE)
+def test_what_a_disk_refuses_is_a_line_with_the_place(number: int) -> None:
     with (
-        pytest.raises(StorageError, match=r"expected room and rights at /cache/x, got .*--cache"),
+        pytest.raises(StorageError, match=r"expected a place to read and write at /cache/x, got .*--cache"),
         errors.of_the_machine(),
     ):
         raise OSError(number, os.strerror(number), "/cache/x")

@@ -134,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.event("started", command=command.name)
     try:
         with console.shown(quiet=quiet, verbose=verbose):
-            is_guarded = is_process and command.name in _WITH_RAY
-            result = _printed(_guarded(command, keep_stderr=verbose) if is_guarded else _run(command))
+            result = _printed((_guarded if is_process and command.name in _WITH_RAY else _run)(command))
     finally:
         if not guard.is_child():
             console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))
@@ -260,11 +259,12 @@ def _without_no(name: str) -> str:
     return f"{group}{dot}{last.removeprefix('no_')}"
 
 
-def _guarded(command: Command, *, keep_stderr: bool) -> int:
+def _guarded(command: Command) -> int:
     """The exit code of the process that runs the command, or that of what ended it."""
+    keep_stderr = console.is_verbose() or "TLEARN_DEBUG" in os.environ
     try:
-        return guard.run(lambda: _run(command), keep_stderr=keep_stderr or "TLEARN_DEBUG" in os.environ)
-    except KeyboardInterrupt as stop:
+        return guard.run(lambda: _run(command), keep_stderr=keep_stderr)
+    except Stopped as stop:
         return _stopped(stop)
     except TlearnError as error:
         return _failed(error)
@@ -276,7 +276,7 @@ def _run(command: Command) -> int:
         check_paths(command.config)
         with _stopped_by_signals(), errors.of_the_machine():
             return _COMMANDS[command.name].run(command)
-    except KeyboardInterrupt as stop:
+    except Stopped as stop:
         return _stopped(stop)
     except BrokenPipeError:
         return _unread()
@@ -294,13 +294,13 @@ def _run(command: Command) -> int:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Within, the first signal raises Stopped; others find the command ending. The handlers of a host are put back."""
+    """Within, a signal raises Stopped; in a process of our own only the first. The handlers of a host are put back."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) == 1:
-            raise Stopped(signal.Signals(number))
+        if len(received) == 1 or not guard.is_child():
+            raise KeyboardInterrupt  # the one exception that ends what waits in ray.get, which raises a new one
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -311,14 +311,14 @@ def _stopped_by_signals() -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Stopped(signal.Signals(received[0]) if received else signal.SIGINT) from error
     finally:
         for number, handler in before.items():  # a process of our own is ending: nothing may come in between
             signal.signal(number, signal.SIG_IGN if guard.is_child() else handler)
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
-    if not isinstance(stop, Stopped):
-        stop = Stopped(signal.SIGINT)
+def _stopped(stop: Stopped) -> int:
     return _say(f"{stop.word}; the same command goes on from here", stop.code)
 
 

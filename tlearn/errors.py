@@ -16,7 +16,11 @@ TERMINATED = 143
 class Stopped(KeyboardInterrupt):
     """A signal that ends a command: it unwinds like Ctrl-C, so that temporary files and the lease go."""
 
-    WORDS: ClassVar = {signal.SIGINT: "stopped", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+    WORDS: ClassVar[dict[signal.Signals, str]] = {
+        signal.SIGINT: "stopped",
+        signal.SIGTERM: "terminated",
+        signal.SIGHUP: "hung up",
+    }
 
     def __init__(self, number: signal.Signals):
         super().__init__()
@@ -71,19 +75,21 @@ class LockedError(TlearnError, RuntimeError):
     code = 75
 
 
-_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_OF_THE_MACHINE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ESTALE,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
 def of_the_machine() -> Iterator[None]:
-    """Turn rights and space that are lacking, wherever that is found out, into StorageError."""
+    """Turn what a disk refuses (rights, space, a home that is /dev/null), wherever it does, into StorageError."""
     try:
         yield
     except OSError as error:
         if isinstance(error, TlearnError) or error.errno not in _OF_THE_MACHINE:
             raise
         raise StorageError(
-            f"expected room and rights at {error.filename or 'a disk'}, got {error.strerror}: choose another place "
+            f"expected a place to read and write at {error.filename or 'a disk'}, got {error.strerror}: choose another "
             "(--output, --cache, TMPDIR)"
         ) from error
 

@@ -119,7 +119,7 @@ def test_work_that_is_told_twice_to_end_still_ends_as_it_wants() -> None:
         "except KeyboardInterrupt:",
         "    time.sleep(0.5)",
         "    print('checkpoint', flush=True)",
-        "    raise",
+        "    raise KeyboardInterrupt from None",  # as ray.get does
     ) as process:
         assert process.stdout is not None and process.stdout.readline()
         for _ in range(3):

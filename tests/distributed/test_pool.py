@@ -85,6 +85,7 @@ def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
 def test_no_chunk_is_lost_with_an_actor_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_LEAST_SECONDS", 2.0)
     monkeypatch.setattr(pool, "_TIMES_SLOWEST", 1)
+    monkeypatch.setattr(pool, "_TIMES_FIRST", 0)
     canary = tmp_path / "canary"
     results = list(pool.run(CHUNKS, f"{__name__}:StandsStillOnce", str(canary), POOL))
     assert sorted(result.chunk for result in results) == sorted(chunk.id for chunk in CHUNKS)

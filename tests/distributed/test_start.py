@@ -1,5 +1,6 @@
 """How Ray is started and joined, with Ray's own part replaced."""
 
+import dataclasses
 import os
 import threading
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import NodeDiedError
 
-from tlearn.distributed import launch, places
+from tlearn.distributed import launch, places, pool
 from tlearn.distributed.places import Address
 from tlearn.errors import InputError, StorageError
 
@@ -110,3 +111,14 @@ def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> 
             raise NodeDiedError("theirs") from error
     with pytest.raises(ZeroDivisionError), launch.causes():
         raise ZeroDivisionError
+
+
+def test_a_chunk_is_waited_for_by_what_others_took() -> None:
+    patience = pool._Patience()
+    assert patience.seconds(is_first=True) == 900 and patience.seconds(is_first=False) == 120
+    patience.learn(100, is_first=True)
+    patience.learn(7, is_first=False)
+    assert patience.seconds(is_first=False) == 300
+    patience.learn(20, is_first=False)
+    assert patience.seconds(is_first=False) == 400
+    assert dataclasses.replace(patience, is_careful=True).seconds(is_first=False) == 600

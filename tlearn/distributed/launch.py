@@ -193,7 +193,7 @@ def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> Non
     wanted = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
     if all(free.get(name, 0) >= number for name, number in wanted.items()):
         return
-    what = " and ".join(f"{number:g} {name}s" for name, number in wanted.items() if number)
+    what = " and ".join(f"{number:g} {name}{'s' * (number != 1)}" for name, number in wanted.items() if number)
     room = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")  # what an autoscaler sees
     try:
         started, patience = time.monotonic(), min(_FIRST_WORD_SECONDS, seconds)

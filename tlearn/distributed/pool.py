@@ -30,8 +30,8 @@ _START_SECONDS = 900.0
 """How long a round waits for its first chunk: actors load the model, perhaps on nodes that have just come."""
 _CAREFUL_SECONDS = 600.0
 """How long a round waits for a chunk after one has failed: pictures may be decoded one by one, each with a limit."""
-_LEAST_SECONDS, _TIMES_SLOWEST = 120.0, 20
-"""How long it waits otherwise: so many times the longest wait for a chunk until then, but not less than this."""
+_LEAST_SECONDS, _TIMES_FIRST, _TIMES_SLOWEST = 120.0, 3, 20
+"""How long it waits otherwise: by the longest wait for a first chunk and for another, but not less than this."""
 
 
 class Work(Protocol):
@@ -70,9 +70,9 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
     `work` is the module:class of a Work: what that imports, torch above all, only the actors load. `task` and the
     threads that the pool has for it are what every actor is built from.
     `name` is what Ray's dashboard calls this; the class names the actors.
-    An actor that dies ends a round; the next one goes on with new actors. Raises TrainingError when that has
-    happened too often in a row without a chunk done in between. With an actor a node may be gone: the next round has
-    as many actors as the cluster then has room for.
+    An actor that dies, or does not do its chunk in time, ends a round; the next one goes on with new actors. Raises
+    TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may
+    be gone: the next round has as many actors as the cluster then has room for.
     """
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths, threads = 0, pool.threads
@@ -104,13 +104,21 @@ class _Stalled(Exception):
 class _Patience:
     """How long the next chunk is waited for."""
 
+    first: float = 0.0
+    """The longest that the first chunk of a round was waited for, start of the actors included."""
     slowest: float = 0.0
-    """The longest that one was waited for, beside a round's first."""
+    """The longest that another one was."""
     is_careful: bool = False
 
     def seconds(self, *, is_first: bool) -> float:
         least = _START_SECONDS if is_first else _CAREFUL_SECONDS if self.is_careful else _LEAST_SECONDS
-        return max(least, _TIMES_SLOWEST * self.slowest)
+        return max(least, _TIMES_FIRST * self.first, _TIMES_SLOWEST * self.slowest)
+
+    def learn(self, seconds: float, *, is_first: bool) -> None:
+        if is_first:
+            self.first = max(self.first, seconds)
+        else:
+            self.slowest = max(self.slowest, seconds)
 
 
 def _timely(results: Iterator[ChunkResult], work: str, patience: _Patience) -> Iterator[ChunkResult]:
@@ -147,8 +155,7 @@ def _next(fetched: "queue.Queue[Any]", patience: _Patience, *, is_first: bool) -
         raise _Stalled(f"no chunk was done for {limit:.0f} s") from None
     if isinstance(found, BaseException):
         raise found
-    if not is_first:
-        patience.slowest = max(patience.slowest, time.monotonic() - started)
+    patience.learn(time.monotonic() - started, is_first=is_first)
     return cast(ChunkResult | None, found)
 
 
