@@ -47,6 +47,8 @@ _INCIDENTAL = (
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "tlearn")
+_OPTIONAL = ("remarks",)
+"""Of the summary: not in its JSON where there is nothing to say."""
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
 
@@ -81,13 +83,13 @@ class Summary:
     model_digest: str
     seconds_total: float
     remarks: tuple[str, ...] = ()
-    """What went otherwise than it should; not in the JSON where there is nothing to say."""
+    """What went otherwise than it should."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return {name: value for name, value in content.items() if name != "remarks" or value}
+        return {name: value for name, value in content.items() if value or name not in _OPTIONAL}
 
     def lines(self, output: str) -> list[str]:
         """What a person reads at the end: how good, how sure, what to look at, what to do next."""
