@@ -70,7 +70,7 @@ class Better:
 BETTER = {
     "notebook": Better("frozen", math.inf),
     "finetune": Better("frozen", 200),
-    "frozen": Better("auto", 50),
+    "frozen": Better("auto", 100),
 }
 
 
