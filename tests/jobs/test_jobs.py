@@ -182,7 +182,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, features: Pa
         driver.kill()
     assert not (killed / "summary.json").exists()
     assert main([*command, "--resume", "require"]) == 0
-    assert len(list((killed / "checkpoints").glob("killed-*"))) == 2
+    assert len(list((killed / "checkpoints").glob("train-*"))) == 2
     for name, tensor in weights_of(run).items():
         assert torch.equal(tensor, weights_of(killed)[name]), name
     lines = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from support import save_model
 
 from tlearn import storage
 from tlearn.cli import main
-from tlearn.config import PreprocessConfig, ScoreConfig
+from tlearn.config import PreprocessConfig, ScoreConfig, digest
 from tlearn.demo import drawings
 from tlearn.errors import LockedError, StorageError
 from tlearn.scoring import job as scoring
@@ -294,7 +294,9 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
     place = create("training", faults)
     upload(tmp_path / "data", f"{place}/data")
-    run, attempt = f"{place}/run", f"{place}/run/checkpoints/run-001"
+    run = f"{place}/run"
+    attempts = [f"train-{digest(run)[:8]}-{number:03}" for number in (1, 2)]
+    attempt = f"{run}/checkpoints/{attempts[0]}"
     metrics = storage.join(attempt, "metrics.jsonl")
     with started(*TLEARN, *train(place)) as driver:
         wait_for(lambda: "metrics.jsonl" in storage.names(attempt) and storage.read(metrics).data, driver)
@@ -311,7 +313,7 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     assert [summary[name] for name in ("epochs", "best_epoch", "val_loss", "quality")] == [
         expected[name] for name in ("epochs", "best_epoch", "val_loss", "quality")
     ]
-    assert storage.folders(f"{run}/checkpoints") == ["run-001", "run-002"]
+    assert storage.folders(f"{run}/checkpoints") == attempts
     assert left_by(run) == left_by(f"{tmp_path}/run") >= {"events", "metrics.jsonl", "report.html", "model/model.json"}
     models = [read_json(f"{folder}/model", "model.json") for folder in (run, f"{tmp_path}/run")]
     assert models[0]["weights_sha256"] == models[1]["weights_sha256"]
