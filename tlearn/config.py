@@ -41,10 +41,10 @@ def _fits(value: Any, kind: Any) -> bool:
         return _fits(value, arguments[0])
     if origin is Literal:
         return isinstance(value, str) and value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if arguments:
         return any(_fits(value, argument) for argument in arguments)
     if isinstance(value, bool) and kind is not bool:
@@ -56,10 +56,10 @@ def _described(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _described(arguments[0])
-    if origin is tuple:
-        return f"several, each {_described(arguments[0])}"
     if origin is dict:
         return f"names, each with {_described(arguments[1])}"
+    if origin in (list, tuple):
+        return f"several of {_described(arguments[0])}"
     if arguments:
         return " or ".join(argument if origin is Literal else _described(argument) for argument in arguments)
     return _WORDS.get(kind, f"settings ({getattr(kind, '__name__', kind)} or a mapping)")

@@ -69,8 +69,8 @@ class Better:
 
 BETTER = {
     "notebook": Better("frozen", math.inf),
-    "finetune": Better("frozen", 100),
-    "frozen": Better("auto", 50),
+    "finetune": Better("frozen", 200),
+    "frozen": Better("auto", 100),
 }
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from tlearn import _dotted, config
 from tlearn.cli import given, parse
-from tlearn.config import OptimConfig, TrainConfig
+from tlearn.config import HeadConfig, OptimConfig, TrainConfig
 from tlearn.errors import UsageError
 from tlearn.recipes import RECIPES, configured
 from tlearn.training import auto
@@ -48,6 +48,24 @@ def test_every_setting_has_its_type() -> None:
         for odd in (object(), [1], b"a"):
             with pytest.raises(UsageError, match=f"{name} must be "):
                 dataclasses.replace(each, **{name: odd})
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (int, [0, -1], [True, 1.0, "1", None]),
+        (float, [0, 1.5], [True, math.nan, "1"]),
+        (str | None, ["", None], [0, b""]),
+        (Literal["a", "b"], ["a"], ["c", 0, None]),
+        (Annotated[str, "help"], ["a"], [1]),
+        (str | tuple[str, ...], ["a", ("a", "b"), ["a"]], [1, ("a", 1)]),
+        (dict[str, float], [{}, {"a": 1}], [{"a": math.inf}, {"a": "b"}, [1.0]]),
+        (OptimConfig, [OptimConfig()], [{}, HeadConfig(), None]),
+    ],
+)
+def test_a_value_fits_a_type_or_not(kind: Any, good: list[Any], bad: list[Any]) -> None:
+    assert [config._fits(value, kind) for value in good + bad] == [True] * len(good) + [False] * len(bad)
+    assert config._described(kind)
 
 
 @pytest.mark.parametrize(

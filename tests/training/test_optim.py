@@ -1,7 +1,6 @@
 """The learning rate as a function of the step, and which parameters decay."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -138,8 +137,8 @@ def test_adamw_is_adamw() -> None:
     ("change", "says"),
     [
         ({"lr": 0.0}, "learning rates"),
-        ({"lr": math.nan}, "a finite number"),
-        ({"head_lr": math.nan}, "a finite number"),
+        ({"head_lr": -1e-4}, "learning rates"),
+        ({"pretrained_lr": 0.0}, "learning rates"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"global_batch_size": 0}, "global_batch_size"),
     ],

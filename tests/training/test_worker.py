@@ -242,10 +242,10 @@ def test_nothing_is_reported_once_another_run_holds_the_folder(
 def test_a_checkpoint_for_which_there_is_no_room_is_an_error_of_storage(
     attempt: Attempt, train: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:
+    def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match="No space left on device"):
         train(attempt, "run")
 

@@ -9,6 +9,7 @@ progress.json           phase, updates done in its epoch, a line of metrics for 
 
 import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -89,11 +90,21 @@ def save(
         tensors["logits"] = {"logits": logits}
     for name, named in tensors.items():
         data = safetensors({key: tensor.contiguous() for key, tensor in named.items()})
-        storage.write_bytes(str(folder / f"{name}.safetensors"), data)
-    storage.write(str(folder / "optimizer.pt"), lambda file: torch.save(optimizer_state, file))
+        _write(folder / f"{name}.safetensors", data)
+    state = io.BytesIO()
+    torch.save(optimizer_state, state)
+    _write(folder / "optimizer.pt", state.getbuffer())
     hashes = {path.name: storage.sha256_file(path) for path in folder.iterdir()}
     content = {**dataclasses.asdict(progress), "sha256": hashes}
-    storage.write_bytes(str(folder / "progress.json"), json.dumps(content, allow_nan=False).encode())
+    _write(folder / "progress.json", json.dumps(content, allow_nan=False).encode())
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """Without waiting for the disk: from this folder Ray Train copies."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror}; free some space or set TMPDIR") from error
 
 
 def restore(

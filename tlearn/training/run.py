@@ -16,7 +16,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ _INCIDENTAL = (
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
+_OPTIONAL = ("remarks", "ignored_names", "test")
+"""Of the summary: not in its JSON where there is nothing to say."""
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
 
@@ -81,19 +83,13 @@ class Summary:
     model_digest: str
     seconds_total: float
     remarks: tuple[str, ...] = ()
-    """What went otherwise than it should; not in the JSON where there is nothing to say."""
-    ignored_names: dict[str, int] = field(default_factory=dict)
-    """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
-    test: Quality | None = None
-    """Of the images of test/, where it has class folders; not in the JSON where it has none."""
+    """What went otherwise than it should."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             content |= (value or {}) if name == "gate" else {name: value}
-        return {
-            name: value for name, value in content.items() if name not in ("remarks", "ignored_names", "test") or value
-        }
+        return {name: value for name, value in content.items() if value or name not in _OPTIONAL}
 
     def lines(self, output: str) -> list[str]:
         """What a person reads at the end: how good, how sure, what to look at, what to do next."""
