@@ -508,7 +508,8 @@ class SubmitConfig:
     def __post_init__(self) -> None:
         if self.submission_id is not None and not re.fullmatch(r"[\w.-]+", self.submission_id):
             raise UsageError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
-        _at_least("entrypoint_num_cpus", self.entrypoint_num_cpus, 0)
+        for name, amount in [("num_cpus", self.entrypoint_num_cpus), *self.entrypoint_resources.items()]:
+            _at_least(f"entrypoint_{name}", amount, 0)
         _at_least("max_attempts", self.max_attempts, 1)
         _at_least("retry_seconds", self.retry_seconds, 0)
 

@@ -126,9 +126,10 @@ def is_path(word: str) -> bool:
 def check_paths(config: Any) -> None:
     """Raise for the first path of this machine that leads nowhere: torch and Ray, which find it too, take seconds."""
     for name, check in _CHECKS.items():
-        location = getattr(config, name, None)
-        if isinstance(location, str) and location not in _NO_PATHS and not storage.is_remote(location):
-            check(storage.local(location), f"--{name}")
+        locations = getattr(config, name, None) or ()
+        for location in (locations,) if isinstance(locations, str) else locations:
+            if location not in _NO_PATHS and not storage.is_remote(location):
+                check(storage.local(location), f"--{name}")
 
 
 def _folder(path: Path, flag: str) -> None:
@@ -174,7 +175,7 @@ def _nearest(path: Path) -> Path:
     return next((place for place in (path, *path.parents) if place.exists()), path)
 
 
-_NO_PATHS = ("imagenet", "none", "")
+_NO_PATHS = ("imagenet", "none")
 _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "model": _model,
     "data": _folder,
