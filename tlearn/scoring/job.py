@@ -24,6 +24,7 @@ from tlearn.console import Progress, event
 from tlearn.data import manifest
 from tlearn.distributed.chunks import Chunk, chunk_size
 from tlearn.errors import UsageError
+from tlearn.evaluation.drift import Reference
 from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
 from tlearn.scoring import index, parts, plan
@@ -41,6 +42,7 @@ def score(config: ScoreConfig) -> Scored:
     """Give every listed file its row. Raises TlearnError; what was done until then is gone on with the next time."""
     started = time.monotonic()
     model = description.verify(config.model)
+    Reference.from_json(model.reference)  # refused now if it cannot be compared with
     _require_input(config.input)
     output = _output(config)
     output.require_writable()
