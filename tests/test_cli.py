@@ -222,6 +222,12 @@ def test_an_output_that_cannot_be_written_ends_with_7(
         (["demo", "--num-test", "0"], "num_test must be at least 1, got 0"),
         (["demo", "--num-train", "-3"], "num_train must be at least"),
         (["scores", "t", "--num-rows", "-1"], "num_rows must be at least 0, got -1"),
+        (["submit"], "expected a job (train or score)"),
+        (
+            ["train", "x/", "--output", "y", "--optim.clip-norm", "abc"],
+            "expected a number for --optim.clip-norm, got abc",
+        ),
+        (["score", "m", "i", "--output", "o", "--batch-size=1.5"], "expected a whole number for --batch-size, got 1.5"),
         (["submit", "--retry-secnds", "3", "train", "/d", "--output", "/o"], "did you mean --retry-seconds?"),
         (["submit", "train", "/d", "--outptu", "/o"], "did you mean --output?"),
     ],

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from tyro.conf import Suppress
@@ -44,13 +45,15 @@ class Flag:
         return taken
 
     def check(self, value: str) -> None:
+        """Raise UsageError for a word that is no such number, or none of the choices."""
         if get_origin(self.kind) is Literal:
             known(value, get_args(self.kind), f"for {self.name} one of")
-        elif self.kind in _NUMBERS:
+        kinds = [kind for kind in get_args(self.kind) or (self.kind,) if kind is not NoneType]
+        if len(kinds) == 1 and kinds[0] in _NUMBERS and value != "None":
             try:
-                self.kind(value)
+                kinds[0](value)
             except ValueError:
-                raise UsageError(f"expected {_NUMBERS[self.kind]} for {self.name}, got {value}") from None
+                raise UsageError(f"expected {_NUMBERS[kinds[0]]} for {self.name}, got {value}") from None
 
 
 def flags(config: type, prefix: str = "") -> dict[str, Flag]:
