@@ -144,5 +144,5 @@ def test_counts_below_zero_are_rejected(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_the_demo_refuses_other_numbers_of_classes_than_two_and_three(num_classes: int) -> None:
-    with pytest.raises(ValueError, match="num_classes must be 2 or 3"):
+    with pytest.raises(ValueError, match="num_classes must be from 2 to 3"):
         DemoConfig(num_classes=num_classes)
