@@ -35,6 +35,7 @@ from tlearn.config import (
 )
 from tlearn.errors import UsageError
 from tlearn.recipes import SUMMARIES
+from tlearn.words import arranged
 
 
 def put(path: Path) -> None:
@@ -328,6 +329,20 @@ def test_a_path_by_position_is_the_path_behind_its_flag(words: list[str], same: 
     if "unit_length=False" in same[-1]:
         same = [*same[:-1], "--head.no_unit_length"]
     assert parse(words).settings == parse(same).settings
+
+
+@dataclasses.dataclass
+class Several:
+    """tlearn several"""
+
+    model: str
+    input: str | tuple[str, ...]
+
+
+@pytest.mark.parametrize("words", [["m", "a", "b"], ["--model", "m", "a", "b"], ["a", "b", "--model", "m"]])
+def test_what_takes_several_paths_takes_them_by_position_too(words: list[str]) -> None:
+    taken = arranged(words, Several, ("model", "input"), "tlearn several")
+    assert taken[taken.index("--input") + 1 :][:2] == ["a", "b"] and taken[taken.index("--model") + 1] == "m"
 
 
 NOWHERE = [

@@ -31,13 +31,16 @@ class Flag:
     """Its type, without what the help is told."""
     is_required: bool
 
+    @property
+    def takes_many(self) -> bool:
+        return any(get_origin(kind) in (dict, tuple) for kind in (self.kind, *get_args(self.kind)))
+
     def take(self, words: list[str]) -> list[str]:
         """Remove the values of this flag from the words behind it. Raises UsageError for what cannot be its value."""
         if self.kind is bool:
             return []
         taken: list[str] = []
-        takes_many = get_origin(self.kind) in (dict, tuple, list)
-        while words and not words[0].startswith("--") and (takes_many or not taken):
+        while words and not words[0].startswith("--") and (self.takes_many or not taken):
             taken.append(words.pop(0))
         if not taken:
             raise UsageError(f"expected a value after {self.name}, got none")
@@ -99,10 +102,12 @@ def arranged(words: Sequence[str], config: type, positions: Sequence[str], prog:
             flag.check(value)
         result += [word, *([] if equals else flag.take(rest))]
     free = [f"--{name}" for name in positions if f"--{name}" not in given]
-    if len(loose) > len(free):
+    takes_rest = bool(free) and every[free[-1]].takes_many
+    if len(loose) > len(free) and not takes_rest:
         raise UsageError(f"expected a flag of {prog}, got {loose[len(free)]}: {prog} --help lists them")
-    for name, word in zip(free, loose, strict=False):
-        result = [name, word, *result]
+    for number, name in enumerate(free[: len(loose)]):
+        end = len(loose) if takes_rest and name == free[-1] else number + 1
+        result = [name, *loose[number:end], *result]
         given.add(name)
     missing = [flag.name for flag in every.values() if flag.is_required and flag.name not in given]
     if missing:
@@ -143,7 +148,7 @@ def _folder(path: Path, flag: str) -> None:
 
 def _something(path: Path, flag: str) -> None:
     if not path.exists():
-        raise InputError(f"expected something at {path}, found nothing: check {flag}")
+        raise InputError(f"expected a file or a folder at {path}, found nothing: check {flag}")
 
 
 def _file(path: Path, flag: str) -> None:
