@@ -352,6 +352,8 @@ NOWHERE = [
     ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
     ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
     ["check", "{}/nowhere"],
+    ["check", "{}/" + 300 * "x"],
+    ["report", "{}/\udcff"],
     ["evaluate", "{}/nowhere", "{}"],
     ["report", "{}/nowhere"],
     ["scores", "{}/nowhere"],

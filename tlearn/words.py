@@ -128,7 +128,7 @@ def example(config: type) -> str:
 
 def is_path(word: str) -> bool:
     """Whether a word that might be a name is meant as a path."""
-    return bool({"/", "."} & set(word)) or Path(word).exists()
+    return bool({"/", "."} & set(word)) or os.path.exists(word)
 
 
 def check_paths(config: Any) -> None:
@@ -141,46 +141,46 @@ def check_paths(config: Any) -> None:
 
 
 def _folder(path: Path, flag: str) -> None:
-    if not path.is_dir():
-        came = "a file" if path.exists() else "nothing"
+    if not os.path.isdir(path):
+        came = "a file" if os.path.exists(path) else "nothing"
         raise InputError(f"expected a folder at {path}, found {came}: check {flag}")
 
 
 def _something(path: Path, flag: str) -> None:
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"expected a file or a folder at {path}, found nothing: check {flag}")
 
 
 def _file(path: Path, flag: str) -> None:
-    if not path.is_file():
-        came = "a folder" if path.exists() else "nothing"
+    if not os.path.isfile(path):
+        came = "a folder" if os.path.exists(path) else "nothing"
         raise InputError(f"expected a file at {path}, found {came}: check {flag}")
 
 
 def _model(path: Path, flag: str) -> None:
-    if not (path / "model.json").exists():
+    if not os.path.exists(path / "model.json"):
         inner = path / "model"
-        meant = inner if (inner / "model.json").exists() else "RUN/model of a finished run"
+        meant = inner if os.path.exists(inner / "model.json") else "RUN/model of a finished run"
         raise InputError(f"expected a model folder with model.json at {path}, found none: give {flag} {meant}")
 
 
 def _place(path: Path, flag: str) -> None:
     """Raise StorageError where nothing can be put. What is not there yet is not made."""
     there = _nearest(path.parent if path.suffix == ".parquet" else path)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "Permission denied" if there.is_dir() else f"{there} is a file"
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"
         raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")
 
 
 def _cache(path: Path, flag: str) -> None:
     """One that cannot be written may hold all that is needed."""
-    if not _nearest(path).is_dir():
+    if not os.path.isdir(_nearest(path)):
         raise StorageError(f"expected a folder at {path}, found a file in its place: choose another {flag}")
 
 
 def _nearest(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
-    return next((place for place in (path, *path.parents) if place.exists()), path)
+    return next((place for place in (path, *path.parents) if os.path.exists(place)), path)
 
 
 _NO_PATHS = ("imagenet", "none")
