@@ -1,8 +1,8 @@
 """What a person does wrong ends with the exit code of the design, one line, and nothing half-written."""
 
+import dataclasses
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +22,20 @@ from support import build, save_model
 
 from tlearn import errors
 from tlearn.cli import main, parse
-from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, SubmitConfig, TrainConfig
+from tlearn.config import (
+    BenchConfig,
+    DemoConfig,
+    EvaluateConfig,
+    HeadConfig,
+    PreprocessConfig,
+    ScoreConfig,
+    ScoresConfig,
+    SubmitConfig,
+    TrainConfig,
+)
+from tlearn.errors import UsageError
 from tlearn.recipes import SUMMARIES
+from tlearn.words import arranged
 
 
 def put(path: Path) -> None:
@@ -210,6 +222,12 @@ def test_an_output_that_cannot_be_written_ends_with_7(
         (["demo", "--num-test", "0"], "num_test must be at least 1, got 0"),
         (["demo", "--num-train", "-3"], "num_train must be at least"),
         (["scores", "t", "--num-rows", "-1"], "num_rows must be at least 0, got -1"),
+        (["submit"], "expected a job (train or score)"),
+        (
+            ["train", "x/", "--output", "y", "--optim.clip-norm", "abc"],
+            "expected a number for --optim.clip-norm, got abc",
+        ),
+        (["score", "m", "i", "--output", "o", "--batch-size=1.5"], "expected a whole number for --batch-size, got 1.5"),
         (["submit", "--retry-secnds", "3", "train", "/d", "--output", "/o"], "did you mean --retry-seconds?"),
         (["submit", "train", "/d", "--outptu", "/o"], "did you mean --output?"),
     ],
@@ -273,11 +291,12 @@ def test_help_lists_every_command_and_every_recipe(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("words", [["train", "frozen"], ["submit"], ["score"], ["demo"]])
-def test_the_help_of_a_setting_is_one_paragraph(words: list[str]) -> None:
-    code = f"import tlearn.cli; tlearn.cli.main([*{words!r}, '--help'])"
-    environment = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    cells = [line[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
+def test_the_help_of_a_setting_is_one_paragraph(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*words, "--help"]) == 0
+    cells = [line[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     told = [(len(cell) - len(cell.lstrip()), cell.strip(), len(cell)) for cell in cells]
     for (indent, text, width), (next_indent, following, _) in itertools.pairwise(told):
         if indent == next_indent > 4 and not following.startswith(("-", "{")):
@@ -311,6 +330,20 @@ def test_a_path_by_position_is_the_path_behind_its_flag(words: list[str], same: 
     assert parse(words).settings == parse(same).settings
 
 
+@dataclasses.dataclass
+class Several:
+    """tlearn several"""
+
+    model: str
+    input: str | tuple[str, ...]
+
+
+@pytest.mark.parametrize("words", [["m", "a", "b"], ["--model", "m", "a", "b"], ["a", "b", "--model", "m"]])
+def test_what_takes_several_paths_takes_them_by_position_too(words: list[str]) -> None:
+    taken = arranged(words, Several, ("model", "input"), "tlearn several")
+    assert taken[taken.index("--input") + 1 :][:2] == ["a", "b"] and taken[taken.index("--model") + 1] == "m"
+
+
 NOWHERE = [
     ["train", "--data", "{}/nowhere", "--output", "{}/run"],
     ["train", "--data", "{}", "--output", "{}/run", "--weights", "{}/none.pth"],
@@ -318,6 +351,8 @@ NOWHERE = [
     ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
     ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
     ["check", "{}/nowhere"],
+    ["check", "{}/" + 300 * "x"],
+    ["report", "{}/\udcff"],
     ["evaluate", "{}/nowhere", "{}"],
     ["report", "{}/nowhere"],
     ["scores", "{}/nowhere"],
@@ -328,18 +363,53 @@ NOWHERE = [
 ]
 
 
-@pytest.mark.parametrize("words", NOWHERE, ids=lambda words: " ".join(words))
-def test_a_path_that_leads_nowhere_is_said_before_anything_heavy_is_loaded(words: list[str], tmp_path: Path) -> None:
+def test_a_path_that_leads_nowhere_is_said_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    commands = [[word.format(tmp_path) for word in words] for words in NOWHERE]
     code = (
-        f"import sys, tlearn.cli; code = tlearn.cli.main({[word.format(tmp_path) for word in words]!r})\n"
-        "print(code, {'torch', 'ray', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules))"
+        f"import sys, tlearn.cli; print(*[tlearn.cli.main(words) for words in {commands!r}])\n"
+        "print({'torch', 'ray', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    is_about_output = "file" in " ".join(words)
-    assert done.stdout.split(maxsplit=1) == ["7" if is_about_output else "3", "set()\n"]
-    assert done.stderr.startswith("tlearn: expected") and done.stderr.count("\n") == 1
+    codes, loaded = done.stdout.splitlines()
+    assert loaded == "set()" and codes.split() == ["7" if "/file" in " ".join(words) else "3" for words in NOWHERE]
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(NOWHERE) and all(line.startswith("tlearn: expected") for line in errors)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("train frozen --help >&-", 0), ("--version >&- 2>&-", 0), ("demo --num-tset 3 2>&-", 2)]
+)
+def test_a_closed_output_changes_nothing_but_what_is_seen(line: str, code: int) -> None:
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m tlearn {line}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+CONFIGS = (
+    BenchConfig,
+    DemoConfig,
+    EvaluateConfig,
+    HeadConfig,
+    PreprocessConfig,
+    ScoreConfig,
+    ScoresConfig,
+    SubmitConfig,
+)
+NUMBERS = [
+    (config, field.name)
+    for config in CONFIGS
+    for field in dataclasses.fields(config)
+    if {int, float} & {field.type, *get_args(field.type)} and get_origin(field.type) is not dict
+]
+
+
+@pytest.mark.parametrize(("config", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))
+def test_every_number_has_a_range(config: Any, name: str) -> None:
+    needed = {field.name: "x" for field in dataclasses.fields(config) if field.default is field.default_factory}
+    config(**needed)
+    with pytest.raises(UsageError, match=name):
+        config(**needed, **{name: -(10**9)})
 
 
 def test_a_run_given_for_its_model_is_pointed_to_it(

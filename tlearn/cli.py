@@ -224,6 +224,8 @@ def _arranged(words: list[str]) -> list[str]:
     if words[0] != "submit":
         return job
     own = arranged(words[1:start], SubmitConfig, (), "tlearn submit")
+    if not job and own != ["--help"]:
+        raise UsageError("expected a job (train or score) for tlearn submit, got none: tlearn submit --help")
     return ["submit", *own, *job]
 
 

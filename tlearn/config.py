@@ -535,7 +535,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _between("num_classes", self.num_classes, 2, 3)
-        _at_least("num_train", self.num_train, 2 * self.num_classes)
+        _at_least("num_train", self.num_train, 20)  # one picture is broken on purpose, which is many of fewer
         _at_least("num_val", self.num_val, self.num_classes)
         _at_least("num_test", self.num_test, 1)
         _at_least("seed", self.seed, 0)
@@ -597,7 +597,8 @@ class SubmitConfig:
         _check_types(self)
         if self.submission_id is not None and not re.fullmatch(r"[\w.-]+", self.submission_id):
             raise UsageError(f"submission_id must be letters, digits, '.', '_' and '-', got {self.submission_id!r}")
-        _at_least("entrypoint_num_cpus", self.entrypoint_num_cpus, 0)
+        for name, amount in [("num_cpus", self.entrypoint_num_cpus), *self.entrypoint_resources.items()]:
+            _at_least(f"entrypoint_{name}", amount, 0)
         _at_least("max_attempts", self.max_attempts, 1)
         _at_least("retry_seconds", self.retry_seconds, 0)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from tyro.conf import Suppress
@@ -30,13 +31,16 @@ class Flag:
     """Its type, without what the help is told."""
     is_required: bool
 
+    @property
+    def takes_many(self) -> bool:
+        return any(get_origin(kind) in (dict, tuple) for kind in (self.kind, *get_args(self.kind)))
+
     def take(self, words: list[str]) -> list[str]:
         """Remove the values of this flag from the words behind it. Raises UsageError for what cannot be its value."""
         if self.kind is bool:
             return []
         taken: list[str] = []
-        takes_many = any(get_origin(kind) in (dict, tuple) for kind in (self.kind, *get_args(self.kind)))
-        while words and not words[0].startswith("--") and (takes_many or not taken):
+        while words and not words[0].startswith("--") and (self.takes_many or not taken):
             taken.append(words.pop(0))
         if not taken:
             raise UsageError(f"expected a value after {self.name}, got none")
@@ -44,13 +48,15 @@ class Flag:
         return taken
 
     def check(self, value: str) -> None:
+        """Raise UsageError for a word that is no such number, or none of the choices."""
         if get_origin(self.kind) is Literal:
             known(value, get_args(self.kind), f"for {self.name} one of")
-        elif self.kind in _NUMBERS:
+        kinds = [kind for kind in get_args(self.kind) or (self.kind,) if kind is not NoneType]
+        if len(kinds) == 1 and kinds[0] in _NUMBERS and value != "None":
             try:
-                self.kind(value)
+                kinds[0](value)
             except ValueError:
-                raise UsageError(f"expected {_NUMBERS[self.kind]} for {self.name}, got {value}") from None
+                raise UsageError(f"expected {_NUMBERS[kinds[0]]} for {self.name}, got {value}") from None
 
 
 def flags(config: type, prefix: str = "") -> dict[str, Flag]:
@@ -96,10 +102,12 @@ def arranged(words: Sequence[str], config: type, positions: Sequence[str], prog:
             flag.check(value)
         result += [word, *([] if equals else flag.take(rest))]
     free = [f"--{name}" for name in positions if f"--{name}" not in given]
-    if len(loose) > len(free):
+    takes_rest = bool(free) and every[free[-1]].takes_many
+    if len(loose) > len(free) and not takes_rest:
         raise UsageError(f"expected a flag of {prog}, got {loose[len(free)]}: {prog} --help lists them")
-    for name, word in zip(free, loose, strict=False):
-        result = [name, word, *result]
+    for number, name in enumerate(free[: len(loose)]):
+        end = len(loose) if takes_rest and name == free[-1] else number + 1
+        result = [name, *loose[number:end], *result]
         given.add(name)
     missing = [flag.name for flag in every.values() if flag.is_required and flag.name not in given]
     if missing:
@@ -120,61 +128,62 @@ def example(config: type) -> str:
 
 def is_path(word: str) -> bool:
     """Whether a word that might be a name is meant as a path."""
-    return bool({"/", "."} & set(word)) or Path(word).exists()
+    return bool({"/", "."} & set(word)) or os.path.exists(word)
 
 
 def check_paths(config: Any) -> None:
     """Raise for the first path of this machine that leads nowhere: torch and Ray, which find it too, take seconds."""
     for name, check in _CHECKS.items():
-        location = getattr(config, name, None)
-        if isinstance(location, str) and location not in _NO_PATHS and not storage.is_remote(location):
-            check(storage.local(location), f"--{name}")
+        locations = getattr(config, name, None) or ()
+        for location in (locations,) if isinstance(locations, str) else locations:
+            if location not in _NO_PATHS and not storage.is_remote(location):
+                check(storage.local(location), f"--{name}")
 
 
 def _folder(path: Path, flag: str) -> None:
-    if not path.is_dir():
-        came = "a file" if path.exists() else "nothing"
+    if not os.path.isdir(path):
+        came = "a file" if os.path.exists(path) else "nothing"
         raise InputError(f"expected a folder at {path}, found {came}: check {flag}")
 
 
 def _something(path: Path, flag: str) -> None:
-    if not path.exists():
-        raise InputError(f"expected something at {path}, found nothing: check {flag}")
+    if not os.path.exists(path):
+        raise InputError(f"expected a file or a folder at {path}, found nothing: check {flag}")
 
 
 def _file(path: Path, flag: str) -> None:
-    if not path.is_file():
-        came = "a folder" if path.exists() else "nothing"
+    if not os.path.isfile(path):
+        came = "a folder" if os.path.exists(path) else "nothing"
         raise InputError(f"expected a file at {path}, found {came}: check {flag}")
 
 
 def _model(path: Path, flag: str) -> None:
-    if not (path / "model.json").exists():
+    if not os.path.exists(path / "model.json"):
         inner = path / "model"
-        meant = inner if (inner / "model.json").exists() else "RUN/model of a finished run"
+        meant = inner if os.path.exists(inner / "model.json") else "RUN/model of a finished run"
         raise InputError(f"expected a model folder with model.json at {path}, found none: give {flag} {meant}")
 
 
 def _place(path: Path, flag: str) -> None:
     """Raise StorageError where nothing can be put. What is not there yet is not made."""
     there = _nearest(path.parent if path.suffix == ".parquet" else path)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "Permission denied" if there.is_dir() else f"{there} is a file"
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"
         raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")
 
 
 def _cache(path: Path, flag: str) -> None:
     """One that cannot be written may hold all that is needed."""
-    if not _nearest(path).is_dir():
+    if not os.path.isdir(_nearest(path)):
         raise StorageError(f"expected a folder at {path}, found a file in its place: choose another {flag}")
 
 
 def _nearest(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
-    return next((place for place in (path, *path.parents) if place.exists()), path)
+    return next((place for place in (path, *path.parents) if os.path.exists(place)), path)
 
 
-_NO_PATHS = ("imagenet", "none", "")
+_NO_PATHS = ("imagenet", "none")
 _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "model": _model,
     "data": _folder,

@@ -5,22 +5,6 @@ from pathlib import Path
 import pytest
 
 from tlearn.cli import main
-from tlearn.demo.run import Accuracy
-
-
-def test_the_accuracy_is_that_of_the_pictures_with_a_score() -> None:
-    labels = {"test/1.jpg": "cat", "test/2.jpg": "dog", "test/3.jpg": "dog"}
-    rows = [
-        {"path": "1.jpg", "status": "scored", "prediction": "cat"},
-        {"path": "2.jpg", "status": "uncertain", "prediction": "cat"},
-        {"path": "3.jpg", "status": "unreadable", "prediction": None},
-    ]
-    assert str(Accuracy.of(rows, labels)) == "0.500 of 2 pictures"
-
-
-def test_without_a_picture_that_has_a_score_there_is_no_accuracy() -> None:
-    rows = [{"path": "broken.jpg", "status": "unreadable", "prediction": None}]
-    assert str(Accuracy.of(rows, {})) == "n/a of 0 pictures"
 
 
 def test_a_place_that_is_not_on_this_machine_is_refused_in_one_line(

@@ -1,9 +1,12 @@
 """Like and unlike the validation set, as a number that a scheduler can alarm on."""
 
 import json
+from typing import Any
 
 import numpy as np
+import pytest
 
+from tlearn.errors import IntegrityError
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Reference
 
@@ -51,3 +54,18 @@ def test_projections_are_the_same_for_ever() -> None:
     matrix = drift.projections(512)
     assert matrix.shape == (512, 8) and set(matrix.ravel()) == {-1.0, 1.0}
     assert matrix[0].tolist() == [-1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": None}, {"counts": [[1, 2]]}, {"edges": [["a"] * 9] * 9}, {"counts": 3}, {"more": 1},
+        {"edges": [[]] * 9}, {"counts": [[[1]] * 10] * 9},
+    ],
+)  # fmt: skip
+def test_a_reference_that_no_version_has_written_is_refused(change: dict[str, Any]) -> None:
+    values = Reference.of(sample(0, 500)).to_json()
+    with pytest.raises(IntegrityError, match=r"expected histograms in the reference of model\.json"):
+        Reference.from_json(values | change)
+    with pytest.raises(IntegrityError):
+        Reference.from_json({"edges": values["edges"]})

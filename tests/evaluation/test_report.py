@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
-from tlearn.errors import InputError
+from tlearn.errors import InputError, IntegrityError
 from tlearn.evaluation.report import write_report
 
 VOID = {"meta", "img"}
@@ -295,6 +295,20 @@ def test_a_missing_file_is_named(run: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"expected a finished run in .*, found no {name}: run `tlearn train`"):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", b"{"), ("summary.json", b"{}"), ("summary.json", b"[]"), ("config.json", b"{}"),
+        ("metrics.jsonl", b""), ("metrics.jsonl", b"{"), ("validation.parquet", b"PAR1"), ("manifest.parquet", b""),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_damaged_or_of_another_version_is_said_in_one_line(run: Path, name: str, content: bytes) -> None:
+    (run / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match="expected what this version of tlearn leaves") as caught:
+        write_report(run)
+    assert str(run) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_mistakes_come_surest_first_and_without_photographs_too(run: Path) -> None:

@@ -264,6 +264,15 @@ def test_a_model_of_before_unit_length_gives_the_logits_of_then(damaged: Path) -
     torch.testing.assert_close(model.load(str(damaged)).prepare().outputs(pixels())[0], then, rtol=1e-3, atol=1e-3)
 
 
+def test_every_setting_that_models_keep_was_there_at_first_or_has_what_held_before_it() -> None:
+    at_first = {
+        "preprocess": {"image_size", "resize", "short_side", "normalization", "max_pixels", "max_bytes"},
+        "head": {"kind", "width", "depth", "dropout", "scale_features"},
+    }
+    for group, kind in {"preprocess": PreprocessConfig, "head": HeadConfig}.items():
+        assert {field.name for field in dataclasses.fields(kind)} == at_first[group] | set(description._BEFORE[group])
+
+
 def nested(depth: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(depth):

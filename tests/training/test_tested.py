@@ -25,7 +25,7 @@ def measured(files: list[File], monkeypatch: pytest.MonkeyPatch) -> tuple[Qualit
     features = torch.rand(len(files), 16, 1, 1, generator=torch.Generator().manual_seed(1))
     asked: list[Any] = []
 
-    def plain_features(config: TrainConfig, wanted: list[File], cut: int, _: str) -> tuple[list[File], Any, int]:
+    def plain_features(config: TrainConfig, wanted: list[File], cut: int, *what: str) -> tuple[list[File], Any, int]:
         asked.append((wanted, cut))
         return wanted[:-1], SimpleNamespace(gather=features.__getitem__), 0
 

@@ -1,10 +1,8 @@
 """The whole way on pictures that it draws itself: draw, train, score, look at the table."""
 
-import csv
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
-from tlearn.config import DemoConfig, ScoreConfig
+from tlearn.config import DemoConfig, EvaluateConfig
 from tlearn.data.status import SCORED
 from tlearn.demo import drawings
 from tlearn.errors import DONE, UsageError
 from tlearn.recipes import RECIPES
-from tlearn.scoring import job as scoring
 from tlearn.scoring import table
+from tlearn.scoring.evaluate import evaluate
 from tlearn.training import job as training
 
 _NUM_SHOWN = 8
@@ -39,20 +37,21 @@ def run(config: DemoConfig) -> int:
         RECIPES["frozen"], data=str(pictures), output=str(folder / "run"), seed=config.seed, cache=config.cache
     )
     summary = training.train(train).summary
-    scored = scoring.score(
-        ScoreConfig(
+    tested = evaluate(
+        EvaluateConfig(
             model=f"{train.output}/model",
-            input=str(pictures / "test"),
+            data=str(pictures / "test"),
+            labels=str(pictures / "test_labels.csv"),
             output=str(scores),
-            max_error_rate=1.0,  # one picture is broken on purpose, which is many of few
+            cache=config.cache,
         )
     )
 
-    rows = pq.read_table(scores).to_pylist()
-    _show(rows)
-    accuracy = Accuracy.of(rows, _labels(pictures / "test_labels.csv"))
+    _show(pq.read_table(scores).to_pylist())
     print(f"\nvalidation accuracy {summary.val_accuracy:.3f} of {summary.num_val} pictures")
-    print(f"test accuracy       {accuracy}, {scored.failed} unreadable")
+    print(
+        f"test accuracy       {tested.accuracy:.3f} of {tested.num_images} pictures, {tested.scored.failed} unreadable"
+    )
     print(f"\n  report  {train.output}/report.html\n  model   {train.output}/model\n  scores  {scores}")
     print(f"\n{time.monotonic() - started:.0f} seconds in all", flush=True)
     return DONE
@@ -82,27 +81,3 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     print()
     for line in table.lines(pa.Table.from_pylist(shown)):
         print(line)
-
-
-def _labels(file: Path) -> dict[str, str]:
-    """By the path of the picture."""
-    with file.open(newline="") as lines:
-        return {row["path"]: row["label"] for row in csv.DictReader(lines)}
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """On the pictures that have a score; there may be none."""
-
-    num_right: int
-    num_scored: int
-
-    @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> "Accuracy":
-        """Of the rows of a table, with the labels by test/PATH."""
-        scored = [row for row in rows if row["status"] in SCORED]
-        return cls(sum(labels.get(f"test/{row['path']}") == row["prediction"] for row in scored), len(scored))
-
-    def __str__(self) -> str:
-        share = f"{self.num_right / self.num_scored:.3f}" if self.num_scored else "n/a"
-        return f"{share} of {self.num_scored} pictures"

@@ -10,9 +10,12 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+
+from tlearn.errors import IntegrityError
 
 NUM_BINS = 10
 NUM_PROJECTIONS = 8
@@ -67,8 +70,27 @@ class Reference:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Reference | None":
-        """None for a model without a reference: there was nothing to compute it from."""
-        return cls(**values) if values else None
+        """None for a model without a reference: there was nothing to compute it from.
+
+        Raises IntegrityError for one that no version has written.
+        """
+        if not values:
+            return None
+        try:
+            found = cls(**values)
+            found._check()
+        except (TypeError, ValueError):
+            raise IntegrityError(
+                "expected histograms in the reference of model.json, found others: train it again"
+            ) from None
+        return found
+
+    def _check(self) -> None:
+        """Raise TypeError or ValueError for what `of` does not make."""
+        pairs = list(zip(self.edges, self.counts, strict=True))
+        has_bins = len(pairs) == 1 + NUM_PROJECTIONS and all(len(counts) == len(inner) + 1 for inner, counts in pairs)
+        if not has_bins or not all(map(math.isfinite, chain(*self.edges, *self.counts))):
+            raise ValueError("other histograms")
 
 
 def _histograms(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histograms:

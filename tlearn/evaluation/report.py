@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 from PIL import Image, ImageOps
 
 from tlearn import storage
-from tlearn.errors import InputError
+from tlearn.errors import InputError, IntegrityError, TlearnError
 from tlearn.evaluation.quality import Quality, accuracy_interval
 
 # What HTML or UTF-8 cannot hold.
@@ -86,11 +86,21 @@ class _Mistake:
 def write_report(run: str | Path) -> str:
     """Write report.html into the folder (or URI) of a finished run, from the files that training left there.
 
-    Returns its location. Raises InputError where a file is missing, StorageError where it cannot be written.
+    Returns its location. Raises InputError where a file is missing, IntegrityError where one is damaged or of another
+    version, StorageError where the report cannot be written.
     """
     location = storage.absolute(str(run))
     report = storage.join(location, "report.html")
-    storage.write_bytes(report, _page(_read(location)).encode())
+    try:
+        page = _page(_read(location))
+    except TlearnError:
+        raise
+    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+        raise IntegrityError(
+            f"expected what this version of tlearn leaves of a run in {location}, could not use it "
+            f"({type(error).__name__}: {error}): train again for a report"
+        ) from error
+    storage.write_bytes(report, page.encode())
     return report
 
 

@@ -25,6 +25,7 @@ from tlearn.console import Progress, event, say, warn
 from tlearn.data.names import Ignored
 from tlearn.distributed.chunks import Chunk, chunk_size
 from tlearn.errors import some
+from tlearn.evaluation.drift import Reference
 from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
 from tlearn.scoring import index, parts, plan
@@ -54,6 +55,7 @@ def score(config: ScoreConfig) -> Scored:
 def _score(config: ScoreConfig) -> Scored:
     started = time.monotonic()
     model = description.verify(config.model)
+    Reference.from_json(model.reference)  # refused now if it cannot be compared with
     given = Input.of(config.input)
     given.require_readable()
     output = outputs.chosen(config.output, given.folder, rescore=config.rescore)

@@ -16,7 +16,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,10 @@ class Summary:
     seconds_total: float
     remarks: tuple[str, ...] = ()
     """What went otherwise than it should."""
+    ignored_names: dict[str, int] = field(default_factory=dict)
+    """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
+    test: Quality | None = None
+    """Of the images of test/, where it has class folders."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
