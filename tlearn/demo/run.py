@@ -2,9 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +45,7 @@ def run(config: DemoConfig) -> int:
         )
     )
 
-    _show(pq.read_table(scores).to_pylist())
+    _show(pq.read_table(scores))
     print(f"\nvalidation accuracy {summary.val_accuracy:.3f} of {summary.num_val} pictures")
     print(
         f"test accuracy       {tested.accuracy:.3f} of {tested.num_images} pictures, {tested.scored.failed} unreadable"
@@ -75,9 +73,10 @@ def _draw(config: DemoConfig, pictures: Path) -> str:
     return animals
 
 
-def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+def _show(rows: pa.Table) -> None:
     """Print a few rows, those without a score first."""
-    shown = sorted(rows, key=lambda row: row["status"] in SCORED)[:_NUM_SHOWN]
+    statuses = rows["status"].to_pylist()
+    shown = sorted(range(rows.num_rows), key=lambda number: statuses[number] in SCORED)[:_NUM_SHOWN]
     print()
-    for line in table.lines(pa.Table.from_pylist(shown)):
+    for line in table.lines(rows.take(shown)):
         print(line)
