@@ -22,6 +22,7 @@ from support import build, save_model
 
 from tlearn import errors
 from tlearn.cli import main, parse
+from tlearn.cli.words import arranged
 from tlearn.config import (
     BenchConfig,
     DemoConfig,
@@ -35,7 +36,6 @@ from tlearn.config import (
 )
 from tlearn.errors import UsageError
 from tlearn.recipes import SUMMARIES
-from tlearn.words import arranged
 
 
 def put(path: Path) -> None:

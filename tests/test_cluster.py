@@ -397,7 +397,8 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     for target in ("tlearn.training.job.train", "tlearn.scoring.job.score"):
         monkeypatch.setattr(target, stop)
-    monkeypatch.setattr(cli, "check_paths", lambda config: None)  # those of the cluster are not here
+    for target in ("tlearn.cli.check_paths", "tlearn.data.splits.find"):  # paths of the cluster are not here
+        monkeypatch.setattr(target, lambda config: None)
     words = shlex.split(line)
     if words[0] == "python":
         script = Path(words[1])

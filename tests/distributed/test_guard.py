@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 PROGRAM = """
 import ctypes, os, signal, subprocess, sys, time
 from tlearn import cli
+from tlearn.cli import commands
 from tlearn.distributed import guard
 from tlearn.errors import InputError
 
@@ -29,7 +30,7 @@ def helper():
 def work(command):
 {work}
 
-cli._COMMANDS["score"] = cli._Does(cli.ScoreConfig, work)
+commands.RUN["score"] = work
 cli.check_paths = lambda config: None
 sys.argv = ["tlearn", "score", "--model", "m", "--input", "i", "--output", "o.parquet"]
 sys.exit(cli.main())

@@ -4,13 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import alone
 import pytest
 
 import tlearn
 from tlearn.distributed import launch
 from tlearn.scoring import job as scoring
 
-alone = pytest.importorskip("alone", reason="tests/alone.py trains in one process")
 COUNTS = {f"{split}/{name}": count for split, count in (("train", 8), ("val", 12)) for name in ("cat", "dog", "yak")}
 
 

@@ -40,6 +40,7 @@ SUFFIXES = frozenset(
 
 # Files and folders, in any case of letters. Folders whose name starts with a dot are never entered anyway.
 LITTER = (
+    "_tlearn",  # beside the files of a table of ours
     # macOS and its servers
     "._*", ".DS_Store", ".localized", "Icon\r", "__MACOSX", "Network Trash Folder", "Temporary Items",
     "TheVolumeSettingsFolder",

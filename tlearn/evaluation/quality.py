@@ -111,15 +111,6 @@ def measure(logits: Tensor, labels: Tensor, classes: Classes) -> Quality:
     )
 
 
-def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """Wilson's interval of 95% for an accuracy of `count` images; its ends differ though there is no mistake."""
-    z = 1.96
-    centre = accuracy + z * z / (2 * count)
-    half = z * math.sqrt(accuracy * (1 - accuracy) / count + (z / (2 * count)) ** 2)
-    low, high = ((centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)
-
-
 def _calibration_error(confidences: Tensor, is_right: Tensor) -> Tensor:
     """How far the mean confidence of each bin is from the share that is right; the mean over all (images,)."""
     bins = (confidences * _NUM_BINS).ceil().long().clamp(min=1) - 1  # each with its upper edge

@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 
 from tlearn import storage
 from tlearn.errors import InputError, IntegrityError, TlearnError
-from tlearn.evaluation.quality import Quality, accuracy_interval
+from tlearn.evaluation.interval import accuracy_interval
+from tlearn.evaluation.quality import Quality
 
 # What HTML or UTF-8 cannot hold.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -19,6 +19,7 @@ from tlearn.config import EvaluateConfig, ScoreConfig, digest
 from tlearn.data.status import SCORED
 from tlearn.errors import InputError, UsageError
 from tlearn.evaluation import quality
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.scoring import job, labels
@@ -131,7 +132,7 @@ def _measured(rows: list[dict[str, Any]], labelled: Labelled, classes: Classes, 
         folder=labelled.folder,
         num_images=len(rows),
         accuracy=figures.accuracy,
-        interval=quality.accuracy_interval(figures.accuracy, len(rows)),
+        interval=accuracy_interval(figures.accuracy, len(rows)),
         quality=figures,
         confusion={
             name: {other: pairs[name, other] for other in classes.names if pairs[name, other]} for name in classes.names

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.data.listing import pictures
+from tlearn.data.names import Ignored, is_entered
 from tlearn.data.splits import split_of
 from tlearn.errors import InputError, some
 
@@ -25,7 +26,8 @@ class Labelled:
 def find(data: str, file: str | None, classes: Classes) -> Labelled:
     """The pictures of a folder, or of its test/ or val/. Raises InputError where their classes are not the model's."""
     folder = _folder(data, classes, has_file=file is not None)
-    paths = [entry.path for entry in pictures(folder)]
+    ignored = Ignored()
+    paths = [entry.path for entry in pictures(folder, ignored)]
     if file is not None:
         labels, remarks = _of_file(file, folder, paths, classes)
     else:
@@ -41,12 +43,12 @@ def find(data: str, file: str | None, classes: Classes) -> Labelled:
         remarks.append(f"no picture of {some(lacking)}: the figures say nothing of that")
     if len(paths) > len(labels):
         remarks.append(f"{len(paths) - len(labels):,} pictures have no label and are left out")
-    return Labelled(folder, labels, tuple(remarks))
+    return Labelled(folder, labels, (*remarks, *ignored.remarks()))
 
 
 def _folder(data: str, classes: Classes, *, has_file: bool) -> str:
     """The folder itself if it holds class folders, else the first of its splits that does."""
-    present = storage.folders(data)
+    present = [name for name in storage.folders(data) if is_entered(name)]
     if set(present) & set(classes.names):
         return data
     names = {split_of(name): name for name in present}

@@ -31,7 +31,8 @@ from tlearn.config import TrainConfig
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
-from tlearn.evaluation import quality, report
+from tlearn.evaluation import report
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.network.arithmetic import Arithmetic
@@ -97,7 +98,7 @@ class Summary:
 
     def lines(self, output: str) -> list[str]:
         """What a person reads at the end: how good, how sure, what to look at, what to do next."""
-        low, high = quality.accuracy_interval(self.val_accuracy, self.num_val)
+        low, high = accuracy_interval(self.val_accuracy, self.num_val)
         model, report = (shlex.quote(storage.join(output, name)) for name in ("model", "report.html"))
         return [
             f"val_accuracy {self.val_accuracy:.4f} of {self.num_val:,} images (95% sure: {low:.3f} to {high:.3f}), "
@@ -113,7 +114,7 @@ class Summary:
         """What a person reads of test/."""
         if self.test is None:
             return []
-        low, high = quality.accuracy_interval(self.test.accuracy, self.test.num_images)
+        low, high = accuracy_interval(self.test.accuracy, self.test.num_images)
         return [
             f"test_accuracy {self.test.accuracy:.4f} of {self.test.num_images:,} images of test/ "
             f"(95% sure: {low:.3f} to {high:.3f})"

@@ -1,21 +1,16 @@
-"""The words of a command before their values are parsed: flags, paths by position, what is missing, what leads nowhere.
-
-What is wrong is said in one line, before anything heavy is loaded.
-"""
+"""The words of a command before their values are parsed: flags, paths by position, what is missing."""
 
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from tyro.conf import Suppress
 
-from tlearn import storage
-from tlearn.errors import InputError, StorageError, UsageError
+from tlearn.errors import UsageError
 from tlearn.recipes import known
 
 _SUPPRESSED = get_args(Suppress[str])[1]
@@ -129,70 +124,3 @@ def example(config: type) -> str:
 def is_path(word: str) -> bool:
     """Whether a word that might be a name is meant as a path."""
     return bool({"/", "."} & set(word)) or os.path.exists(word)
-
-
-def check_paths(config: Any) -> None:
-    """Raise for the first path of this machine that leads nowhere: torch and Ray, which find it too, take seconds."""
-    for name, check in _CHECKS.items():
-        locations = getattr(config, name, None) or ()
-        for location in (locations,) if isinstance(locations, str) else locations:
-            if location not in _NO_PATHS and not storage.is_remote(location):
-                check(storage.local(location), f"--{name}")
-
-
-def _folder(path: Path, flag: str) -> None:
-    if not os.path.isdir(path):
-        came = "a file" if os.path.exists(path) else "nothing"
-        raise InputError(f"expected a folder at {path}, found {came}: check {flag}")
-
-
-def _something(path: Path, flag: str) -> None:
-    if not os.path.exists(path):
-        raise InputError(f"expected a file or a folder at {path}, found nothing: check {flag}")
-
-
-def _file(path: Path, flag: str) -> None:
-    if not os.path.isfile(path):
-        came = "a folder" if os.path.exists(path) else "nothing"
-        raise InputError(f"expected a file at {path}, found {came}: check {flag}")
-
-
-def _model(path: Path, flag: str) -> None:
-    if not os.path.exists(path / "model.json"):
-        inner = path / "model"
-        meant = inner if os.path.exists(inner / "model.json") else "RUN/model of a finished run"
-        raise InputError(f"expected a model folder with model.json at {path}, found none: give {flag} {meant}")
-
-
-def _place(path: Path, flag: str) -> None:
-    """Raise StorageError where nothing can be put. What is not there yet is not made."""
-    there = _nearest(path.parent if path.suffix == ".parquet" else path)
-    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"
-        raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")
-
-
-def _cache(path: Path, flag: str) -> None:
-    """One that cannot be written may hold all that is needed."""
-    if not os.path.isdir(_nearest(path)):
-        raise StorageError(f"expected a folder at {path}, found a file in its place: choose another {flag}")
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return next((place for place in (path, *path.parents) if os.path.exists(place)), path)
-
-
-_NO_PATHS = ("imagenet", "none")
-_CHECKS: Mapping[str, Callable[[Path, str], None]] = {
-    "model": _model,
-    "data": _folder,
-    "input": _something,
-    "run": _folder,
-    "table": _something,
-    "labels": _file,
-    "weights": _file,
-    "output": _place,
-    "cache": _cache,
-}
-"""By the names of fields, which mean the same in every config."""

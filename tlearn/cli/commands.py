@@ -1,0 +1,211 @@
+"""What each command does, and what it prints. Nothing heavy is imported before it is used."""
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tlearn import errors
+from tlearn.cli.ending import say
+from tlearn.cli.parsing import Command, Submit, Train, given, job_start
+from tlearn.config import (
+    BenchConfig,
+    CheckConfig,
+    EvaluateConfig,
+    ReportConfig,
+    ScoreConfig,
+    ScoresConfig,
+    TrainConfig,
+    VerifyConfig,
+    WeightsConfig,
+)
+from tlearn.errors import InputError, IntegrityError
+
+if TYPE_CHECKING:
+    from tlearn.scoring.summary import Scored
+
+_LEAST_FOR_A_RATE = 100
+
+
+def _train(command: Command) -> int:
+    from tlearn.data import splits
+
+    config: TrainConfig = command.settings.config
+    splits.find(config.data)  # what follows takes seconds to import
+
+    from tlearn.training.job import train
+
+    summary = train(config, given(command.words)).summary
+    for line in [json.dumps(summary.to_json())] if config.json else summary.lines(config.output):
+        print(line)
+    return errors.DONE
+
+
+def _score(command: Command) -> int:
+    from tlearn.scoring.job import score
+
+    config: ScoreConfig = command.settings
+    scored = score(config)
+    code = _judged(scored, config.max_error_rate, f"the rows are in {config.output}, with the reasons")
+    if config.json:
+        print(json.dumps(scored.to_json()))
+        return code
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(scored.statuses.items()))
+    print(
+        f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
+        f"({statuses or 'nothing new'}): {config.output}; {_pace(scored)}"
+    )
+    if scored.accuracy is not None and scored.accuracy_interval is not None:
+        low, high = scored.accuracy_interval
+        print(f"accuracy {scored.accuracy:.4f} of {scored.labelled:,} labelled, 95% sure: {low:.3f} to {high:.3f}")
+    if scored.drift is not None:
+        print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
+    if scored.added:
+        print(f"next: tlearn scores {shlex.quote(config.output)}")
+    return code
+
+
+def _pace(scored: "Scored") -> str:
+    """How long it took. A rate of a handful of images would be that of the start, or of nothing."""
+    is_steady = scored.computed >= _LEAST_FOR_A_RATE and scored.images_per_second
+    return f"{scored.seconds_total:.0f} seconds" + (f", {scored.images_per_second:.1f} images/s" if is_steady else "")
+
+
+def _judged(scored: "Scored", max_error_rate: float, reasons: str) -> int:
+    """The exit code, and a line where more files than this share have no score: where the reasons are."""
+    if not scored.exceeds(max_error_rate):
+        return errors.DONE
+    return say(
+        f"expected at most {max_error_rate:.1%} of the files without a score, got {scored.failed} of "
+        f"{scored.failed + scored.scored}; {reasons}",
+        errors.TOO_MANY_BAD_FILES,
+    )
+
+
+def _evaluate(command: Command) -> int:
+    from tlearn.scoring.evaluate import evaluate
+
+    config: EvaluateConfig = command.settings
+    evaluated = evaluate(config)
+    for line in [json.dumps(evaluated.to_json())] if config.json else evaluated.lines():
+        print(line)
+    reasons = f"in {config.output}" if config.output else "with --output NAME.parquet"
+    return _judged(evaluated.scored, config.max_error_rate, f"the reasons are in the rows, {reasons}")
+
+
+def _submit(command: Command) -> int:
+    from tlearn.distributed import submit
+
+    settings: Submit = command.settings
+    job = settings.job.config if isinstance(settings.job, Train) else settings.job
+    return submit.run(settings.config, job, command.words[job_start(command.words) :])
+
+
+def _scores(command: Command) -> int:
+    from tlearn import storage
+    from tlearn.scoring import table
+
+    config: ScoresConfig = command.settings
+    with storage.reached():
+        latest = table.latest(config.table)
+        if config.output is not None:
+            table.write(latest, config.output)
+    for line in table.lines(latest.slice(0, config.num_rows)):
+        print(line)
+    print(f"{latest.num_rows} paths: {config.output or config.table}")
+    return errors.DONE
+
+
+def _verify(command: Command) -> int:
+    from tlearn import storage
+    from tlearn.scoring import repair
+    from tlearn.scoring.ledger import FOLDER, Ledger
+    from tlearn.storage.lease import Lease
+
+    config: VerifyConfig = command.settings
+    ledger = Ledger(storage.absolute(config.table.rstrip("/")))
+    with storage.reached():
+        if FOLDER not in storage.folders(ledger.output) and not (config.repair and ledger.lost()):
+            raise InputError(
+                f"expected a table that grows, found no ledger in {ledger.output}: give the DIR of tlearn score"
+            )
+        if config.repair:
+            with Lease(ledger.folder):
+                for line in repair.repair(ledger):
+                    print(line)
+        problems = ledger.verify()
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise IntegrityError(f"expected a table that is as its ledger says, found {len(problems)} differences")
+    print(f"{len(ledger.records())} files, as the ledger says")
+    return errors.DONE
+
+
+def _check(command: Command) -> int:
+    from tlearn.data import check
+
+    config: CheckConfig = command.settings
+    checked = check.check(config.data)
+    if config.json:
+        print(json.dumps(checked.to_json()))
+    else:
+        for line in check.lines(checked):
+            print(line)
+    if checked.refusal:
+        return say(f"tlearn train would end with {checked.code}: {checked.refusal}", checked.code)
+    return errors.DONE
+
+
+def _report(command: Command) -> int:
+    from tlearn.evaluation import report
+
+    config: ReportConfig = command.settings
+    print(report.write_report(config.run))
+    return errors.DONE
+
+
+def _weights(command: Command) -> int:
+    from tlearn.network import weights
+
+    config: WeightsConfig = command.settings
+    tensors = weights.load(config.weights, config.cache, config.arch)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    digest = weights.tensors_digest(tensors)
+    print(f"{config.weights} {config.arch}: {len(tensors)} tensors, {count:,} numbers, digest {digest}")
+    return errors.DONE
+
+
+def _demo(command: Command) -> int:
+    from tlearn.demo import run
+
+    return run.run(command.settings)
+
+
+def _bench(command: Command) -> int:
+    from tlearn.demo import bench
+
+    config: BenchConfig = command.settings
+    figures = bench.run(config)
+    if config.json:
+        print(json.dumps(figures.to_json()))
+    else:
+        for line in bench.lines(figures):
+            print(line)
+    return errors.DONE
+
+
+RUN: dict[str, Callable[[Command], int]] = {
+    "train": _train,
+    "score": _score,
+    "evaluate": _evaluate,
+    "submit": _submit,
+    "scores": _scores,
+    "verify": _verify,
+    "check": _check,
+    "report": _report,
+    "weights": _weights,
+    "demo": _demo,
+    "bench": _bench,
+}
+WITH_RAY = ("train", "score", "evaluate", "demo", "bench")
