@@ -67,6 +67,7 @@ def test_a_start_without_end_has_a_limit(start: Start, monkeypatch: pytest.Monke
             r"another Ray .*Ray: 2.1.*same",
         ),
         (launch.AuthenticationError("no token\nfound"), r"token .*RAY_AUTH_TOKEN"),
+        (ConnectionError("Failed to connect to Ray cluster at head:1"), r"token may be missing here"),
         (ConnectionError("refused"), r"got ConnectionError: refused: RAY_ADDRESS=local"),
     ],
 )

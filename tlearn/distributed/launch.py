@@ -101,7 +101,7 @@ def _join(address: Address) -> None:
         _in_time(functools.partial(ray.init, address.text, **_options()), _JOIN_SECONDS)
     except StorageError as error:
         raise StorageError(
-            f"{address}, no answer for {_JOIN_SECONDS:.0f} s: it stands still, or its token is missing or another: set "
+            f"{address}, no answer for {_JOIN_SECONDS:.0f} s: it stands still, or its token may be missing here, or another: set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
     except Exception as error:
@@ -195,8 +195,9 @@ def _advice(error: Exception) -> str:
     text = _line(error)
     if "Version mismatch" in text:
         return f"another Ray or Python there ({text}): install the same here"
-    if isinstance(error, AuthenticationError) or "authenticat" in text.lower() or "token" in text.lower():
-        return f"its token is missing or another ({text}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    # Something listens there: a token that is refused is no more than a failure to connect.
+    if isinstance(error, AuthenticationError) or "Failed to connect" in text or "token" in text.lower():
+        return f"its token may be missing here, or another ({text}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     return f"got {text}: RAY_ADDRESS=local starts a Ray of its own"
 
 
