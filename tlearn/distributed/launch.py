@@ -101,8 +101,8 @@ def _join(address: Address) -> None:
         _in_time(functools.partial(ray.init, address.text, **_options()), _JOIN_SECONDS)
     except StorageError as error:
         raise StorageError(
-            f"{address}, no answer for {_JOIN_SECONDS:.0f} s: it stands still, or its token may be missing here, or another: set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            f"{address}, no answer for {_JOIN_SECONDS:.0f} s: it stands still, or its token may be missing here, or "
+            "another: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
     except Exception as error:
         raise StorageError(f"{address}: {_advice(error)}") from error
