@@ -67,6 +67,7 @@ def test_a_start_without_end_has_a_limit(start: Start, monkeypatch: pytest.Monke
             r"another Ray .*Ray: 2.1.*same",
         ),
         (launch.AuthenticationError("no token\nfound"), r"token .*RAY_AUTH_TOKEN"),
+        (ConnectionError("Failed to connect to Ray cluster at head:1"), r"token may be missing here"),
         (ConnectionError("refused"), r"got ConnectionError: refused: RAY_ADDRESS=local"),
     ],
 )
@@ -99,6 +100,47 @@ def test_a_ray_lives_longer_than_the_thread_that_asked_for_it(start: Start) -> N
     asking.start()
     asking.join(10)
     assert not asking.is_alive() and start.threads[0].is_alive()
+
+
+class Door:
+    """A lock that says who has come to it."""
+
+    def __init__(self) -> None:
+        self.arrived, self.lock = threading.Semaphore(0), threading.Lock()
+
+    def __enter__(self) -> None:
+        self.arrived.release()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_those_who_wait_for_a_start_share_its_failure(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    door, go_on = Door(), threading.Event()
+    monkeypatch.setattr(launch, "_starting", door)
+
+    def fail(address: str, **options: Any) -> None:
+        start.calls.append({})
+        go_on.wait(10)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(launch.ray, "init", fail)
+    errors: list[StorageError] = []
+
+    def ask() -> None:
+        with pytest.raises(StorageError) as raised:
+            launch.start_ray()
+        errors.append(raised.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert all(door.arrived.acquire(timeout=10) for _ in threads)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len({id(error) for error in errors}) == 1 and len(start.calls) == 2  # a start, and its second try
 
 
 def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> None:

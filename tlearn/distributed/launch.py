@@ -27,9 +27,11 @@ from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
 
 _starting = threading.Lock()
+_failure: tuple[float, StorageError] | None = None
+"""Of the last start, and when it was."""
 
-_START_SECONDS = 90.0
-"""How long the start of Ray may take, or its answer."""
+_START_SECONDS, _JOIN_SECONDS = 90.0, 50.0
+"""How long the start of Ray may take, and the answer of one that runs."""
 _BEAT_SECONDS = 5.0
 _FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS = 10.0, 60.0
 _LOOK_SECONDS = 60.0
@@ -57,18 +59,31 @@ def causes() -> Iterator[None]:
 def start_ray() -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, or start one on this machine.
 
-    May be called by several threads: one starts, the others wait for it. Raises StorageError.
+    May be called by several threads: one starts, the others wait for it, and share its failure. Raises StorageError.
     """
+    global _failure
+    asked = time.monotonic()
     with _starting, _handlers_kept():
-        if not ray.is_initialized():
-            _prepare_environment()
-            address = places.cluster()
-            if address is not None:
-                _join(address)
-            else:
-                _start_here()
-            _quieten()
-            threading.Thread(target=_beat, daemon=True, name="beat").start()
+        if ray.is_initialized():
+            return
+        if _failure is not None and _failure[0] > asked:
+            raise _failure[1]
+        try:
+            _start_or_join()
+        except StorageError as error:
+            _failure = time.monotonic(), error
+            raise
+        threading.Thread(target=_beat, daemon=True, name="beat").start()
+
+
+def _start_or_join() -> None:
+    _prepare_environment()
+    address = places.cluster()
+    if address is not None:
+        _join(address)
+    else:
+        _start_here()
+    _quieten()
 
 
 def _beat() -> None:
@@ -83,9 +98,12 @@ def _beat() -> None:
 def _join(address: Address) -> None:
     address.require_answer()
     try:
-        _in_time(functools.partial(ray.init, address.text, **_options()))
-    except StorageError:
-        raise
+        _in_time(functools.partial(ray.init, address.text, **_options()), _JOIN_SECONDS)
+    except StorageError as error:
+        raise StorageError(
+            f"{address}, no answer for {_JOIN_SECONDS:.0f} s: it stands still, or its token may be missing here, or "
+            "another: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error
     except Exception as error:
         raise StorageError(f"{address}: {_advice(error)}") from error
 
@@ -97,7 +115,10 @@ def _start_here() -> None:
     folder = places.session_folder()
     for is_last in (False, True):
         try:
-            _in_time(functools.partial(ray.init, "local", num_cpus=num_cpus(), _temp_dir=folder, **_options()))
+            _in_time(
+                functools.partial(ray.init, "local", num_cpus=num_cpus(), _temp_dir=folder, **_options()),
+                _START_SECONDS,
+            )
             return
         except StorageError:
             raise
@@ -136,7 +157,7 @@ def _quieten() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
 
 
-def _in_time(start: Callable[[], object]) -> None:
+def _in_time(start: Callable[[], object], seconds: float) -> None:
     """Call in a thread that stays: Linux ends Ray's processes with the thread that started them."""
     ended: queue.Queue[BaseException | None] = queue.Queue()
 
@@ -151,9 +172,9 @@ def _in_time(start: Callable[[], object]) -> None:
 
     threading.Thread(target=run, daemon=True, name="ray").start()
     try:
-        error = ended.get(timeout=_START_SECONDS)
+        error = ended.get(timeout=seconds)
     except queue.Empty:
-        raise StorageError(f"expected Ray to start or to answer within {_START_SECONDS:.0f} s, it did not") from None
+        raise StorageError(f"expected Ray to start within {seconds:.0f} s, it did not") from None
     if error is not None:
         raise error
 
@@ -174,8 +195,9 @@ def _advice(error: Exception) -> str:
     text = _line(error)
     if "Version mismatch" in text:
         return f"another Ray or Python there ({text}): install the same here"
-    if isinstance(error, AuthenticationError) or "authenticat" in text.lower() or "token" in text.lower():
-        return f"its token is missing or another ({text}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    # Something listens there: a token that is refused is no more than a failure to connect.
+    if isinstance(error, AuthenticationError) or "Failed to connect" in text or "token" in text.lower():
+        return f"its token may be missing here, or another ({text}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     return f"got {text}: RAY_ADDRESS=local starts a Ray of its own"
 
 
