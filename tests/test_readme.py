@@ -383,9 +383,7 @@ def test_events_that_are_named_are_written() -> None:
 
 
 def test_every_wing_is_in_the_readme() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \|", PAGES["README.md"].partition("ten wings")[2].partition("## ")[0], re.MULTILINE
-    )
+    rows = re.findall(r"^\| `(\w+)` \|", PAGES["README.md"].partition("ten wings")[2].partition("## ")[0], re.MULTILINE)
     assert sorted(rows) == WINGS and len(rows) == 10
     assert all(re.search(rf"\b{wing}\b", PAGES["CONTRIBUTING.md"]) for wing in WINGS)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from tlearn import __version__, console, errors
-from tlearn.cli.commands import RUN, WITH_RAY
+from tlearn.cli.commands import RUN
 from tlearn.cli.ending import failed, printed, say, stopped, unread
 from tlearn.cli.parsing import Command, given, parse
 from tlearn.cli.paths import check_paths
@@ -22,6 +22,9 @@ from tlearn.distributed import guard
 from tlearn.errors import Stopped, TlearnError, UsageError
 
 __all__ = ["given", "main", "parse"]
+
+_UNGUARDED = ("submit",)
+"""It waits for the end of a job that was told to stop, which may take its time, and knows nothing of Ray's C++."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.event("started", command=command.name)
     try:
         with console.shown(quiet=quiet, verbose=verbose):
-            result = printed((_guarded if is_process and command.name in WITH_RAY else _run)(command))
+            result = printed((_guarded if is_process and command.name not in _UNGUARDED else _run)(command))
     finally:
         if not guard.is_child():
             console.event("ended", code=result, seconds=round(time.monotonic() - started, 2))

@@ -208,4 +208,3 @@ RUN: dict[str, Callable[[Command], int]] = {
     "demo": _demo,
     "bench": _bench,
 }
-WITH_RAY = ("train", "score", "evaluate", "demo", "bench")

@@ -1,10 +1,10 @@
 """A small process before the one that works: whatever becomes of Ray, a command ends with a line and a code of ours.
 
-Ray's C++ ends its driver where raylet or GCS are lost, and hears no signal where they stand still. So a command that
-uses Ray is two processes. The child works, and says here with which code it ended. The parent passes signals on, ends
-what stands still, and leaves no process behind: as a subreaper it becomes the parent of all that the child leaves. It
-costs a few milliseconds. Linux only; elsewhere, and in a program that imports tlearn, the work is done in the process
-itself.
+Ray's C++ ends its driver where raylet or GCS are lost, and hears no signal where they stand still; Arrow's now and then
+aborts a process that has done its work. So a command is two processes. The child works, and says here with which code
+it ended. The parent passes signals on, ends what stands still, and leaves no process behind: as a subreaper it becomes
+the parent of all that the child leaves. It costs a few milliseconds. Linux only; elsewhere, and in a program that
+imports tlearn, the work is done in the process itself.
 """
 
 import contextlib
