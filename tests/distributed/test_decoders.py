@@ -148,7 +148,7 @@ def test_a_picture_that_kills_actors_of_features_costs_one_picture(
     cut = Cut("none", str(tmp_path), 0, PREPROCESS, Arithmetic(), Frozen(0, PREPROCESS).digest())
     todo = features.plan([(files, ("plain",))], cut)
     monkeypatch.setattr(features, "_ACTOR", f"{__name__}:Poisoned")
-    actors = launch.nodes().pool(1, len(todo), "here")
+    actors = launch.nodes().pool((1, 1), len(todo), "here")
     progress = Progress("features", features.num_views(todo), unit="views", num_parallel=1)
     assert features.run(todo, str(pictures), cut, actors, progress) == (33, 2)
     judged = outcomes(files, "plain", cut).files
