@@ -364,7 +364,7 @@ def test_a_disk_or_a_store_that_fails_an_actor_is_an_error_of_storage(
 
 def test_one_file_alone_gets_the_row_that_a_chunk_gives_it(saved: Path, folder: Path) -> None:
     config = ScoreConfig(model=str(saved), input=str(folder), output="", engine="torch", precision="fp32")
-    run = plan.Run("run", "", description.describe(str(saved)))
+    run = plan.Run("run", "", description.describe(str(saved)), str(folder))
     entries = {entry.path: entry for entry in listed(folder)}
     row = job._compute_here(config, run, entries["a.png"])
     predicted = next(predict.load(str(saved), "torch", "fp32").predict([folder / "a.png"]))
