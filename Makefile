@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Resolved for every platform; hashes, no index addresses.
 LOCK := --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header
-# Two processes share the tests; those with Ray are all in one of them (tests/conftest.py).
-PYTEST := $(BIN)/pytest --numprocesses 2
+# Two processes share the tests, those with Ray first (tests/conftest.py).
+PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
 .PHONY: demo test test-quick lint lock peers clean
 

@@ -332,7 +332,7 @@ def test_auto_says_the_figures_and_takes_their_case(
     command = ["train", "auto", *arguments(data, tmp_path / "run", features, *more)]
     assert main(command) == 0
     said = capfd.readouterr().out
-    assert "auto: few images (30 in the smallest class, 1,000 are many)" in said and "separability" in said
+    assert "auto: very few images (30 in the smallest class, 1,000 are many)" in said and "separability" in said
     config = read_json(tmp_path / "run" / "config.json")
     assert config["config"]["recipe"] == "auto" and config["config"]["optim"]["num_epochs"] == 1
     assert config["config"]["optim"]["global_batch_size"] == 16
