@@ -104,6 +104,8 @@ BAD = {
     "zeros": (bytes(1000), "zeros"),
     "eps": (b"\xc5\xd0\xd3\xc6" + bytes(100), "PostScript"),
     "unknown": (bytes(range(200)), "unknown bytes"),
+    "targa": (b"\0\0\2" + bytes(9) + b"\4\0\4\0\x18\0" + bytes(48), "unknown bytes"),
+    "one byte": (b"\xff", "unknown bytes"),
     "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), "JPEG 2000"),
     "jpeg 2000 stream": (b"\xff\x4f\xff\x51" + bytes(50), "JPEG 2000"),
     "jpeg xl": (b"\xff\x0a" + bytes(50), "JPEG XL"),

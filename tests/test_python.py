@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import picture
 from support import save_model
@@ -11,6 +13,8 @@ from support import save_model
 import tlearn
 from tlearn.classes import Classes
 from tlearn.config import PreprocessConfig
+from tlearn.errors import InputError, UsageError
+from tlearn.recipes import configured
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
 
@@ -107,3 +111,36 @@ def test_settings_of_python_are_those_of_the_command_line() -> None:
     names = {"seed", "optim.lr", "head.unit_length", "shuffle"}
     assert tlearn._dotted(settings) == names
     assert names <= cli.given(command.words)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tlearn.load(None),
+        lambda: tlearn.load(""),
+        lambda: tlearn.load(b"run/model"),
+        lambda: tlearn.check(""),
+        lambda: tlearn.check(1),
+        lambda: tlearn.train(["data"], "run"),
+        lambda: tlearn.train("data", "run", recipe=None),
+        lambda: tlearn.score(None, "input", "table/"),
+        lambda: tlearn.score("model", ["a.jpg", None], "table/"),
+        lambda: tlearn.score("model", "input", 3),
+        lambda: tlearn.evaluate("model", None),
+    ],
+)
+def test_what_is_no_path_is_an_error_of_usage(call: Callable[[], object]) -> None:
+    """An empty one too: "$UNSET" of a script is not the working directory."""
+    with pytest.raises(UsageError, match=r"path|recipe"):
+        call()
+
+
+def test_a_file_that_is_no_model_folder_is_an_error_of_the_input(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(InputError, match="model folder"):
+        tlearn.load(tmp_path / "model.json")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = configured("frozen", "data", "run", {"seed": np.int64(3), "optim": {"lr": np.float32(0.5)}})
+    assert (config.seed, config.optim.lr) == (3, 0.5) and type(config.seed) is int

@@ -110,7 +110,7 @@ def train(
     elif output is None:
         raise UsageError("expected a folder for the run, got none: tlearn.train(data, output)")
     else:
-        config = recipes.configured(recipe, fspath(data), fspath(output), settings)
+        config = recipes.configured(recipe, _path(data, "data"), _path(output, "output"), settings)
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.train(config, _dotted(settings))
 
@@ -134,7 +134,15 @@ def load(
     """
     from tlearn.scoring import predict
 
-    return predict.load(fspath(model), engine, precision)
+    return predict.load(_path(model, "model"), engine, precision)
+
+
+def _path(path: Any, name: str) -> str:
+    from tlearn.errors import UsageError
+
+    if not isinstance(path, str | PathLike) or not fspath(path):
+        raise UsageError(f"{name} must be a path, got {path!r}")
+    return str(fspath(path))
 
 
 def score(
@@ -158,8 +166,8 @@ def score(
     from tlearn.errors import of_the_machine
     from tlearn.scoring import job
 
-    given = fspath(input) if isinstance(input, str | PathLike) else tuple(fspath(path) for path in input)
-    paths = {"model": fspath(model), "input": given, "output": fspath(output)}
+    given = tuple(_path(path, "input") for path in input) if isinstance(input, list | tuple) else _path(input, "input")
+    paths = {"model": _path(model, "model"), "input": given, "output": _path(output, "output")}
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.score(config)
@@ -176,7 +184,7 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: 
     from tlearn.config import EvaluateConfig
     from tlearn.scoring import evaluate as evaluating
 
-    paths = {"model": fspath(model), "data": fspath(data)}
+    paths = {"model": _path(model, "model"), "data": _path(data, "data")}
     config = recipes.replaced(EvaluateConfig(model="", data=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose):
         return evaluating.evaluate(config)
@@ -191,4 +199,4 @@ def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":
     from tlearn.data import check as checking
 
     with console.shown(quiet=quiet):
-        return checking.check(fspath(data))
+        return checking.check(_path(data, "data"))

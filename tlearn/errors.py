@@ -97,10 +97,10 @@ def of_the_machine() -> Iterator[None]:
 def printable(name: str) -> str:
     """A name in a line: what a line cannot show (a line break, a control character) as Python's escape.
 
-    In quotes where it begins or ends with a blank.
+    In quotes where it begins or ends with a blank, or is empty.
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-    return shown if shown == shown.strip() else f"'{shown}'"
+    return shown if shown and shown == shown.strip() else f"'{shown}'"
 
 
 def some(names: Sequence[str], most: int = 10) -> str:

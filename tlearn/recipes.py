@@ -87,6 +87,7 @@ def known(word: str, words: Collection[str], what: str) -> str:
     """The word, if it is one of these. Raises UsageError, with the likeliest other."""
     if word in words:
         return word
+    word = str(word)
     alike = difflib.get_close_matches(word, words, 1)
     hint = f"; did you mean {alike[0]}?" if alike else ""
     raise UsageError(f"expected {what} ({', '.join(words)}), got {word}{hint}")
@@ -109,5 +110,6 @@ def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
         before = getattr(config, known(name, names, "a setting"))
         is_group = dataclasses.is_dataclass(before) and isinstance(value, Mapping)
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        value = value.item() if hasattr(value, "item") else value  # a number of numpy's
         changes[name] = replaced(before, value) if is_group else value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -12,8 +12,8 @@ from tlearn.errors import InputError, StorageError
 def check_paths(config: Any) -> None:
     """Raise for the first path of this machine that leads nowhere: torch and Ray, which find it too, take seconds."""
     for name, check in _CHECKS.items():
-        locations = getattr(config, name, None) or ()
-        for location in (locations,) if isinstance(locations, str) else locations:
+        locations = getattr(config, name, None)
+        for location in (locations,) if isinstance(locations, str) else locations or ():
             if location not in _NO_PATHS and not storage.is_remote(location):
                 check(storage.local(location), f"--{name}")
 

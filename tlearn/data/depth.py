@@ -30,6 +30,8 @@ _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B"}
 def to_8_bits(values: Samples, declared: float = 0) -> Shown:
     """Scale samples of any type and shape; `declared` is the largest one that the file speaks of, 0 if of none."""
     if values.dtype.kind == "f":
+        if not np.isfinite(values).any():
+            raise ValueError("no sample is a number")
         return _of_fractions(np.where(np.isfinite(values), values, 0).astype(np.float32), declared)
     lowest = min(int(values.min()), 0)
     if lowest:

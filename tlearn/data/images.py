@@ -223,7 +223,7 @@ def _reason(data: bytes, error: Exception) -> str:
     elif isinstance(error, UnidentifiedImageError):
         reason = f"damaged or truncated {kind.name}"
     else:
-        reason = f"damaged {kind.name} ({said})"
+        reason = f"damaged {kind.name} ({said.strip() or type(error).__name__})"
     return textwrap.shorten(f"not an image that can be read: {reason}", 200, placeholder=" ...")
 
 

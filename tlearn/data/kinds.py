@@ -35,7 +35,7 @@ _KINDS = (
     (rb"....ftyp(he|mif1|msf1)", Kind("HEIC", _CONVERT)),
     (rb"....(ftyp|moov|mdat)|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xb3\xba]", Kind("video", "take frames of it")),
     (rb"8BP[SB]", Kind("Photoshop file", _CONVERT)),
-    (rb"\0\0[\x01\x02]\0", Kind("icon (ICO)", _CONVERT)),
+    (rb"\0\0[\x01\x02]\0[\x01-\xff]\0", Kind("icon (ICO)", _CONVERT)),
     (rb"\xc5\xd0\xd3\xc6|%!PS", Kind("PostScript", _CONVERT)),
     (rb".{128}DICM", Kind("DICOM", _CONVERT)),
     (rb"%PDF", Kind("PDF", "convert its pages")),
@@ -49,7 +49,7 @@ _KINDS = (
     (rb"(?i:(\xef\xbb\xbf)?\s*<(\?xml|[a-z]+[ >]))", Kind("XML (a store's error?)", _AGAIN)),
     (rb"(\xef\xbb\xbf)?\s*[{\[]\s*[\"{\[\]}]", Kind("JSON (a server's error?)", _AGAIN)),
     (rb"\0+\Z", Kind("file of zeros", _AGAIN)),
-    (rb"[^\0-\x08\x0e-\x1f]+\Z", Kind("text", "remove it")),
+    (rb"[\t-\r -~\x80-\xf4]+\Z", Kind("text", "remove it")),
 )
 _OTHER = Kind("file of unknown bytes", "convert or remove it")
 _NUM_BYTES = 512

@@ -98,6 +98,8 @@ class Ignored:
     """Paths of links to folders."""
     dead_links: list[str] = field(default_factory=list)
     """Paths of links that lead nowhere and have no picture's suffix."""
+    others: list[str] = field(default_factory=list)
+    """Paths of pipes, sockets and devices."""
     closed: list[str] = field(default_factory=list)
     """Paths of folders that cannot be read."""
     unused: tuple[str, ...] = ()
@@ -115,6 +117,8 @@ class Ignored:
             self.links.append(prefix + entry.path)
         elif entry.kind == "dead link":
             self.dead_links.append(prefix + entry.path)
+        elif entry.kind == "other":
+            self.others.append(prefix + entry.path)
         elif entry.kind == "closed folder":
             self.closed.append(prefix + entry.path)
         else:
@@ -139,6 +143,8 @@ class Ignored:
         if self.names:
             counts = [f"{kind} {count:,}" for kind, count in self.names.most_common()]
             remarks.append(f"ignored, by name no pictures: {some(counts)}")
+        if self.others:
+            remarks.append(f"pipes, sockets and devices: {some(self.others)}")
         if self.closed:
             remarks.append(f"folders that cannot be read: {some(self.closed)}")
         if self.links:

@@ -26,7 +26,7 @@ def read(folder: str, path: str, max_bytes: int | None = None) -> Content | NotR
     except storage.DeadLink:
         return NotRead("missing", "a link that leads nowhere")
     except FileNotFoundError:
-        return NotRead("missing", "listed, but gone when it was read")
+        return NotRead("missing", "no such file when it was read")
     except Exception as error:
         return NotRead("io_error", reason(error))
 

@@ -209,7 +209,10 @@ def _check_tensors(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: st
 def _read(location: str, name: str) -> bytes:
     try:
         return storage.read(storage.join(location, name)).data
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(
             f"expected a model folder with {name} at {location}, found none: give --model RUN/model of a finished run"
         ) from None
+    except OSError:
+        with storage.reached():
+            raise

@@ -17,8 +17,9 @@ DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
 PathKind = Literal["file", "folder", "other"]
 """Of what is at a path; other is a pipe, a socket or a device."""
 
-Kind = Literal["file", "folder", "closed folder", "link", "dead link"]
-"""A file, or a folder that is not entered, or one that cannot be, or a link to a folder, or one that leads nowhere."""
+Kind = Literal["file", "other", "folder", "closed folder", "link", "dead link"]
+"""A file, or a pipe, socket or device, or a folder that is not entered, or one that cannot be, or a link to a folder,
+or one that leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

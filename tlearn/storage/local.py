@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from tlearn.errors import InputError, StorageError
+from tlearn.errors import InputError, StorageError, UsageError
 from tlearn.storage.entries import Content, DeadLink, Entry, PathKind, decode_name, encode_name, microseconds
 
 
@@ -146,7 +146,12 @@ class Local:
 
 
 def local(location: str) -> Path:
-    """The local path of a path or of a file:// URI, made absolute because Ray's workers change directory."""
+    """The local path of a path or of a file:// URI, made absolute because Ray's workers change directory.
+
+    Raises UsageError for an empty text: as a path it would be the working directory, and nobody has said so.
+    """
+    if not location:
+        raise UsageError("expected a path, got nothing")
     path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
     return Path(path).expanduser().absolute()
 
@@ -182,5 +187,5 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
         return
     if stat.S_ISREG(status.st_mode):
         yield Entry(path, status.st_size, microseconds(status.st_mtime_ns))
-    elif stat.S_ISDIR(status.st_mode):
-        yield Entry(path, -1, 0, "link")
+    else:
+        yield Entry(path, -1, 0, "link" if stat.S_ISDIR(status.st_mode) else "other")
