@@ -173,6 +173,13 @@ def test_a_file_with_an_odd_date_has_one_row_that_everybody_reads(place: Place) 
     assert len(list(table.lines(table.latest(str(place.table))))) == 31
 
 
+def test_a_name_with_a_line_break_is_one_line_of_what_is_printed(place: Place) -> None:
+    place.put("cat/a\nb.jpg", "a")
+    place.score()
+    printed = list(table.lines(table.latest(str(place.table))))
+    assert len(printed) == 32 and any(line.startswith("cat/a\\nb.jpg ") for line in printed)
+
+
 @pytest.mark.parametrize("second", [BEYOND, -62_200_000_000])
 def test_a_table_that_a_date_has_broken_goes_on(second: int, place: Place) -> None:
     place.score()

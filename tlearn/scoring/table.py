@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.console import warn
-from tlearn.errors import InputError, IntegrityError, UsageError
+from tlearn.errors import InputError, IntegrityError, UsageError, printable
 from tlearn.scoring.ledger import FOLDER, Ledger
 
 COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")
@@ -182,9 +182,12 @@ def write(rows: pa.Table, output: str) -> None:
 
 def lines(rows: pa.Table) -> Iterator[str]:
     """Rows for a person: path, status, prediction, probability, error."""
-    width = max([len(path) for path in rows["path"].to_pylist()], default=4)
+    shown = rows.select(["path", "status", "prediction", "probability", "error"]).to_pylist()
+    paths = [printable(row["path"]) for row in shown]
+    width = max(map(len, paths), default=4)
     yield f"{'path':<{width}} {'status':<11} {'prediction':<12} {'probability':>11}  error"
-    for row in rows.select(["path", "status", "prediction", "probability", "error"]).to_pylist():
+    for path, row in zip(paths, shown, strict=True):
         probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
-        text = f"{row['path']:<{width}} {row['status']:<11} {row['prediction'] or '':<12} {probability:>11}"
+        prediction = printable(row["prediction"]) if row["prediction"] is not None else ""
+        text = f"{path:<{width}} {row['status']:<11} {prediction:<12} {probability:>11}"
         yield f"{text}  {row['error'] or ''}".rstrip()
