@@ -146,7 +146,7 @@ def _prepare_environment() -> None:
 
 
 def _options() -> dict[str, Any]:
-    quiet = {} if console.is_verbose() else {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet = {} if console.is_verbose() else {"logging_level": logging.CRITICAL, "log_to_driver": False}
     return {"include_dashboard": False, **quiet}
 
 
