@@ -90,5 +90,5 @@ def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(
 
     monkeypatch.setattr(fit.time, "sleep", sleep)
     job: Any = None
-    fit._checkpoint_and_stop(Attempt(job, str(tmp_path), 1, None))
+    fit._checkpoint_and_stop(Attempt(job, str(tmp_path), 1, None, f"{tmp_path}/lease.json", ""))
     assert next(coming, None) is None and (tmp_path / "stop").exists()

@@ -85,7 +85,7 @@ def attempt(request: pytest.FixtureRequest, tmp_path: Path) -> Attempt:
         optim = dataclasses.replace(OPTIM, num_epochs=num_epochs)
         phases.append(Phase(frozen_blocks, optim, train, labels, val, in_step))
     job = Job(config, "digest", 2, 1, tuple(phases), labels)
-    return Attempt(job, str(tmp_path), 1, None)
+    return Attempt(job, str(tmp_path), 1, None, f"{tmp_path}/lease.json", "")
 
 
 class Stopped(Exception):

@@ -67,9 +67,9 @@ class Attempt:
     """In which Ray Train keeps its checkpoints."""
     num_threads: int
     initial_checkpoint: Checkpoint | None
-    lease: str = ""
+    lease: str
     """Location of the lease of the run folder, in which `owner` is this run."""
-    owner: str = ""
+    owner: str
 
     @property
     def metrics_location(self) -> str:
