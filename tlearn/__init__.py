@@ -182,11 +182,12 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: 
     """
     from tlearn import console, recipes
     from tlearn.config import EvaluateConfig
+    from tlearn.errors import of_the_machine
     from tlearn.scoring import evaluate as evaluating
 
     paths = {"model": _path(model, "model"), "data": _path(data, "data")}
     config = recipes.replaced(EvaluateConfig(model="", data=""), {**paths, **settings})
-    with console.shown(quiet=config.quiet, verbose=config.verbose):
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return evaluating.evaluate(config)
 
 
