@@ -8,7 +8,7 @@ import pytest
 
 from tlearn import _dotted, config
 from tlearn.cli import given, parse
-from tlearn.config import HeadConfig, OptimConfig, TrainConfig
+from tlearn.config import HeadConfig, OptimConfig, TrainConfig, values
 from tlearn.errors import UsageError
 from tlearn.recipes import RECIPES, configured
 from tlearn.training import auto
@@ -64,8 +64,8 @@ def test_every_setting_has_its_type() -> None:
     ],
 )
 def test_a_value_fits_a_type_or_not(kind: Any, good: list[Any], bad: list[Any]) -> None:
-    assert [config._fits(value, kind) for value in good + bad] == [True] * len(good) + [False] * len(bad)
-    assert config._described(kind)
+    assert [values.fits(value, kind) for value in good + bad] == [True] * len(good) + [False] * len(bad)
+    assert values.described(kind)
 
 
 @pytest.mark.parametrize(

@@ -158,10 +158,10 @@ def _check(command: Command) -> int:
 
 
 def _report(command: Command) -> int:
-    from tlearn.evaluation import report
+    from tlearn.report import page
 
     config: ReportConfig = command.settings
-    print(report.write_report(config.run))
+    print(page.write_report(config.run))
     return errors.DONE
 
 

@@ -152,11 +152,11 @@ def _parsed(kind: Any, prog: str, words: Sequence[str], **options: Any) -> Any:
 
 def _join_help() -> None:
     """Let the help of a setting be one paragraph: tyro keeps the line breaks that a docstring has in the source."""
-    for group in ast.parse(inspect.getsource(config)).body:
-        if not isinstance(group, ast.ClassDef):
-            continue
-        hints = getattr(config, group.name).__annotations__
-        for field, text in itertools.pairwise(group.body):
+    for group in (kind for kind in vars(config).values() if isinstance(kind, type)):
+        (source,) = ast.parse(inspect.getsource(group)).body
+        assert isinstance(source, ast.ClassDef)
+        hints = group.__annotations__
+        for field, text in itertools.pairwise(source.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 name = ast.unparse(field.target)
                 hints[name] = Annotated[hints[name], arg(help=" ".join(str(text.value.value).split()))]

@@ -31,11 +31,11 @@ from tlearn.config import TrainConfig
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
-from tlearn.evaluation import report
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
 from tlearn.network.arithmetic import Arithmetic
+from tlearn.report import page
 from tlearn.storage import Workplace
 from tlearn.storage.lease import Lease
 from tlearn.training.gate import Gate
@@ -310,7 +310,7 @@ class RunFolder:
     def publish(self, summary: Summary) -> None:
         """Summary and report: with them the run is finished."""
         self._write_json("summary.json", summary.to_json())
-        report.write_report(self.path)
+        page.write_report(self.path)
         self.lease.check()
         self.workplace.upload(last="summary.json")
 

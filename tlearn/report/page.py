@@ -139,7 +139,7 @@ def _of_finished_run(location: str, name: str) -> Iterator[str]:
 def _page(run: _Run) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     environment.filters["fixed"] = _fixed
-    template = files("tlearn.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("tlearn.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     quality = Quality.from_json(run.summary["quality"])
     return environment.from_string(template).render(
         summary=run.summary,

@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import fs
 
 from tlearn.errors import InputError, IntegrityError
-from tlearn.evaluation.report import write_report
+from tlearn.report.page import write_report
 
 VOID = {"meta", "img"}
 HOSTILE = "<script src=http://evil.test/x.js>\"'&\x07"

@@ -1,0 +1,145 @@
+"""What scoring is, and what reads its tables."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import arg
+
+from tlearn.config.values import DecodeChoice, EngineChoice, PrecisionChoice, as_workers, at_least, between, check_types
+from tlearn.errors import UsageError
+from tlearn.storage import default_cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig:
+    """Score a folder of images into Parquet.
+
+    tlearn score --model runs/a/model --input inbox/ --output scores.parquet
+    """
+
+    model: str
+    """Model folder of a run: RUN/model."""
+    input: Annotated[str | tuple[str, ...], arg(metavar="PATH [PATH ...]")]
+    """Folder (or URI) of images, flat or nested; or several paths, of pictures too. Paths in the table are relative to
+    the folder, or to the innermost that holds all that is given."""
+    output: str
+    """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
+    abstain_below: float | None = None
+    """Rows whose probability is lower get the status uncertain; the prediction stays. --rescore applies it to rows
+    that are there."""
+    rescore: bool = False
+    """Score everything again, beside the old rows of DIR/."""
+    workers: int | str | None = None
+    """Scoring actors, N or (some of them wait for nodes to come) MIN:MAX; one per GPU, or one per CPU, unless told."""
+    batch_size: int | None = None
+    """Images that go through the network together; 8 on processors and 64 on GPUs, unless told."""
+    max_error_rate: float = 0.05
+    """Share of files without a score above which the exit code is 4; the rows are written all the same."""
+    engine: EngineChoice = "auto"
+    """What computes the convolutions; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    decode: DecodeChoice = "here"
+    """Where pictures are decoded: by the actor that computes (here), or by tasks on any free CPUs of the cluster
+    (pool), for GPU nodes with few cores."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for the index of what is scored; safe to delete."""
+    wait_seconds: float = 1800.0
+    """How long to wait where the cluster has no CPU free: nodes that are to come, other jobs that are to end."""
+    json: bool = False
+    """Print a summary as JSON in the last line."""
+    quiet: bool = False
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.input == ():
+            raise UsageError("expected --input PATH [PATH ...], got no path")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
+        at_least("wait_seconds", self.wait_seconds, 0)
+        as_workers(self.workers)
+        if not 0 <= self.max_error_rate <= 1:
+            raise UsageError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
+
+    @property
+    def num_workers(self) -> tuple[int, int] | None:
+        """The fewest and the most that are wanted."""
+        return as_workers(self.workers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Say how good a model is on pictures whose classes are known.
+
+    tlearn evaluate runs/a/model photos/val
+    """
+
+    model: str
+    """Model folder of a run: RUN/model."""
+    data: str
+    """Folder (or URI) of pictures: one folder per class, or test/ or val/ with such folders."""
+    labels: str | None = None
+    """CSV or TSV instead of class folders: a column of paths or names (with suffix or without), a column of classes."""
+    output: str | None = None
+    """NAME.parquet: keep the rows there."""
+    workers: int | str | None = None
+    """Scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
+    max_error_rate: float = 0.05
+    """Share of files without a score above which the exit code is 4; the figures are printed all the same."""
+    engine: EngineChoice = "auto"
+    """What computes the convolutions; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for the rows while they are needed; safe to delete."""
+    json: bool = False
+    """Print the figures as JSON in the last line."""
+    quiet: bool = False
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        as_workers(self.workers)
+        between("max_error_rate", self.max_error_rate, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoresConfig:
+    """Show the newest row of every path of a table of scores.
+
+    tlearn scores scores/
+    """
+
+    table: str
+    """Folder (or URI) of the table."""
+    output: str | None = None
+    """NAME.parquet: write them there instead."""
+    num_rows: int = 20
+    """How many to show."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least("num_rows", self.num_rows, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyConfig:
+    """Compare a table of scores with its ledger.
+
+    tlearn verify scores/
+    """
+
+    table: str
+    """Folder (or URI) of the table."""
+    repair: bool = False
+    """First make records of the ledger that are gone, empty or cut anew, from the files of the table."""
+
+    def __post_init__(self) -> None:
+        check_types(self)

@@ -1,0 +1,1 @@
+"""A run on one page: report.html, in one file."""
