@@ -139,12 +139,14 @@ def test_no_process_is_left(end: str) -> None:
     assert not is_running(helper)
 
 
-def test_the_child_does_not_outlive_its_parent() -> None:
-    with command("print(os.getpid(), flush=True)", "time.sleep(60)") as process:
+def test_nothing_outlives_a_parent_that_is_killed() -> None:
+    """Not what the child has started either, nor what keeps the command's output open."""
+    with command("print(os.getpid(), helper().pid, flush=True)", "time.sleep(60)") as process:
         assert process.stdout is not None
-        child = int(process.stdout.readline())
+        started = [int(number) for number in process.stdout.readline().split()]
         process.kill()
-        wait_for(lambda: not is_running(child))
+        ended(process)
+        wait_for(lambda: not any(is_running(each) for each in started))
 
 
 def test_a_process_that_stands_still_is_ended() -> None:

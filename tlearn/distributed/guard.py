@@ -3,7 +3,8 @@
 Ray's C++ ends its driver where raylet or GCS are lost, and hears no signal where they stand still; Arrow's now and then
 aborts a process that has done its work. So a command is two processes. The child works, and says here with which code
 it ended. The parent passes signals on, ends what stands still, and leaves no process behind: as a subreaper it becomes
-the parent of all that the child leaves. It costs a few milliseconds. Linux only; elsewhere, and in a program that
+the parent of all that the child leaves. Where the parent is killed itself, a third process ends what is left, which
+does nothing else. It costs a few milliseconds. Linux only; elsewhere, and in a program that
 imports tlearn, the work is done in the process itself.
 """
 
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,8 @@ _LEFT_SECONDS = 1.0
 _LOOK_SECONDS = 2.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _BEAT = 255
+_MARK = "TLEARN_COMMAND"
+"""In the environment of all that a command starts."""
 _writing: int | None = None
 """In the child: what is written there the parent reads."""
 
@@ -58,12 +62,13 @@ def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
     reading, writing = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    parent = os.getpid()
+    parent, mark = os.getpid(), uuid.uuid4().hex
+    sweeper = _sweeper(mark)
     child = os.fork()
     if child:
         os.close(writing)
         os.set_blocking(reading, False)
-        return _Guard(child, reading, heard).wait()
+        return _Guard(child, sweeper, reading, heard).wait()
     global _writing
     _writing = writing
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -71,6 +76,7 @@ def run(work: Callable[[], int], *, keep_stderr: bool = False) -> int:
         os._exit(errors.FAULT)
     os.close(reading)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.environ[_MARK] = mark
     if not keep_stderr:
         _keep_for_python()
     code = errors.FAULT
@@ -93,6 +99,7 @@ class _Guard:
     """The parent."""
 
     child: int
+    sweeper: int
     reading: int
     """The child's exit code comes here."""
     heard: set[signal.Signals]
@@ -120,6 +127,7 @@ class _Guard:
             status = self._ended()
         self._listen()
         self._clear()
+        _kill(self.sweeper)
         return self._verdict(status)
 
     def _pass_on(self, number: signal.Signals, *, is_of_terminal: bool) -> None:
@@ -149,17 +157,20 @@ class _Guard:
         """Called every two seconds; those in which the guard was stopped too, by Ctrl-Z, do not count."""
         if self.silent is not None and self.code is None:
             self.silent += _LOOK_SECONDS
-        now = [process for process, state in _descendants(os.getpid()) if state == "T"]
+        now = [process for process, state in self._running() if state == "T"]
         self.stopped = {process: self.stopped.get(process, 0.0) + _LOOK_SECONDS for process in now}
         for process, seconds in self.stopped.items():
             if seconds >= _STILL_SECONDS:
                 _kill(process)
 
+    def _running(self) -> Iterator[tuple[int, str]]:
+        return (found for found in _descendants(os.getpid()) if found[0] != self.sweeper)
+
     def _clear(self) -> None:
         """End what the child has left running."""
         started, waited = time.monotonic(), 0.0
         while waited < END_SECONDS:
-            left, waited = [*_descendants(os.getpid())], time.monotonic() - started
+            left, waited = [*self._running()], time.monotonic() - started
             if not left:
                 return
             for process, _ in left if waited > _LEFT_SECONDS else ():
@@ -184,6 +195,37 @@ class _Guard:
             f"expected Ray to run as long as the command, it or this process was lost ({how}): look for a lack of "
             "memory; the same command goes on from here"
         )
+
+
+def _sweeper(mark: str) -> int:
+    """Start a process that ends, when this one is killed, all that has the mark; returns its id."""
+    parent = os.getpid()
+    if process := os.fork():
+        return process
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.setsid()
+    for number in range(3):  # who reads what the command prints would wait for this process too
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    if os.getppid() == parent:
+        signal.sigwait({signal.SIGUSR1})
+    deadline = time.monotonic() + END_SECONDS
+    time.sleep(_LEFT_SECONDS)
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        for process in left:
+            _kill(process)
+        time.sleep(0.05)
+    os._exit(0)
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes that were started with this mark in their environment."""
+    found, wanted = [], f"{_MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _descendants(process: int) -> Iterator[tuple[int, str]]:
