@@ -6,11 +6,14 @@ import threading
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import NodeDiedError
 
 from tlearn.distributed import launch, places, pool
 from tlearn.distributed.places import Address
 from tlearn.errors import InputError, StorageError
+
+PRINTING = ray._private.worker.print_to_stdstream
 
 
 class Start:
@@ -164,3 +167,15 @@ def test_a_chunk_is_waited_for_by_what_others_took() -> None:
     patience.learn(20, is_first=False)
     assert patience.seconds(is_first=False) == 400
     assert dataclasses.replace(patience, is_careful=True).seconds(is_first=False) == 600
+
+
+def test_what_ray_says_of_lost_tasks_is_not_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", PRINTING)
+    said = {"lines": ["Task failed."], "pid": "raylet", "is_err": False}
+    PRINTING(dict(said), ignore_prefix=False)
+    assert "Task failed." in capsys.readouterr().out
+    launch._quieten()
+    ray._private.worker.print_to_stdstream(dict(said), ignore_prefix=False)
+    assert capsys.readouterr().out == ""

@@ -155,6 +155,12 @@ def _quieten() -> None:
         ray.data.DataContext.get_current().enable_progress_bars = False
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong there comes back as an exception
+        # What raylets say of lost tasks Ray prints on stdout, whatever it is told of logging.
+        ray._private.worker.print_to_stdstream = _say_nothing
+
+
+def _say_nothing(data: object, ignore_prefix: bool) -> None:
+    """In the place of Ray's printing."""
 
 
 def _in_time(start: Callable[[], object], seconds: float) -> None:
