@@ -6,7 +6,7 @@ LOCK := --generate-hashes --universal --python-version 3.11 --no-emit-index-url 
 # Two processes share the tests, those with Ray first (tests/conftest.py).
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: demo test test-quick lint lock peers clean
+.PHONY: demo test test-quick lint lock peers pictures clean
 
 demo: .venv/installed
 	$(BIN)/tlearn demo
@@ -44,6 +44,10 @@ lock: .venv/developed
 # Scoring beside what else scores pictures (make peers INPUT=DIR for photographs); 20 minutes.
 peers: .venv-peers/installed
 	.venv-peers/bin/python tests/benchmarks/peers.py $(if $(INPUT),--input $(INPUT))
+
+# The README's pictures of terminal and report; needs Chromium.
+pictures: .venv/developed
+	$(BIN)/python tests/benchmarks/pictures.py
 
 # What is installed in .venv is seen from there too.
 .venv-peers/installed: .venv/developed
