@@ -218,7 +218,8 @@ def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -
         ),
     )
     num_seen = max((len(progress.history) for progress in found.values()), default=0)
-    with causes(), live.followed(attempt.metrics_location, run, job.num_epochs, num_seen):
+    has_board = "tensorboard" in config.track
+    with causes(), live.followed(attempt.metrics_location, run, job.num_epochs, num_seen, has_board=has_board):
         try:
             trainer.fit()
         except KeyboardInterrupt:  # Ctrl-C, or SIGTERM by the handler of the command line
