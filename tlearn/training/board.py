@@ -43,9 +43,12 @@ def write_result(folder: Path) -> None:
     step = summary["best_epoch"]
     with opened(folder) as board:
         known = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+        figures = {f"final/{name}": summary[name] for name in ("val_accuracy", "val_loss")}
         # SummaryWriter.add_hparams writes into a folder of its own, as if it were another run.
-        for part in hparams(known, {"val_accuracy": summary["val_accuracy"], "val_loss": summary["val_loss"]}):
+        for part in hparams(known, figures):
             board.file_writer.add_summary(part)
+        for name, value in figures.items():
+            board.add_scalar(name, value, step)
         lines = [f"| {name} | {value} |" for name, value in settings.items()]
         board.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *lines]), step)
         if len(summary["classes"]) <= _MAX_CLASSES:
