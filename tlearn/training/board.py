@@ -23,25 +23,26 @@ _MAX_CLASSES = 30
 _MAX_MISTAKES = 12
 
 
-def opened(folder: Path) -> Any:
-    """A writer of TensorBoard's events into a folder."""
+def writer() -> Any:
+    """The class of TensorBoard's writers of events, which takes a moment to load."""
     # Where TensorFlow is installed, TensorBoard would load it for opening files, and torch's compiler, loaded after it,
     # would end the process: both hold an LLVM. By this module TensorBoard knows that it is to do without.
     sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def write_result(folder: Path) -> None:
     """Add what the files of a finished run say to its events."""
+    open_events = writer()
     from torch.utils.tensorboard.summary import hparams
 
     settings = flat(json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"])
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     rows = pq.read_table(folder / "validation.parquet", columns=["label", "prediction"]).to_pylist()
     step = summary["best_epoch"]
-    with opened(folder) as board:
+    with open_events(str(folder)) as board:
         known = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
         figures = {f"final/{name}": summary[name] for name in ("val_accuracy", "val_loss")}
         # SummaryWriter.add_hparams writes into a folder of its own, as if it were another run.

@@ -72,11 +72,11 @@ def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int, *, ha
     """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
     seconds = 2.0 if storage.is_remote(metrics) else 0.2  # each look there is a request
     ended = threading.Event()
+    open_events = board.writer() if has_board else lambda folder: contextlib.nullcontext()
 
     def follow() -> None:
         # What fails to write here fails for good where the run writes next.
-        writer = board.opened(run.path) if has_board else contextlib.nullcontext()
-        with contextlib.suppress(OSError), writer as events:
+        with contextlib.suppress(OSError), open_events(str(run.path)) as events:
             follower = _Follower(metrics, run, events, Epochs(num_epochs), num_seen)
             while not ended.wait(seconds):
                 follower.look()
