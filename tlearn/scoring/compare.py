@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tlearn import console, storage
-from tlearn.config import CompareConfig, EvaluateConfig
-from tlearn.data.status import SCORED
-from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError, printable
+from tlearn.config import CompareConfig
+from tlearn.errors import InputError, printable
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.paired import Counts, mean_interval
-from tlearn.scoring import table
+from tlearn.scoring import answers
+from tlearn.scoring.answers import Answers
 
 _LEAST = 2.0**-25
 """As in evaluating: what a probability of 0 counts as."""
@@ -138,17 +136,6 @@ class Comparison:
         return f"{self.difference:+.4f} (95% sure: {_between(self.interval, '+.4f')})"
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What is known of one of the two."""
-
-    rows: list[dict[str, Any]]
-    """Path, label, prediction, probability, probabilities and sha256 of each picture."""
-    trained: frozenset[str] | None
-    """The sha256 of what it was trained on; None where that is not known."""
-    remarks: tuple[str, ...] = ()
-
-
 def compare(config: CompareConfig) -> Comparison:
     """Match the pictures of both, compare what is said of them, write --output.
 
@@ -156,7 +143,7 @@ def compare(config: CompareConfig) -> Comparison:
     where too much of --data has no score, and TlearnErrors as `evaluate` does.
     """
     names = ("A", "B")
-    sides = [_answers(config, location) for location in (config.a, config.b)]
+    sides = [answers.find(config, location) for location in (config.a, config.b)]
     left_out: list[str] = []
     for name, side in zip(names, sides, strict=True):
         left_out += _left_out(name, side, [row["sha256"] for of in sides for row in of.rows])
@@ -179,68 +166,6 @@ def compare(config: CompareConfig) -> Comparison:
     return comparison
 
 
-def _answers(config: CompareConfig, location: str) -> _Answers:
-    if config.data is not None:
-        return _evaluated(config, location)
-    if storage.exists(storage.join(location, "model.json")):
-        raise UsageError(f"expected --data DIR for the model {location}, got none: or give the runs")
-    if storage.exists(storage.join(location, "config.json")):
-        return _validated(location)
-    rows = [row for row in table.latest(location).to_pylist() if row["label"] is not None and row["status"] in SCORED]
-    return _Answers(rows, None)
-
-
-def _evaluated(config: CompareConfig, location: str) -> _Answers:
-    from tlearn.scoring import evaluate  # with torch, which takes seconds
-
-    assert config.data is not None
-    run = location
-    if storage.exists(storage.join(location, "model", "model.json")):
-        location = storage.join(location, "model")
-    else:
-        run = storage.absolute(location.rstrip("/")).rpartition("/")[0]
-    asked: dict[str, Any] = {
-        field.name: getattr(config, field.name, None) for field in dataclasses.fields(EvaluateConfig)
-    }
-    answers = evaluate.answers(EvaluateConfig(**asked | {"model": location, "output": None}))
-    if answers.scored.exceeds(config.max_error_rate):
-        raise TooManyBadFiles(
-            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {answers.scored.failed} "
-            f"of {answers.scored.failed + answers.scored.scored}: tlearn check {config.data} says why"
-        )
-    labelled, is_in_run = answers.labelled, storage.exists(storage.join(run, "manifest.parquet"))
-    rows = [{**row, "label": labelled.labels[row["path"]]} for row in answers.rows]
-    return _Answers(rows, _trained(_manifest(run)) if is_in_run else None, labelled.remarks)
-
-
-def _validated(run: str) -> _Answers:
-    """Of a run: what it says of its validation images."""
-    files = _manifest(run)
-    digests = {file["path"]: file["sha256"] for file in files if file["split"] == "val"}
-    rows = _rows(run, "validation.parquet", ["path", "label", "prediction", "probability", "probabilities"])
-    known = [{**row, "sha256": digests[row["path"]]} for row in rows if digests.get(row["path"])]
-    return _Answers(known, _trained(files))
-
-
-def _manifest(run: str) -> list[dict[str, Any]]:
-    return _rows(run, "manifest.parquet", ["split", "path", "sha256"])
-
-
-def _trained(files: list[dict[str, Any]]) -> frozenset[str]:
-    return frozenset(file["sha256"] for file in files if file["split"] == "train" and file["sha256"])
-
-
-def _rows(run: str, name: str, columns: list[str]) -> list[dict[str, Any]]:
-    location = storage.join(run, name)
-    try:
-        with storage.open_input(location) as file:
-            return pq.read_table(file, columns=columns).to_pylist()  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        raise InputError(f"expected a finished run in {run}, found no {name}: run `tlearn train` first") from None
-    except pa.ArrowException as error:
-        raise IntegrityError(f"expected {name} of a run in {run}, could not use it ({error}): train again") from error
-
-
 def _by_key(rows: Iterable[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
     copies: Counter[tuple[str, str]] = Counter()
     found: dict[Key, dict[str, Any]] = {}
@@ -251,7 +176,7 @@ def _by_key(rows: Iterable[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def _left_out(name: str, side: _Answers, digests: list[str]) -> Iterator[str]:
+def _left_out(name: str, side: Answers, digests: list[str]) -> Iterator[str]:
     """A line where pictures (by their digests) are those that a model was trained on, or may be."""
     if side.trained is None:
         yield f"what {name} was trained on is not known (no run around it): the comparison may be unfair"

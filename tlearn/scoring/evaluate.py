@@ -78,7 +78,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class LabelledRows:
     """What a model says of pictures whose classes are known."""
 
     labelled: Labelled
@@ -90,10 +90,10 @@ class Answers:
 
 def evaluate(config: EvaluateConfig) -> Evaluated:
     """Score the pictures, compare with their labels. Raises TlearnError as `score` does, and for other classes."""
-    return _measured(answers(config))
+    return _measured(labelled_rows(config))
 
 
-def answers(config: EvaluateConfig) -> Answers:
+def labelled_rows(config: EvaluateConfig) -> LabelledRows:
     """Score the pictures. Raises TlearnError as `evaluate` does."""
     model = description.describe(config.model)
     labelled = labels.find(config.data, config.labels, model.classes)
@@ -119,7 +119,7 @@ def answers(config: EvaluateConfig) -> Answers:
         raise InputError(
             f"expected pictures that can be scored in {labelled.folder}, found none: tlearn check says why"
         )
-    return Answers(labelled, model.classes, scored, usable)
+    return LabelledRows(labelled, model.classes, scored, usable)
 
 
 @contextlib.contextmanager
@@ -138,8 +138,8 @@ def _table(config: EvaluateConfig, model_digest: str, folder: str) -> Iterator[s
         storage.remove(location)
 
 
-def _measured(answers: Answers) -> Evaluated:
-    rows, labelled, classes = answers.rows, answers.labelled, answers.classes
+def _measured(found: LabelledRows) -> Evaluated:
+    rows, labelled, classes = found.rows, found.labelled, found.classes
     truth = [labelled.labels[row["path"]] for row in rows]
     probabilities = [dict(row["probabilities"]) for row in rows]
     logs = torch.tensor([[of[name] for name in classes.names] for of in probabilities]).double().clamp(_LEAST).log()
@@ -156,7 +156,7 @@ def _measured(answers: Answers) -> Evaluated:
             name: {other: pairs[name, other] for other in classes.names if pairs[name, other]} for name in classes.names
         },
         remarks=labelled.remarks,
-        scored=answers.scored,
+        scored=found.scored,
     )
 
 
