@@ -260,7 +260,20 @@ def test_every_error_of_ours_has_its_code() -> None:
     }  # fmt: skip
 
 
-COMMANDS = ("train", "score", "evaluate", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
+COMMANDS = (
+    "train",
+    "score",
+    "evaluate",
+    "compare",
+    "submit",
+    "scores",
+    "verify",
+    "check",
+    "report",
+    "weights",
+    "demo",
+    "bench",
+)
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])
@@ -315,6 +328,7 @@ def test_the_help_of_a_setting_is_one_paragraph(
         (["check", "--json", "p"], ["check", "--data", "p", "--json"]),
         (["check", "p", "--quiet"], ["check", "--data", "p", "--quiet"]),
         (["report", "r"], ["report", "--run", "r"]),
+        (["compare", "r", "--json", "s"], ["compare", "--a", "r", "--b", "s", "--json"]),
         (["score", "m", "i", "--output", "o"], ["score", "--model", "m", "--input", "i", "--output", "o"]),
         (["score", "--model", "m", "i", "--output", "o"], ["score", "--input", "i", "--output", "o", "--model", "m"]),
         (
@@ -355,6 +369,9 @@ NOWHERE = [
     ["report", "{}/\udcff"],
     ["evaluate", "{}/nowhere", "{}"],
     ["report", "{}/nowhere"],
+    ["compare", "{}/nowhere", "{}"],
+    ["compare", "{}", "{}/nowhere"],
+    ["compare", "{}", "{}", "--output", "{}/file/d.csv"],
     ["scores", "{}/nowhere"],
     ["verify", "{}/nowhere"],
     ["weights", "{}/nowhere.pth"],

@@ -28,8 +28,8 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_face_is_these_names() -> None:
     assert tlearn.__all__ == [
-        "RECIPES", "Evaluated", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored", "TlearnError",
-        "TrainConfig", "check", "evaluate", "load", "score", "train",
+        "RECIPES", "Comparison", "Evaluated", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored",
+        "TlearnError", "TrainConfig", "check", "compare", "evaluate", "load", "score", "train",
     ]  # fmt: skip
     assert all(getattr(tlearn, name).__doc__ for name in tlearn.__all__)
     assert set(tlearn.__all__) <= set(dir(tlearn))
@@ -127,6 +127,7 @@ def test_settings_of_python_are_those_of_the_command_line() -> None:
         lambda: tlearn.score("model", ["a.jpg", None], "table/"),
         lambda: tlearn.score("model", "input", 3),
         lambda: tlearn.evaluate("model", None),
+        lambda: tlearn.compare("run", ""),
     ],
 )
 def test_what_is_no_path_is_an_error_of_usage(call: Callable[[], object]) -> None:

@@ -31,6 +31,7 @@ REASONS = {
     "storage/lease.py Lease.__exit__ self._thread.join()": "its requests have limits, and it has been told to stop",
     "training/fit.py _checkpoint_and_stop while time.monotonic() < deadline": "has a deadline",
     "training/live.py followed thread.join()": "its requests have limits, and it has been told to stop",
+    "training/track.py _watch process.wait()": "a daemon thread; the end of a run ends what it watches",
     "training/loop.py _ahead waiting.result()": "computes in this process, as a call would",
 }
 

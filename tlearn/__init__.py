@@ -9,6 +9,7 @@
         print(row.path, row.status, row.prediction, row.probability)
     scored = tlearn.score(run.model, "inbox/", "scores/")         # a table that grows
     good = tlearn.evaluate(run.model, "photos/")                  # accuracy, how sure, confusion
+    both = tlearn.compare("runs/a", "runs/b", no_worse_than=0.01) # is one better, and how sure is that
     checked = tlearn.check("photos/")                             # what is in the folder, what is wrong with it
 
 Every path may be a URI (s3://, gs://). What a user can cause is raised as a TlearnError: one line that says what was
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tlearn.data.check import Findings as Findings
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
+    from tlearn.scoring.compare import Comparison as Comparison
     from tlearn.scoring.evaluate import Evaluated as Evaluated
     from tlearn.scoring.predict import Predictor as Predictor
     from tlearn.scoring.summary import Scored as Scored
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "RECIPES",
+    "Comparison",
     "Evaluated",
     "Findings",
     "Predictor",
@@ -51,6 +54,7 @@ __all__ = [
     "TlearnError",
     "TrainConfig",
     "check",
+    "compare",
     "evaluate",
     "load",
     "score",
@@ -60,6 +64,7 @@ __all__ = [
 # Imported when they are asked for: `import tlearn` loads neither Ray nor torch nor pyarrow.
 _HOMES = {
     "RECIPES": "tlearn.recipes",
+    "Comparison": "tlearn.scoring.compare",
     "Evaluated": "tlearn.scoring.evaluate",
     "Findings": "tlearn.data.check",
     "Predictor": "tlearn.scoring.predict",
@@ -189,6 +194,26 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: 
     config = recipes.replaced(EvaluateConfig(model="", data=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return evaluating.evaluate(config)
+
+
+def compare(a: str | PathLike[str], b: str | PathLike[str], **settings: Any) -> "Comparison":
+    """Say whether one of two models is better: two runs, on the validation images that both have; or, with data="DIR",
+    two models, or runs, on a folder as `evaluate` takes it; or two tables of scores with labels.
+
+    `settings` are those of CompareConfig, as `tlearn compare --help` lists them. With no_worse_than=MARGIN what comes
+    back says whether it `is_good_enough`.
+
+    Raises UsageError, InputError, TooManyBadFiles, IntegrityError, StorageError or LockedError, all of them
+    TlearnErrors.
+    """
+    from tlearn import console, recipes
+    from tlearn.config import CompareConfig
+    from tlearn.errors import of_the_machine
+    from tlearn.scoring import compare as comparing
+
+    config = recipes.replaced(CompareConfig(a="", b=""), {"a": _path(a, "a"), "b": _path(b, "b"), **settings})
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
+        return comparing.compare(config)
 
 
 def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 DONE = 0
 TOO_MANY_BAD_FILES = 4
+NOT_AS_GOOD = 8
+"""A model that is not shown to be as good as was asked for."""
 FAULT = 70
 """EX_SOFTWARE of sysexits.h: an exception that is none of the classes below."""
 TERMINATED = 143

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.train import WorkerGroupError
+from ray import exceptions
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal import exceptions as inner
 
 from tlearn.errors import LockedError, StorageError, TlearnError, TrainingError
 from tlearn.training import checkpoint, fit
@@ -75,6 +78,44 @@ def test_an_error_of_ours_is_found_in_what_ray_wraps_around_it_and_is_not_tried_
         fit._Final(is_remote=False).after_exception(None, {0: error})
     with contextlib.nullcontext() if kind in (None, StorageError) else pytest.raises(kind):
         fit._Final(is_remote=True).after_exception(None, {0: error})  # an object store may answer again
+
+
+ADVICE = (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR. Consider this. And that."
+)
+DIED = exceptions.ActorDiedError(ActorDiedErrorContext(error_message=ADVICE, actor_id=bytes(16), class_name="Worker"))
+OOM = exceptions.OutOfMemoryError(ADVICE)
+FAILED_START = exceptions.RayTaskError("__init__", "Traceback\nValueError: of ours", ValueError("of ours"))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (DIED, "its process was lost"),
+        (exceptions.RayActorError(), "its process was lost"),
+        (exceptions.ActorUnavailableError(ADVICE, bytes(16)), "it could not be reached"),
+        (exceptions.WorkerCrashedError(), "its process was lost"),
+        (exceptions.NodeDiedError(ADVICE), "its node was lost"),
+        (exceptions.LocalRayletDiedError(), "its node was lost"),
+        (exceptions.OwnerDiedError("ab", b"", ""), "a node was lost"),
+        (OOM, "memory on its node (fewer --workers"),
+        (inner.WorkerHealthCheckFailedError("poll failed", OOM), "memory on its node (fewer --workers"),
+        (inner.WorkerHealthCheckTimeoutError("no answer"), "it gave no answer"),
+        (inner.WorkerGroupStartupTimeoutError(2), "did not start in time"),
+        (inner.WorkerGroupStartupFailedError(ADVICE), "lost while it started"),
+        (inner.BroadcastCollectiveTimeoutError(1.0, [0], 1.0), "waited for each other"),
+        (ControllerError(DIED), "its process was lost"),
+        (WorkerGroupError(ADVICE, {1: inner.WorkerHealthCheckFailedError("poll", DIED)}), "worker 1: its process was"),
+        (WorkerGroupError(ADVICE, {0: ValueError("odd\nvery odd")}), "worker 0: ValueError: very odd"),
+        (exceptions.ActorDiedError(FAILED_START), "ActorDiedError: ValueError: of ours"),
+        (ValueError(), "ValueError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_was_lost_is_said_in_a_short_sentence_without_rays_advice(error: Exception, says: str) -> None:
+    said = fit._root_cause(error)
+    assert said.startswith(says) or says in said
+    assert len(said) < 160 and "onsider" not in said and "RAY_" not in said and ".log" not in said and "\n" not in said
 
 
 def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(

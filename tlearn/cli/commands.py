@@ -11,6 +11,7 @@ from tlearn.cli.parsing import Command, Submit, Train, given, job_start
 from tlearn.config import (
     BenchConfig,
     CheckConfig,
+    CompareConfig,
     EvaluateConfig,
     ReportConfig,
     ScoreConfig,
@@ -91,6 +92,22 @@ def _evaluate(command: Command) -> int:
         print(line)
     reasons = f"in {config.output}" if config.output else "with --output NAME.parquet"
     return _judged(evaluated.scored, config.max_error_rate, f"the reasons are in the rows, {reasons}")
+
+
+def _compare(command: Command) -> int:
+    from tlearn import storage
+    from tlearn.scoring.compare import compare
+
+    config: CompareConfig = command.settings
+    with storage.reached():
+        comparison = compare(config)
+    for line in [json.dumps(comparison.to_json())] if config.json else comparison.lines():
+        print(line)
+    if comparison.is_good_enough is False:
+        return say(comparison.verdict(), errors.NOT_AS_GOOD)
+    if comparison.is_good_enough and not config.json:
+        print(comparison.verdict())
+    return errors.DONE
 
 
 def _submit(command: Command) -> int:
@@ -199,6 +216,7 @@ RUN: dict[str, Callable[[Command], int]] = {
     "train": _train,
     "score": _score,
     "evaluate": _evaluate,
+    "compare": _compare,
     "submit": _submit,
     "scores": _scores,
     "verify": _verify,

@@ -18,6 +18,7 @@ from tlearn.cli.words import arranged, is_path
 from tlearn.config import (
     BenchConfig,
     CheckConfig,
+    CompareConfig,
     DemoConfig,
     EvaluateConfig,
     ReportConfig,
@@ -106,6 +107,7 @@ COMMANDS = {
     "train": Kind(Train, ("data",)),
     "score": Kind(ScoreConfig, ("model", "input")),
     "evaluate": Kind(EvaluateConfig, ("model", "data")),
+    "compare": Kind(CompareConfig, ("a", "b")),
     "submit": Kind(Submit),
     "scores": Kind(ScoresConfig, ("table",)),
     "verify": Kind(VerifyConfig, ("table",)),

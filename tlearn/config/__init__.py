@@ -19,6 +19,9 @@ from tlearn.config.commands import (
     WeightsConfig as WeightsConfig,
 )
 from tlearn.config.scoring import (
+    CompareConfig as CompareConfig,
+)
+from tlearn.config.scoring import (
     EvaluateConfig as EvaluateConfig,
 )
 from tlearn.config.scoring import (

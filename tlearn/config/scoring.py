@@ -111,6 +111,54 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """Say whether one model is better than another, on the same pictures, and how sure that is.
+
+    tlearn compare runs/a runs/b
+    """
+
+    a: str
+    """Run, which is compared on its validation images; with --data a model folder or a run; or a table of scores."""
+    b: str
+    """The one to compare with it, in the same way."""
+    data: str | None = None
+    """Folder (or URI) of pictures to run both models on, as tlearn evaluate does."""
+    labels: str | None = None
+    """CSV or TSV instead of class folders in --data, as tlearn evaluate takes it."""
+    no_worse_than: float | None = None
+    """End with 8 unless it is 95% sure that the accuracy of B is below that of A by no more than this."""
+    output: str | None = None
+    """NAME.csv: write the pictures there of which the two say different things."""
+    workers: int | str | None = None
+    """With --data: scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
+    max_error_rate: float = 0.05
+    """With --data: share of files without a score above which nothing is compared."""
+    engine: EngineChoice = "auto"
+    """With --data: what computes the convolutions; auto takes openvino on processors if it is installed."""
+    precision: PrecisionChoice = "auto"
+    """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    cache: str = field(default_factory=default_cache)
+    """Folder for the rows while they are needed; safe to delete."""
+    json: bool = False
+    """Print the figures as JSON in the last line."""
+    quiet: bool = False
+    """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        as_workers(self.workers)
+        between("max_error_rate", self.max_error_rate, 0, 1)
+        if self.no_worse_than is not None:
+            between("no_worse_than", self.no_worse_than, 0, 1)
+        if self.labels is not None and self.data is None:
+            raise UsageError(f"expected --data DIR beside --labels {self.labels}, got none")
+        if self.output is not None and not self.output.endswith(".csv"):
+            raise UsageError(f"expected --output NAME.csv, got {self.output}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoresConfig:
     """Show the newest row of every path of a table of scores.
 

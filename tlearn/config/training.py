@@ -219,6 +219,9 @@ class TrainConfig:
     (pool), for GPU nodes with few cores."""
     wait_seconds: float = 1800.0
     """How long to wait where the cluster has no CPU free: nodes that are to come, other jobs that are to end."""
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """What follows the run: tensorboard (in the run folder), mlflow (where MLFLOW_TRACKING_URI says), wandb (as wandb
+    login or WANDB_MODE=offline says). One that fails is a warning."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -82,6 +83,14 @@ def as_workers(text: int | str | None) -> tuple[int, int] | None:
         found = (0, 0)
     if not 1 <= found[0] <= found[1]:
         raise UsageError(f"workers must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names ("optim.lr")."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
 
 

@@ -77,8 +77,24 @@ class Evaluated:
         yield from (f"note: {remark}" for remark in self.remarks)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """What a model says of pictures whose classes are known."""
+
+    labelled: Labelled
+    classes: Classes
+    scored: Scored
+    rows: list[dict[str, Any]]
+    """Path, prediction, probability, probabilities and sha256 of each picture that has a label and a score."""
+
+
 def evaluate(config: EvaluateConfig) -> Evaluated:
     """Score the pictures, compare with their labels. Raises TlearnError as `score` does, and for other classes."""
+    return _measured(labelled_rows(config))
+
+
+def labelled_rows(config: EvaluateConfig) -> LabelledRows:
+    """Score the pictures. Raises TlearnError as `evaluate` does."""
     model = description.describe(config.model)
     labelled = labels.find(config.data, config.labels, model.classes)
     with _table(config, model.digest, labelled.folder) as output:
@@ -95,14 +111,15 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
                 verbose=config.verbose,
             )
         )
+        columns = ["path", "status", "prediction", "probability", "probabilities", "sha256"]
         with storage.open_input(output) as file:
-            rows = pq.read_table(file, columns=["path", "status", "prediction", "probabilities"]).to_pylist()
+            rows = pq.read_table(file, columns=columns).to_pylist()
     usable = [row for row in rows if row["path"] in labelled.labels and row["status"] in SCORED]
     if not usable:
         raise InputError(
             f"expected pictures that can be scored in {labelled.folder}, found none: tlearn check says why"
         )
-    return _measured(usable, labelled, model.classes, scored)
+    return LabelledRows(labelled, model.classes, scored, usable)
 
 
 @contextlib.contextmanager
@@ -121,7 +138,8 @@ def _table(config: EvaluateConfig, model_digest: str, folder: str) -> Iterator[s
         storage.remove(location)
 
 
-def _measured(rows: list[dict[str, Any]], labelled: Labelled, classes: Classes, scored: Scored) -> Evaluated:
+def _measured(found: LabelledRows) -> Evaluated:
+    rows, labelled, classes = found.rows, found.labelled, found.classes
     truth = [labelled.labels[row["path"]] for row in rows]
     probabilities = [dict(row["probabilities"]) for row in rows]
     logs = torch.tensor([[of[name] for name in classes.names] for of in probabilities]).double().clamp(_LEAST).log()
@@ -138,7 +156,7 @@ def _measured(rows: list[dict[str, Any]], labelled: Labelled, classes: Classes, 
             name: {other: pairs[name, other] for other in classes.names if pairs[name, other]} for name in classes.names
         },
         remarks=labelled.remarks,
-        scored=scored,
+        scored=found.scored,
     )
 
 

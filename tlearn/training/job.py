@@ -27,7 +27,7 @@ from tlearn.features.cut import Cut, Frozens
 from tlearn.network import arithmetic, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
-from tlearn.training import auto, fit, gate, live, loop
+from tlearn.training import auto, fit, gate, live, loop, track
 from tlearn.training.fit import Learned
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
@@ -64,6 +64,7 @@ def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
     leaves them as they are. Without it, it takes those that differ from the recipe.
     """
     started = time.monotonic()
+    track.require(config.track)
     listing = read(config.data)
     with opened(config.output) as run:
         listing = listing.with_outcomes(manifest.add_hashes(config.data, listing.files, config.cache))
@@ -75,8 +76,9 @@ def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
             say(f"{run.location} holds this run already, finished: nothing to do")
             return Run(run.location, finished)
         _start(task, run)
-        chosen, learned, gate_figures = _learn(task, run, earlier, given)
-        summary = _publish(chosen, run, learned, gate_figures, started)
+        with track.tracked(config, run):
+            chosen, learned, gate_figures = _learn(task, run, earlier, given)
+            summary = _publish(chosen, run, learned, gate_figures, started)
         event("trained", run=run.location, val_accuracy=summary.val_accuracy, model=summary.model_digest)
         return Run(run.location, summary)
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from tlearn import storage
@@ -19,7 +17,7 @@ from tlearn.data.manifest import Listing
 from tlearn.errors import LockedError, printable, some
 from tlearn.network import vgg
 from tlearn.recipes import advice
-from tlearn.training import checkpoint
+from tlearn.training import board, checkpoint
 from tlearn.training.checkpoint import Epoch
 from tlearn.training.run import RunFolder
 
@@ -70,20 +68,16 @@ def describe_skipped(listing: Listing) -> None:
 
 
 @contextlib.contextmanager
-def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int) -> Iterator[None]:
+def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int, *, has_board: bool = True) -> Iterator[None]:
     """Pass every line that the first worker writes on: to RUN/metrics.jsonl, to TensorBoard, to the person."""
-    # Where TensorFlow is installed, TensorBoard would load it for opening files, and torch's compiler, loaded after it,
-    # would end the process: both hold an LLVM. By this module TensorBoard knows that it is to do without.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-    from torch.utils.tensorboard import SummaryWriter
-
     seconds = 2.0 if storage.is_remote(metrics) else 0.2  # each look there is a request
     ended = threading.Event()
+    open_events = board.writer() if has_board else lambda folder: contextlib.nullcontext()
 
     def follow() -> None:
         # What fails to write here fails for good where the run writes next.
-        with contextlib.suppress(OSError), SummaryWriter(str(run.path)) as board:
-            follower = _Follower(metrics, run, board, Epochs(num_epochs), num_seen)
+        with contextlib.suppress(OSError), open_events(str(run.path)) as events:
+            follower = _Follower(metrics, run, events, Epochs(num_epochs), num_seen)
             while not ended.wait(seconds):
                 follower.look()
             follower.look()
@@ -101,8 +95,8 @@ def followed(metrics: str, run: RunFolder, num_epochs: int, num_seen: int) -> It
 class _Follower:
     metrics: str
     run: RunFolder
-    board: Any
-    """TensorBoard's."""
+    events: Any
+    """TensorBoard's, or None."""
     epochs: Epochs
     num_seen: int
 
@@ -114,14 +108,15 @@ class _Follower:
             for epoch in new:
                 self._pass_on(epoch)
             if new:
-                self.board.flush()
                 self.run.write_metrics(text)
 
     def _pass_on(self, epoch: Epoch) -> None:
         self.num_seen += 1
         figures = dataclasses.asdict(epoch)
-        for name in figures.keys() - {"phase", "epoch", "seconds", "kept"}:
-            self.board.add_scalar(name, figures[name], epoch.epoch)
+        if self.events is not None:
+            for name in figures.keys() - {"phase", "epoch", "seconds", "kept"}:
+                self.events.add_scalar(name, figures[name], epoch.epoch)
+            self.events.flush()
         event("epoch", run=self.run.location, **figures)
         train, val = (epoch.train_loss, epoch.train_accuracy), (epoch.val_loss, epoch.val_accuracy)
         self.epochs.add(epoch.epoch, train=train, val=val, seconds=epoch.seconds)

@@ -4,6 +4,7 @@ config.json         the settings, asked for and resolved, and what computed with
 manifest.parquet    every file that was listed
 metrics.jsonl       a line an epoch
 validation.parquet  what the model says of every validation image
+tracking.json       by what trackers outside know the run
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -28,6 +29,7 @@ import torch
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import TrainConfig
+from tlearn.config.values import flat
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
@@ -43,7 +45,7 @@ from tlearn.training.gate import Gate
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
-    "quiet", "verbose", "wait_seconds",
+    "quiet", "verbose", "wait_seconds", "track",
 )  # fmt: skip
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
@@ -334,16 +336,9 @@ def opened(output: str) -> Iterator[RunFolder]:
 
 def _changes(content: dict[str, Any], config: TrainConfig, given: Sequence[str]) -> list[str]:
     """Each setting that differs from an earlier start, with both values."""
-    old, new = _flat(content.get("requested", {})), _flat(dataclasses.asdict(config))
+    old, new = flat(content.get("requested", {})), flat(dataclasses.asdict(config))
     names = [name for name, value in new.items() if old.get(name) != value and name not in _INCIDENTAL]
     changes = [f"{name} {old.get(name)} there, {new[name]} here" for name in names]
     given_there = content.get("given", [])
     changes += [f"{name} left to auto there, {new[name]} here" for name in given if name not in given_there]
     return changes + [f"{name} {old.get(name)} there, left to auto here" for name in given_there if name not in given]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

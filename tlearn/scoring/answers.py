@@ -1,0 +1,88 @@
+"""What one of two models that are compared says of pictures whose classes are known, and what it was trained on."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tlearn import storage
+from tlearn.config import CompareConfig, EvaluateConfig
+from tlearn.data.status import SCORED
+from tlearn.errors import InputError, IntegrityError, TooManyBadFiles, UsageError
+from tlearn.scoring import table
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is known of one of the two."""
+
+    rows: list[dict[str, Any]]
+    """Path, label, prediction, probability, probabilities and sha256 of each picture."""
+    trained: frozenset[str] | None
+    """The sha256 of what it was trained on; None where that is not known."""
+    remarks: tuple[str, ...] = ()
+
+
+def find(config: CompareConfig, location: str) -> Answers:
+    """Of a run on its validation images, of a model on --data, or of a table of scores. Raises TlearnError."""
+    if config.data is not None:
+        return _evaluated(config, location)
+    if storage.exists(storage.join(location, "model.json")):
+        raise UsageError(f"expected --data DIR for the model {location}, got none: or give the runs")
+    if storage.exists(storage.join(location, "config.json")):
+        return _validated(location)
+    rows = [row for row in table.latest(location).to_pylist() if row["label"] is not None and row["status"] in SCORED]
+    return Answers(rows, None)
+
+
+def _evaluated(config: CompareConfig, location: str) -> Answers:
+    from tlearn.scoring import evaluate  # with torch, which takes seconds
+
+    assert config.data is not None
+    run = location
+    if storage.exists(storage.join(location, "model", "model.json")):
+        location = storage.join(location, "model")
+    else:
+        run = storage.absolute(location.rstrip("/")).rpartition("/")[0]
+    asked: dict[str, Any] = {
+        field.name: getattr(config, field.name, None) for field in dataclasses.fields(EvaluateConfig)
+    }
+    found = evaluate.labelled_rows(EvaluateConfig(**asked | {"model": location, "output": None}))
+    if found.scored.exceeds(config.max_error_rate):
+        raise TooManyBadFiles(
+            f"expected at most {config.max_error_rate:.1%} of the files without a score, got {found.scored.failed} "
+            f"of {found.scored.failed + found.scored.scored}: tlearn check {config.data} says why"
+        )
+    labelled, is_in_run = found.labelled, storage.exists(storage.join(run, "manifest.parquet"))
+    rows = [{**row, "label": labelled.labels[row["path"]]} for row in found.rows]
+    return Answers(rows, _trained(_manifest(run)) if is_in_run else None, labelled.remarks)
+
+
+def _validated(run: str) -> Answers:
+    """Of a run: what it says of its validation images."""
+    files = _manifest(run)
+    digests = {file["path"]: file["sha256"] for file in files if file["split"] == "val"}
+    rows = _rows(run, "validation.parquet", ["path", "label", "prediction", "probability", "probabilities"])
+    known = [{**row, "sha256": digests[row["path"]]} for row in rows if digests.get(row["path"])]
+    return Answers(known, _trained(files))
+
+
+def _manifest(run: str) -> list[dict[str, Any]]:
+    return _rows(run, "manifest.parquet", ["split", "path", "sha256"])
+
+
+def _trained(files: list[dict[str, Any]]) -> frozenset[str]:
+    return frozenset(file["sha256"] for file in files if file["split"] == "train" and file["sha256"])
+
+
+def _rows(run: str, name: str, columns: list[str]) -> list[dict[str, Any]]:
+    location = storage.join(run, name)
+    try:
+        with storage.open_input(location) as file:
+            return pq.read_table(file, columns=columns).to_pylist()  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise InputError(f"expected a finished run in {run}, found no {name}: run `tlearn train` first") from None
+    except pa.ArrowException as error:
+        raise IntegrityError(f"expected {name} of a run in {run}, could not use it ({error}): train again") from error
