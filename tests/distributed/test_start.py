@@ -147,7 +147,7 @@ def test_those_who_wait_for_a_start_share_its_failure(start: Start, monkeypatch:
 
 
 def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> None:
-    with pytest.raises(StorageError, match=r"got NodeDiedError: .*the same command goes on"), launch.causes():
+    with pytest.raises(StorageError, match=r"got: a node was lost; the same command goes on"), launch.causes():
         raise NodeDiedError("the node\nis gone")
     with pytest.raises(InputError, match=r"^ours$"), launch.causes():
         try:

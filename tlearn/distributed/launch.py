@@ -50,10 +50,35 @@ def causes() -> Iterator[None]:
                 raise cause from error
             cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            came = lost(error) or _line(error)
             raise StorageError(
-                f"expected Ray to run as long as the command, got {_line(error)}: the same command goes on from here"
+                f"expected Ray to run as long as the command, got: {came}; the same command goes on from here"
             ) from error
         raise
+
+
+_LOST = {
+    "OutOfMemoryError": "Ray ended a worker for want of memory on its node (fewer --workers or smaller batches may do)",
+    "PreemptionError": "a node was taken away",
+    "NodeDiedError": "a node was lost",
+    "LocalRayletDiedError": "a node was lost",
+    "ObjectLostError": "a node was lost, with what it held",
+    "ActorUnavailableError": "a process could not be reached",
+    "RayActorError": "a process was lost: killed, or with its node",
+    "WorkerCrashedError": "a process was lost: killed, or with its node",
+    "WorkerHealthCheckTimeoutError": "a process gave no answer for too long",
+    "CollectiveTimeoutError": "the workers waited for each other for too long",
+    "WorkerGroupStartupTimeoutError": "the workers did not start in time",
+    "WorkerGroupStartupFailedError": "a worker was lost while it started",
+}
+"""What Ray says of these in several sentences, with advice for its own settings. By name: some are not public."""
+
+
+def lost(error: BaseException) -> str | None:
+    """One sentence for an error of Ray's that says that something of the cluster is gone; None for others."""
+    if getattr(error, "actor_init_failed", False):  # its text ends with an exception of ours
+        return None
+    return next((_LOST[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _LOST), None)
 
 
 def start_ray() -> None:

@@ -301,23 +301,6 @@ def _resources(config: TrainConfig) -> _Resources:
     return _Resources(lowest if lowest == highest else (lowest, highest), use_gpu, cpus_per_worker)
 
 
-_LOST = {
-    "OutOfMemoryError": "Ray ended a worker for want of memory on its node (fewer --workers or smaller batches may do)",
-    "PreemptionError": "its node was taken away",
-    "NodeDiedError": "its node was lost",
-    "LocalRayletDiedError": "its node was lost",
-    "ObjectLostError": "a node was lost, with what it held",
-    "ActorUnavailableError": "it could not be reached",
-    "RayActorError": "its process was lost: killed, or with its node",
-    "WorkerCrashedError": "its process was lost: killed, or with its node",
-    "WorkerHealthCheckTimeoutError": "it gave no answer for too long",
-    "CollectiveTimeoutError": "the workers waited for each other for too long",
-    "WorkerGroupStartupTimeoutError": "the workers did not start in time",
-    "WorkerGroupStartupFailedError": "a worker was lost while it started",
-}
-"""What Ray says of these in several sentences, with advice for its own settings. By name: some are not public."""
-
-
 def _root_cause(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None)
     if failures:
@@ -326,9 +309,7 @@ def _root_cause(error: BaseException) -> str:
     for name in ("controller_failure", "health_check_failure"):
         if isinstance(inner := getattr(error, name, None), BaseException):
             return _root_cause(inner)
-    if not getattr(error, "actor_init_failed", False):  # else the text ends with an exception of ours
-        for kind in type(error).__mro__:
-            if kind.__name__ in _LOST:
-                return f"{_LOST[kind.__name__]}; the same command goes on from the last checkpoint"
+    if lost := launch.lost(error):
+        return f"{lost}; the same command goes on from the last checkpoint"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
