@@ -245,7 +245,7 @@ def test_a_fault_of_ours_is_no_mistake_of_the_user(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for error in (ValueError("shapes (3,4) and (5,6) not aligned"), OSError("odd"), RuntimeError("odd"), KeyError("a")):
-        monkeypatch.setattr("tlearn.data.check.check", lambda _, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("tlearn.data.check.check", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert main(["check", "--data", str(data)]) == 70
         lines = capfd.readouterr().err.splitlines()
         assert lines[0].startswith("tlearn: this is a fault of tlearn") and "report it" in lines[0]
