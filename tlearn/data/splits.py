@@ -98,16 +98,16 @@ def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
     together; of groups those are taken, in the order of these hashes, that bring the classes nearer to their shares.
     Raises InputError where a class has one picture, or one group, only.
     """
-    units = _in_order(_units(files), seed)
+    units = _units(files, seed)
     has_groups = _have_groups(units)
-    require_two(_num_units(units), "groups" if has_groups else "different images")
+    require_two(Counter(label for unit in units for label in unit.counts), _noun(units))
     share = _Share(units, fraction)
     for unit in units:
         if share.leaves_some(unit) and share.gain(unit) > 0 if has_groups else share.has_room(unit):
             share.take(unit)
     if has_groups:
         share.complete(units)
-    held = [file for unit in share.taken for file in unit]
+    held = [file for unit in share.taken for file in unit.files]
     return [dataclasses.replace(file, split="val") for file in sorted(held, key=lambda file: file.path)]
 
 
@@ -116,73 +116,75 @@ def folds(files: Iterable[File], num_folds: int, seed: int) -> dict[str, int]:
 
     Raises InputError where there is too little to fill so many folds, or to train on every class without one of them.
     """
-    units = _in_order(_units(files), seed)
-    what = "groups" if _have_groups(units) else "different images"
+    units = _units(files, seed)
     if len(units) < num_folds:
         raise InputError(
-            f"expected at least {num_folds} {what} for {num_folds} folds, found {len(units)}: lower --folds"
+            f"expected at least {num_folds} {_noun(units)} for {num_folds} folds, found {len(units)}: lower --folds"
         )
-    totals = _count(file for unit in units for file in unit)
+    totals = _totals(units)
     counts: list[Counter[str]] = [Counter() for _ in range(num_folds)]
     found: dict[str, int] = {}
-    for unit in sorted(units, key=len, reverse=True):
-        of = _count(unit)
-
-        def crowd(fold: int, of: Counter[str] = of) -> tuple[float, int]:
-            there = counts[fold]
-            return sum(there[label] * count / totals[label] ** 2 for label, count in of.items()), there.total()
-
-        fold = min(range(num_folds), key=crowd)
-        counts[fold] += of
-        found |= dict.fromkeys((file.path for file in unit), fold)
+    for unit in sorted(units, key=lambda unit: len(unit.files), reverse=True):
+        fold = min(range(num_folds), key=lambda fold: _crowd(unit, counts[fold], totals))
+        counts[fold].update(unit.counts)
+        found |= dict.fromkeys((file.path for file in unit.files), fold)
     for label in sorted(totals):
         if any(of[label] == totals[label] for of in counts):
             raise InputError(
-                f"expected two or more {what} of class {printable(label)} to cross-validate, found all in one fold: "
-                "leave out --folds, or give groups that part the class"
+                f"expected two or more {_noun(units)} of class {printable(label)} to cross-validate, found all in one "
+                "fold: leave out --folds, or give groups that part the class"
             )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What stays together: the pictures of a group, copies of one picture, and what hangs together by both."""
+
+    files: list[File]
+    counts: Counter[str]
+    """Files of each class."""
 
 
 class _Share:
     """What of each class is held out so far."""
 
-    def __init__(self, units: Sequence[Sequence[File]], fraction: float):
-        self.fraction, self.totals = fraction, _count(file for unit in units for file in unit)
-        self.taken: list[Sequence[File]] = []
+    def __init__(self, units: Sequence[_Unit], fraction: float):
+        self.fraction, self.totals = fraction, _totals(units)
+        self.taken: list[_Unit] = []
         self.held: Counter[str] = Counter()
         least: dict[str, tuple[int, int]] = {}  # of each class: of how many classes the purest unit is, how much of it
-        for of in map(_count, units):
-            for label, count in of.items():
-                least[label] = min(least.get(label, (len(of), count)), (len(of), count))
+        for unit in units:
+            for label, count in unit.counts.items():
+                least[label] = min(least.get(label, (len(unit.counts), count)), (len(unit.counts), count))
         self.room = {
             label: min(max(round(total * fraction), least[label][1]), total - 1) for label, total in self.totals.items()
         }
 
-    def take(self, unit: Sequence[File]) -> None:
+    def take(self, unit: _Unit) -> None:
         self.taken.append(unit)
-        self.held += _count(unit)
+        self.held.update(unit.counts)
 
-    def has_room(self, unit: Sequence[File]) -> bool:
-        return all(self.held[label] + count <= self.room[label] for label, count in _count(unit).items())
+    def has_room(self, unit: _Unit) -> bool:
+        return all(self.held[label] + count <= self.room[label] for label, count in unit.counts.items())
 
-    def leaves_some(self, unit: Sequence[File]) -> bool:
-        return all(self.held[label] + count < self.totals[label] for label, count in _count(unit).items())
+    def leaves_some(self, unit: _Unit) -> bool:
+        return all(self.held[label] + count < self.totals[label] for label, count in unit.counts.items())
 
-    def gain(self, unit: Sequence[File]) -> float:
+    def gain(self, unit: _Unit) -> float:
         """How much nearer the classes of a unit come to their shares with it, as squares of shares."""
 
         def distance(label: str, more: int) -> float:
             return ((self.held[label] + more) / self.totals[label] - self.fraction) ** 2
 
-        return sum(distance(label, 0) - distance(label, count) for label, count in _count(unit).items())
+        return sum(distance(label, 0) - distance(label, count) for label, count in unit.counts.items())
 
-    def complete(self, units: Sequence[Sequence[File]]) -> None:
+    def complete(self, units: Sequence[_Unit]) -> None:
         """Take something of every class. Raises InputError where nothing of another one would be left."""
         for label in sorted(self.totals):
             if self.held[label]:
                 continue
-            having = [unit for unit in units if any(file.label == label for file in unit) and self.leaves_some(unit)]
+            having = [unit for unit in units if label in unit.counts and self.leaves_some(unit)]
             if not having:
                 raise InputError(
                     f"expected groups that can be parted with every class on both sides, found none for class "
@@ -191,8 +193,8 @@ class _Share:
             self.take(max(having, key=self.gain))
 
 
-def _units(files: Iterable[File]) -> list[list[File]]:
-    """What stays together: the pictures of a group, copies of one picture, and what hangs together by both."""
+def _units(files: Iterable[File], seed: int) -> list[_Unit]:
+    """In the order of the smallest hash of seed and path."""
     parents: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(key: tuple[str, str]) -> tuple[str, str]:
@@ -201,34 +203,34 @@ def _units(files: Iterable[File]) -> list[list[File]]:
             key = parents[key]
         return key
 
-    files = list(files)
-    contents = [("sha256", file.sha256) if file.sha256 else ("path", file.path) for file in files]
-    for file, content in zip(files, contents, strict=True):
+    contents = [(file, ("sha256", file.sha256) if file.sha256 else ("path", file.path)) for file in files]
+    for file, content in contents:
         if file.group is not None:
             parents[root(("group", file.group))] = root(content)
-    units: dict[tuple[str, str], list[File]] = {}
-    for file, content in zip(files, contents, strict=True):
-        units.setdefault(root(content), []).append(file)
-    return [*units.values()]
+    together: dict[tuple[str, str], list[File]] = {}
+    for file, content in contents:
+        together.setdefault(root(content), []).append(file)
+    ordered = sorted(together.values(), key=lambda unit: min(_draw(seed, file) for file in unit))
+    return [_Unit(unit, Counter([file.label for file in unit])) for unit in ordered]
 
 
-def _in_order(units: list[list[File]], seed: int) -> list[list[File]]:
-    """By the smallest hash of seed and path."""
-    return sorted(units, key=lambda unit: min(_draw(seed, file) for file in unit))
+def _have_groups(units: Iterable[_Unit]) -> bool:
+    return any(file.group is not None for unit in units for file in unit.files)
 
 
-def _have_groups(units: Iterable[Iterable[File]]) -> bool:
-    return any(file.group is not None for unit in units for file in unit)
+def _noun(units: Iterable[_Unit]) -> str:
+    return "groups" if _have_groups(units) else "different images"
 
 
-def _count(files: Iterable[File]) -> Counter[str]:
-    """The files of each class."""
-    return Counter(file.label for file in files)
+def _totals(units: Iterable[_Unit]) -> Counter[str]:
+    """All files of each class."""
+    return Counter(file.label for unit in units for file in unit.files)
 
 
-def _num_units(units: Iterable[Iterable[File]]) -> Counter[str]:
-    """Of each class, in how many units it is."""
-    return Counter(label for unit in units for label in _count(unit))
+def _crowd(unit: _Unit, there: Counter[str], totals: Counter[str]) -> tuple[float, int]:
+    """How much of the classes of a unit is in a fold already; then how much at all."""
+    share = sum(there[label] * count / totals[label] ** 2 for label, count in unit.counts.items())
+    return share, there.total()
 
 
 def require_two(counts: Mapping[str, int], what: str = "different images") -> None:
