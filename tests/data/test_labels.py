@@ -68,7 +68,7 @@ def test_classes_may_be_numbers_of_a_parquet_file_and_names_need_not_be_unique(t
     "table",
     [
         "file,label,split\n0,cat,train\n1,dog,train\n2,cat,val\n3,dog,test\n",
-        "file,label,subset\n0,cat,training\n1,dog,Train\n2,cat,VALID\n3,dog,testing\n",
+        "file,label,phase\n0,cat,training\n1,dog,Train\n2,cat,VALID\n3,dog,testing\n",
         "train,0,cat\ntrain,1,dog\nvalidation,2,cat\ntest,3,dog\n",
     ],
 )
@@ -104,6 +104,10 @@ def test_a_path_elsewhere_is_no_picture_that_has_a_line_of_its_own(tmp_path: Pat
         ("id,label\n0,cat\n1,cat\n", r"at least two classes of pictures to train on in .*, found 1 \(cat\)"),
         ("id,size,breed\n0,3,cat\n1,4,dog\n", r"found 2 \(columns 2, 3\): name the true one label"),
         ("id,label,split\n0,cat,train\n1,dog,dev\n", "expected train, val or test as split in .*, found dev"),
+        (
+            "id,label,split\n0,cat,train\n0,cat,val\n1,dog,train\n",
+            "expected one split of 0.jpg in .*, found train and val",
+        ),
         ("id,label,split\n0,cat,train\n1,dog,train\n2,fox,val\n", "found also fox: add these to train/"),
         ("id,label\n0,cat\n1,dog\n", "two or more different images of class cat to hold one out, found 1"),
         ("id\n0\n1\n", "expected 2 columns"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tlearn.data import tables
 from tlearn.data.manifest import File
+from tlearn.data.tables import Pictures
 from tlearn.errors import InputError, printable, some
 
 _RELABEL = "relabel:"
@@ -30,7 +31,7 @@ def applied(file: str, files: Sequence[File], data: str) -> Decided:
     none of.
     """
     rows = tables.rows(file, _WHAT)
-    meant = tables.within(file.path for file in files)
+    meant = Pictures(file.path for file in files).named
     of_path = tables.column(rows, ["path"])
     of_path = tables.path_column(rows, meant) if of_path is None else of_path
     of_suggestion = tables.column(rows, ["suggestion"])

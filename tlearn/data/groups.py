@@ -8,6 +8,7 @@ from tlearn.config.values import is_table
 from tlearn.data import tables
 from tlearn.data.findings import Finding, Suspect
 from tlearn.data.manifest import File
+from tlearn.data.tables import Pictures
 from tlearn.errors import InputError, some
 
 _FLATTERED = {"val": "val_accuracy", "test": "the accuracy on test/"}
@@ -44,7 +45,7 @@ def _by_expression(expression: str) -> Callable[[str], str | None]:
 
 def _by_table(file: str, paths: Sequence[str]) -> Callable[[str], str | None]:
     """What the other column, or that with the header `group`, says. Raises InputError for two groups of a picture."""
-    rows, meant = tables.rows(file, "the path of a picture and its group", 2), tables.within(paths)
+    rows, meant = tables.rows(file, "the path of a picture and its group", 2), Pictures(paths).named
     named = tables.column(rows, ["group", "groups"])
     of_path = tables.path_column(rows, meant, [] if named is None else [named])
     columns = [number for number in range(len(rows[0])) if number != of_path] if named is None else [named]

@@ -1,13 +1,13 @@
 """Of which class pictures are, by a table of labels: of any classes, or of those of a model."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlearn.classes import Classes
 from tlearn.data import tables
 from tlearn.data.splits import split_of
-from tlearn.data.tables import Meant
+from tlearn.data.tables import Pictures
 from tlearn.errors import InputError, some
 
 _HEADERS = ("label", "labels", "class", "category", "target")
@@ -34,39 +34,39 @@ def given(file: str, folder: str, paths: Sequence[str]) -> Given:
 
     Raises InputError where no line names a picture, where one has two classes, and for a split that is none.
     """
-    rows, (within, meant) = tables.rows(file, _WHAT, 2), _meanings(paths)
+    rows, pictures = tables.rows(file, _WHAT, 2), Pictures(paths)
     named = [number for number, cell in enumerate(rows[0]) if cell.lower() in _HEADERS]
-    of_path = tables.path_column(rows, meant, named)
+    of_path = tables.path_column(rows, pictures.meant, named)
     of_split = _split_column(rows, [of_path, *named])
     columns = [number for number in named or range(len(rows[0])) if number not in (of_path, of_split)]
     if len(columns) != 1:
         raise _several(columns)
     of_label = columns[0]
     is_first = rows[0][of_label] in {row[of_label] for row in rows[1:]}
-    is_header = meant(rows[0][of_path]) is None and (bool(named) or of_split is not None or not is_first)
+    is_header = pictures.meant(rows[0][of_path]) is None and (bool(named) or of_split is not None or not is_first)
     rows = rows[is_header:]
-    labels, strangers = _by_path(file, [(row[of_path], _name(row[of_label])) for row in rows], within, meant)
+    labels, strangers = _by_path(file, [(row[of_path], _name(row[of_label])) for row in rows], pictures)
     labels = {path: label for path, label in labels.items() if label}
     if not labels:
         raise InputError(
             f"expected names of pictures of {folder} and their classes in {file}, found no line with both, as line "
             f"{1 + is_header}: {','.join(rows[0]) if rows else 'none'}"
         )
-    splits = {} if of_split is None else _splits(file, [(row[of_path], row[of_split]) for row in rows], within, meant)
+    splits = {} if of_split is None else _splits(file, [(row[of_path], row[of_split]) for row in rows], pictures)
     return Given(labels, splits, tuple(strangers))
 
 
 def of_model(file: str, folder: str, paths: Sequence[str], classes: Classes) -> tuple[dict[str, str], list[str]]:
     """Labels from a table of the classes of a model; and remarks on them."""
-    rows, (within, meant), remarks = tables.rows(file, _WHAT, 2), _meanings(paths), list[str]()
+    rows, pictures, remarks = tables.rows(file, _WHAT, 2), Pictures(paths), list[str]()
     named = [number for number, cell in enumerate(rows[0]) if cell.lower() in _HEADERS]
-    of_path = tables.path_column(rows, meant, named)
+    of_path = tables.path_column(rows, pictures.meant, named)
     names, of_label = _label_column(rows, of_path, named, classes)
     if names.keys() != set(classes.names):
         remarks.append(f"labels are numbers: {some([f'{number} is {name}' for number, name in names.items()])}")
     lines = [(row[of_path], names.get(_name(row[of_label]), row[of_label])) for row in rows]
-    is_header = bool(named) or (meant(lines[0][0]) is None and lines[0][1] not in classes.names)
-    labels, strangers = _by_path(file, lines[is_header:], within, meant)
+    is_header = bool(named) or (pictures.meant(lines[0][0]) is None and lines[0][1] not in classes.names)
+    labels, strangers = _by_path(file, lines[is_header:], pictures)
     if not set(labels.values()) & set(classes.names):
         raise InputError(
             f"expected names of pictures of {folder} and their classes ({some(classes.names)}) in {file}, found no "
@@ -77,49 +77,36 @@ def of_model(file: str, folder: str, paths: Sequence[str], classes: Classes) -> 
     return labels, remarks
 
 
-def _meanings(paths: Iterable[str]) -> tuple[Meant, Meant]:
-    """What a cell names by a path or the end of one; and by a path that begins elsewhere too (test/1.jpg in test/)."""
-    known = tables.index(paths)
-
-    def within(cell: str) -> str | None:
-        return known.get(cell) or known.get(tables.plain(cell))
-
-    def meant(cell: str) -> str | None:
-        return within(cell) or next((known[end] for end in tables.ends(tables.plain(cell)) if end in known), None)
-
-    return within, meant
-
-
 def _by_path(
-    file: str, lines: Sequence[tuple[str, str]], within: Meant, meant: Meant
+    file: str, lines: Sequence[tuple[str, str]], pictures: Pictures, what: str = "class"
 ) -> tuple[dict[str, str], list[str]]:
     """What is said of each picture, and the cells that name none. Raises InputError for two things of one picture.
 
     A path that begins elsewhere names no picture that another line names by its own path.
     """
     said: dict[str, str] = {}
-    own = {path for cell, _ in lines if (path := within(cell)) is not None}
     strangers = []
+    own = {pictures.named(cell) for cell, _ in lines}
     for cell, value in lines:
-        path = within(cell) or meant(cell)
-        if path is None or (path in own and within(cell) is None):
+        path = pictures.meant(cell)
+        if path is None or (path in own and pictures.named(cell) is None):
             strangers.append(cell)
         elif said.setdefault(path, value) != value:
-            raise InputError(f"expected one class of {path} in {file}, found {said[path]} and {value}: remove one")
+            raise InputError(f"expected one {what} of {path} in {file}, found {said[path]} and {value}: remove one")
     return said, strangers
 
 
 def _split_column(rows: Sequence[Sequence[str]], but: Sequence[int]) -> int | None:
     """The column that says the split: by its header, or because its cells say nothing else."""
     for number in (number for number in range(len(rows[0])) if number not in but):
-        cells = [row[number] for row in rows]
-        if cells[0].lower() in _SPLITS or (len(rows[0]) > 2 and all(map(split_of, cells))):
+        below = [row[number] for row in rows[1:]]
+        if rows[0][number].lower() in _SPLITS or (len(rows[0]) > 2 and below and all(map(split_of, below))):
             return number
     return None
 
 
-def _splits(file: str, lines: Sequence[tuple[str, str]], within: Meant, meant: Meant) -> dict[str, str]:
-    said, _ = _by_path(file, lines, within, meant)
+def _splits(file: str, lines: Sequence[tuple[str, str]], pictures: Pictures) -> dict[str, str]:
+    said, _ = _by_path(file, lines, pictures, "split")
     found = {path: split_of(cell) for path, cell in said.items()}
     if strange := sorted({said[path] for path, split in found.items() if split is None}):
         raise InputError(f"expected train, val or test as split in {file}, found {some(strange)}: correct it")

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from tlearn import storage
 from tlearn.errors import InputError
 
-Meant = Callable[[str], str | None]
-"""From a cell to the path of the picture that it names."""
-
 _PATHS = ("path", "file", "filename", "file_name", "image", "picture", "id", "name")
 """Headers of the column of pictures, in any case of letters, where several columns name as many."""
 
@@ -71,7 +68,7 @@ def column(rows: Sequence[Sequence[str]], headers: Iterable[str]) -> int | None:
     return named[0] if named else None
 
 
-def path_column(rows: Sequence[Sequence[str]], meant: Meant, but: Sequence[int] = ()) -> int:
+def path_column(rows: Sequence[Sequence[str]], meant: Callable[[str], str | None], but: Sequence[int] = ()) -> int:
     """The column with the most names of pictures; of several the one whose header says so."""
     columns = [number for number in range(len(rows[0])) if number not in but] or but
 
@@ -81,35 +78,40 @@ def path_column(rows: Sequence[Sequence[str]], meant: Meant, but: Sequence[int] 
     return max(columns, key=worth)
 
 
-def index(paths: Iterable[str]) -> dict[str, str]:
-    """The picture that is meant by a path or its end, with suffix or without; none where several could be."""
-    whole = {path: path for path in paths}
-    found: dict[str, str | None] = {}
-    for path in whole:
-        for end in ends(path):
-            for key in {end, _stem(end)} - {""}:
-                found[key] = path if found.get(key, path) == path else None
-    return {key: path for key, path in found.items() if path is not None} | whole
+class Pictures:
+    """The pictures of a folder by the names that a table may have for them."""
+
+    def __init__(self, paths: Iterable[str]):
+        whole = {path: path for path in paths}
+        ends: dict[str, str | None] = {}  # None where it could be several
+        for path in whole:
+            for end in _ends(path):
+                for key in {end, _stem(end)} - {""}:
+                    ends[key] = path if ends.get(key, path) == path else None
+        self.known = {key: path for key, path in ends.items() if path is not None} | whole
+
+    def named(self, cell: str) -> str | None:
+        """The path of the picture that a cell names by its path or the end of it, with suffix or without."""
+        return self.known.get(cell) or self.known.get(_plain(cell))
+
+    def meant(self, cell: str) -> str | None:
+        """Also by a path that begins elsewhere: test/1.jpg in test/."""
+        return self.named(cell) or next((self.known[end] for end in _ends(_plain(cell)) if end in self.known), None)
 
 
-def ends(path: str) -> list[str]:
+def _ends(path: str) -> list[str]:
     """a/b/c, b/c, c."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def plain(cell: str) -> str:
-    r"""A path as a listing has it: ./a\b is a/b."""
-    return cell.replace("\\", "/").removeprefix("./")
-
-
-def within(paths: Iterable[str]) -> Meant:
-    """Known is what names a picture by its path or the end of it."""
-    known = index(paths)
-    return lambda cell: known.get(cell) or known.get(plain(cell))
-
-
 def _stem(path: str) -> str:
+    """Without its suffix; "" where it has none."""
     folder, slash, name = path.rpartition("/")
     stem = name.rpartition(".")[0]
     return f"{folder}{slash}{stem}" if stem else ""
+
+
+def _plain(cell: str) -> str:
+    r"""A path as a listing has it: .\a\b is a/b."""
+    return cell.replace("\\", "/").removeprefix("./")
