@@ -87,6 +87,13 @@ def test_folders_of_splits_stay_splits_and_their_class_folders_say_nothing(tmp_p
     assert "labels of test/ that are no class of train/: fox" in listing.remarks
 
 
+def test_flat_pictures_may_have_folders_for_val_and_test_beside_them(tmp_path: Path) -> None:
+    names = ["0.jpg", "1.jpg", "more/2.jpg", "val/3.jpg", "Test/4.jpg", "Test/5.jpg"]
+    listing = listed(tmp_path, "0,cat\n1,dog\n2,cat\n3,dog\n4,dog\n", names)
+    splits = {split: [file.path for file in listing.of(split)] for split in ("train", "val", "test")}
+    assert splits == {"train": names[:3], "val": names[3:4], "test": names[4:5]}
+
+
 def test_a_path_elsewhere_is_no_picture_that_has_a_line_of_its_own(tmp_path: Path) -> None:
     classes = {"a/1.jpg": "cat", "a/2.jpg": "dog", "a/3.jpg": "cat", "a/4.jpg": "dog"}
     table = "file,label\nb/1.jpg,dog\n" + "".join(f"{path},{label}\n" for path, label in classes.items())

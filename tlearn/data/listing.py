@@ -67,12 +67,13 @@ def read(data: str, *, labels: str | None = None, groups: str | None = None, exc
 
 
 def _labelled(data: str, labels: str, files: Sequence[File]) -> tuple[list[File], list[str]]:
-    """The files with the class and the split that a table says; "" and the folder's where it says none."""
+    """The files with the class and the split that a table says; "" and the outermost folder's where it says none."""
     given = labelling.given(labels, data, [file.path for file in files])
-    files = [
-        dataclasses.replace(file, label=given.labels.get(file.path, ""), split=given.splits.get(file.path, file.split))
-        for file in files
-    ]
+
+    def split(path: str) -> str:
+        return given.splits.get(path) or splits.split_of(path.partition("/")[0]) or "train"
+
+    files = [dataclasses.replace(file, label=given.labels.get(file.path, ""), split=split(file.path)) for file in files]
     remarks = []
     if without := [file.path for file in files if not file.label and file.split != "test"]:
         remarks.append(f"{len(without):,} pictures have no class in {labels} and are not used: {some(without, 3)}")

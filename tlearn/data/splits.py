@@ -42,7 +42,7 @@ def split_of(folder: str) -> str | None:
 def find(data: str, labels: str | None = None) -> Layout:
     """Look for the splits. They may be links, as what a person names may be. Raises InputError.
 
-    Where a file has the labels, the pictures need no folder: without train/ all of them are train.
+    Where a file has the labels, the pictures need no folder: without train/ they are listed together.
     """
     storage.require_folder(data)
     present = _folders(data)
@@ -60,7 +60,8 @@ def find(data: str, labels: str | None = None) -> Layout:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
         return Layout(found, tuple(remarks), tuple(name for name in present if split_of(name) is None))
     if labels is not None:
-        return Layout({"train": ""}, (f"no train/: all pictures in {data} are taken, with the classes of {labels}",))
+        remark = f"no train/: the pictures in {data} that lie in no val/ or test/ are train, as {labels} says"
+        return Layout({"train": ""}, (remark,))
     for name in present if len(present) <= _FEW else ():
         if any(split_of(inner) == "train" for inner in _folders(storage.join(data, name))):
             inner = printable(storage.join(data, name))
