@@ -48,7 +48,7 @@ def sides(files: list[File], of: dict[str, int]) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(grouped(), st.floats(0.05, 0.95), st.integers(0, 3))
 def test_what_is_held_out_parts_no_group_and_both_sides_have_every_class(
     files: list[File], fraction: float, seed: int
@@ -61,7 +61,7 @@ def test_what_is_held_out_parts_no_group_and_both_sides_have_every_class(
     assert val == held_out(random.Random(0).sample(files, len(files)), fraction, seed)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(grouped(), st.integers(2, 4), st.integers(0, 3))
 def test_folds_cover_every_picture_once_and_part_no_group(files: list[File], num_folds: int, seed: int) -> None:
     found = folds(files, num_folds, seed)
