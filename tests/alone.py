@@ -14,7 +14,7 @@ import ray.train.torch
 import torch
 from PIL import Image
 
-from tlearn.distributed import launch, meters, pool
+from tlearn.distributed import launch, meters, pool, tasks
 from tlearn.distributed.nodes import Here, Node, Nodes, Threads
 from tlearn.recipes import configured
 from tlearn.training import fit, job
@@ -67,6 +67,9 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "require_shared", lambda files, folders: None)
     monkeypatch.setattr(meters, "count", lambda name, number, **tags: None)
     monkeypatch.setattr(pool, "run", computed)
+    monkeypatch.setattr(
+        tasks, "run", lambda function, todo, *resources: ((key, function(of)) for key, of in todo.items())
+    )
     monkeypatch.setattr(fit, "_Trainer", Trainer)
 
 

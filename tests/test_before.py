@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from alone import without_ray
 from PIL import Image
 from processes import TESTS
 from safetensors.torch import load_file, save
@@ -93,6 +94,16 @@ def test_a_finished_run_is_known(
 def test_other_settings_for_that_run_are_refused(place: Path, no_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--output", "run", "--optim.lr", "0.5"]) == 2
     assert "optim.lr 0.0001 there, 0.5 here" in capsys.readouterr().err
+
+
+def test_a_finished_run_gets_its_folds_and_keeps_all_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_ray(monkeypatch)
+    assert main([*TRAIN, "--output", "run", "--folds", "2", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary.pop("folds")["num_folds"] == 2 and pq.read_table("run/folds.parquet").num_rows == 18
+    assert summary == json.loads((BEFORE / "run" / "summary.json").read_text())
 
 
 @pytest.mark.cluster

@@ -222,6 +222,12 @@ def test_an_output_that_cannot_be_written_ends_with_7(
         (["demo", "--num-test", "0"], "num_test must be at least 1, got 0"),
         (["demo", "--num-train", "-3"], "num_train must be at least"),
         (["scores", "t", "--num-rows", "-1"], "num_rows must be at least 0, got -1"),
+        (
+            ["train", "x/", "--output", "y", "--groups", "(a"],
+            "groups must be a regular expression or NAME.csv, got '(a'",
+        ),
+        (["check", "x/", "--groups", "*"], "groups must be a regular expression or NAME.csv, got '*'"),
+        (["train", "x/", "--output", "y", "--folds", "1"], "folds must be from 2 to 100, got 1"),
         (["submit"], "expected a job (train or score)"),
         (
             ["train", "x/", "--output", "y", "--optim.clip-norm", "abc"],
@@ -245,7 +251,7 @@ def test_a_fault_of_ours_is_no_mistake_of_the_user(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for error in (ValueError("shapes (3,4) and (5,6) not aligned"), OSError("odd"), RuntimeError("odd"), KeyError("a")):
-        monkeypatch.setattr("tlearn.data.check.check", lambda _, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("tlearn.data.check.check", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert main(["check", "--data", str(data)]) == 70
         lines = capfd.readouterr().err.splitlines()
         assert lines[0].startswith("tlearn: this is a fault of tlearn") and "report it" in lines[0]
@@ -364,6 +370,11 @@ NOWHERE = [
     ["train", "--data", "{}", "--output", "{}/file/run"],
     ["train", "--data", "{}", "--output", "{}/run", "--cache", "{}/file"],
     ["score", "--model", "{}/nowhere", "--input", "{}", "--output", "{}/s.parquet"],
+    *(
+        ["train", "--data", "{}", "--output", "{}/run", flag, "{}/no.csv"]
+        for flag in ("--labels", "--exclude", "--groups")
+    ),
+    *(["check", "{}", flag, "{}/no.csv"] for flag in ("--labels", "--exclude", "--groups")),
     ["check", "{}/nowhere"],
     ["check", "{}/" + 300 * "x"],
     ["report", "{}/\udcff"],

@@ -28,6 +28,8 @@ REASONS = {
     "distributed/places.py Address.require_answer while True": "raises after a deadline",
     "distributed/submit.py _Log.follow while True": "as long as the job runs; raises where the server is silent",
     "scoring/predict.py _decoded ahead.popleft().result()": "computes in this process, as a call would",
+    "distributed/tasks.py run ray.get(done)": "it is done",
+    "distributed/tasks.py run ray.wait([*running])": "as long as training takes; the guard ends what stands still",
     "storage/lease.py Lease.__exit__ self._thread.join()": "its requests have limits, and it has been told to stop",
     "training/fit.py _checkpoint_and_stop while time.monotonic() < deadline": "has a deadline",
     "training/live.py followed thread.join()": "its requests have limits, and it has been told to stop",

@@ -216,13 +216,17 @@ def compare(a: str | PathLike[str], b: str | PathLike[str], **settings: Any) -> 
         return comparing.compare(config)
 
 
-def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":
+def check(data: str | PathLike[str], **settings: Any) -> "Findings":
     """Decode every image of a data folder; say what is in it and what is wrong with it. Nothing is written.
 
-    Raises InputError as training would.
+    `settings` are those of CheckConfig, as `tlearn check --help` lists them.
+
+    Raises InputError as training would, UsageError for settings that do not fit.
     """
-    from tlearn import console
+    from tlearn import console, recipes
+    from tlearn.config import CheckConfig
     from tlearn.data import check as checking
 
-    with console.shown(quiet=quiet):
-        return checking.check(_path(data, "data"))
+    config = recipes.replaced(CheckConfig(data=""), {"data": _path(data, "data"), **settings})
+    with console.shown(quiet=config.quiet):
+        return checking.check(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude)

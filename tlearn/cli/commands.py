@@ -163,7 +163,7 @@ def _check(command: Command) -> int:
     from tlearn.data import check
 
     config: CheckConfig = command.settings
-    checked = check.check(config.data)
+    checked = check.check(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude)
     if config.json:
         print(json.dumps(checked.to_json()))
     else:

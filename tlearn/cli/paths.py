@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlearn import storage
+from tlearn.config.values import is_table
 from tlearn.errors import InputError, StorageError
 
 
@@ -33,6 +34,12 @@ def _file(path: Path, flag: str) -> None:
     if not os.path.isfile(path):
         came = "a folder" if os.path.exists(path) else "nothing"
         raise InputError(f"expected a file at {path}, found {came}: check {flag}")
+
+
+def _table(path: Path, flag: str) -> None:
+    """Or a regular expression, which is no path."""
+    if is_table(path.name):
+        _file(path, flag)
 
 
 def _model(path: Path, flag: str) -> None:
@@ -71,6 +78,8 @@ _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "run": _folder,
     "table": _something,
     "labels": _file,
+    "groups": _table,
+    "exclude": _file,
     "weights": _file,
     "output": _place,
     "cache": _cache,

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from tlearn.config.values import Arch, EngineChoice, PrecisionChoice, at_least, between, check_types
+from tlearn.config.values import Arch, EngineChoice, PrecisionChoice, at_least, between, check_groups, check_types
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
 
@@ -17,6 +17,12 @@ class CheckConfig:
 
     data: str
     """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
+    labels: str | None = None
+    """As of tlearn train: file with names of pictures and their classes."""
+    groups: str | None = None
+    """As of tlearn train: which pictures no split may part."""
+    exclude: str | None = None
+    """As of tlearn train: table of pictures to leave out."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
@@ -24,6 +30,7 @@ class CheckConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_groups(self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

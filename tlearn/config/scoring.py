@@ -84,7 +84,8 @@ class EvaluateConfig:
     data: str
     """Folder (or URI) of pictures: one folder per class, or test/ or val/ with such folders."""
     labels: str | None = None
-    """CSV or TSV instead of class folders: a column of paths or names (with suffix or without), a column of classes."""
+    """CSV, TSV or Parquet instead of class folders: a column of paths or names (with suffix or without), a column of
+    classes."""
     output: str | None = None
     """NAME.parquet: keep the rows there."""
     workers: int | str | None = None

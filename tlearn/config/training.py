@@ -13,6 +13,7 @@ from tlearn.config.values import (
     as_workers,
     at_least,
     between,
+    check_groups,
     check_types,
 )
 from tlearn.errors import UsageError
@@ -193,6 +194,18 @@ class TrainConfig:
     """A new order of the training images in every epoch."""
     val_fraction: float = 0.2
     """Share of train/ that is held out, class by class, where there is no val/."""
+    labels: str | None = None
+    """CSV, TSV or Parquet file (or URI) with names of pictures, their classes, and perhaps a column split (train, val,
+    test); then no class folders are needed."""
+    groups: str | None = None
+    """Which pictures are never parted, in the split and in folds: a regular expression, whose first parenthesis (or all
+    of it) finds the group in a path, or NAME.csv, .tsv or .parquet with columns path and group."""
+    exclude: str | None = None
+    """Table of pictures to leave out, column path; where it has a column suggestion, the rows that say exclude, and
+    those that say relabel:CLASS give a picture that class."""
+    folds: int | None = None
+    """Cross-validate too, in so many parts of train/ and val/ together: figures of pictures that a head has not seen,
+    with their spread. The model is the same without."""
     seed: int = 0
     """Of the head's first weights, the order of samples, dropout and the split."""
     workers: int | str | None = None
@@ -243,6 +256,9 @@ class TrainConfig:
             )
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
+        if self.folds is not None:
+            between("folds", self.folds, 2, 100)
+        check_groups(self.groups)
         if not 0 <= self.max_error_rate <= 1:
             raise UsageError(f"max_error_rate must be from 0 to 1, got {self.max_error_rate}")
         as_workers(self.workers)

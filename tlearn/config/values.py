@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -92,6 +93,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
+
+
+def is_table(location: str) -> bool:
+    """Whether what may be a file or something else is the name of a table."""
+    return location.lower().endswith((".csv", ".tsv", ".txt", ".parquet"))
+
+
+def check_groups(groups: str | None) -> None:
+    """Raise UsageError for what is neither a table nor a regular expression."""
+    try:
+        re.compile("" if groups is None or is_table(groups) else groups)
+    except re.error as error:
+        raise UsageError(f"groups must be a regular expression or NAME.csv, got {groups!r}: {error}") from None
 
 
 def digest(value: Any) -> str:

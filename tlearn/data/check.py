@@ -12,6 +12,7 @@ from tlearn.classes import Classes
 from tlearn.config import PreprocessConfig
 from tlearn.console import Progress
 from tlearn.data import copies, manifest
+from tlearn.data import groups as grouping
 from tlearn.data.copies import Copies
 from tlearn.data.fetch import fetch
 from tlearn.data.listing import hold_out, read
@@ -59,9 +60,9 @@ class Findings:
         return dataclasses.asdict(self)
 
 
-def check(data: str) -> Findings:
+def check(data: str, *, labels: str | None = None, groups: str | None = None, exclude: str | None = None) -> Findings:
     """Decode every picture of train/, val/ and test/. Raises InputError where training would do so before it reads."""
-    listing = read(data)
+    listing = read(data, labels=labels, groups=groups, exclude=exclude)
     files = _decoded(data, [*listing.files, *listing.unlabelled])
     listing = hold_out(listing.with_outcomes(files), _VAL_FRACTION, _SEED)
     splits = {file.path: file for file in listing.files}  # val may have been held out
@@ -74,7 +75,7 @@ def check(data: str) -> Findings:
         val=dict(Counter(file.label for file in listing.of("val"))),
         test=sum(file.split == "test" for file in files),
         ignored=listing.ignored.total(),
-        remarks=(*listing.remarks, *copies.remarks(found)),
+        remarks=(*listing.remarks, *copies.remarks(found), *grouping.remarks(files)),
         bad=tuple(BadFile(file.path, file.status, file.error) for file in files if file.status != "ok"),
         ignored_names=dict(listing.ignored.names.most_common()),
         links=tuple(listing.ignored.links),

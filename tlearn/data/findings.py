@@ -7,6 +7,7 @@ from typing import Any, Literal
 Kind = Literal[
     "exact_duplicates", "near_duplicates", "wrong_label", "unlike_its_class", "dark", "bright", "blurred", "blank",
     "tiny", "odd_aspect", "gives_label_away", "class_only_in_one_split", "look_alike_names", "unreadable", "imbalance",
+    "group_in_two_splits",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A folder is listed: every picture of it, or, of training data, every picture of its splits with its class."""
+"""A folder is listed: every picture of it, or, of training data, every picture of its splits with class and group."""
 
 import dataclasses
 from collections import Counter
@@ -6,9 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from tlearn import storage
 from tlearn.classes import Classes
+from tlearn.data import exclude as exclusion
+from tlearn.data import groups as grouping
+from tlearn.data import labels as labelling
 from tlearn.data import splits
+from tlearn.data.exclude import Decided
 from tlearn.data.manifest import File, Listing
 from tlearn.data.names import Ignored, is_entered, is_picture
+from tlearn.data.splits import Layout
 from tlearn.errors import InputError, printable, some
 from tlearn.storage import Entry
 
@@ -27,37 +32,88 @@ def pictures(location: str, ignored: Ignored | None = None, prefix: str = "") ->
             ignored.add(entry, prefix)
 
 
-def read(data: str) -> Listing:
+def read(data: str, *, labels: str | None = None, groups: str | None = None, exclude: str | None = None) -> Listing:
     """List train/, val/ and test/ of a data folder, each file with its class: the outermost folder in its split.
 
+    Or with the class, and perhaps the split, that the file `labels` says; with its group, by a regular expression or a
+    file; without what the file `exclude` leaves out, and with the classes that it corrects.
+
     Raises InputError for what cannot be trained on: a missing folder, fewer than two classes, a class folder of train/
-    without a picture, a class in val/ that train/ lacks.
+    without a picture, a class in val/ that train/ lacks; and for files that say nothing of these pictures.
     """
-    layout = splits.find(data)
-    ignored = Ignored(unused=layout.others)
-    files = {split: _files(data, split, folder, ignored) for split, folder in layout.folders.items()}
+    layout = splits.find(data, labels)
+    ignored, remarks = Ignored(unused=layout.others), [*layout.remarks]
+    files = [file for split, folder in layout.folders.items() for file in _files(data, split, folder, ignored)]
     if ignored.closed:
         raise InputError(f"expected folders that can be read in {data}{ignored.hint()}")
-    train = [file for file in files["train"] if file.label]
-    classes = _classes(data, layout.folders["train"], files["train"], ignored)
-    remarks = [*layout.remarks, *_remarks_on_train(train, layout.folders["train"], classes)]
-    val = [file for file in files.get("val", []) if file.label]
-    if "val" in layout.folders:
-        labels = _labels(data, layout.folders["val"], files["val"], ignored)
-        classes.require(labels, "val/", ignored.hint())
-        if lacking := sorted(set(classes.names).difference(labels)):
+    if labels is None:
+        _require_filled(data, layout.folders["train"], files, ignored)
+    else:
+        files, said = _labelled(data, labels, files)
+        remarks += said
+    decided = Decided(files) if exclude is None else exclusion.applied(exclude, files, data)
+    files = decided.files
+    remarks += decided.remarks
+    if groups is not None:
+        files, said = grouping.applied(groups, files)
+        remarks += said
+    sorted_out = _sorted_out(data, layout, files, labels, ignored)
+    return dataclasses.replace(
+        sorted_out,
+        remarks=[*remarks, *sorted_out.remarks, *ignored.remarks()],
+        excluded=decided.excluded,
+        relabelled=decided.relabelled,
+    )
+
+
+def _labelled(data: str, labels: str, files: Sequence[File]) -> tuple[list[File], list[str]]:
+    """The files with the class and the split that a table says; "" and the outermost folder's where it says none."""
+    given = labelling.given(labels, data, [file.path for file in files])
+
+    def split(path: str) -> str:
+        return given.splits.get(path) or splits.split_of(path.partition("/")[0]) or "train"
+
+    files = [dataclasses.replace(file, label=given.labels.get(file.path, ""), split=split(file.path)) for file in files]
+    remarks = []
+    if without := [file.path for file in files if not file.label and file.split != "test"]:
+        remarks.append(f"{len(without):,} pictures have no class in {labels} and are not used: {some(without, 3)}")
+    if given.strangers:
+        remarks.append(
+            f"not pictures of {data}: {len(given.strangers):,} lines of {labels} ({some(given.strangers, 3)})"
+        )
+    return files, remarks
+
+
+def _sorted_out(data: str, layout: Layout, files: Sequence[File], labels: str | None, ignored: Ignored) -> Listing:
+    """Which files are trained on, validated, tested, and as which classes; remarks on these."""
+    of = {split: [file for file in files if file.split == split] for split in ("train", "val", "test")}
+    train, val = ([file for file in of[split] if file.label] for split in ("train", "val"))
+    folder = layout.folders["train"]
+    classes = _classes(data, folder, of["train"], ignored) if labels is None else _classes_in(labels, train)
+    remarks = _remarks_on_train(train, None if labels else folder, classes)
+    if "val" in layout.folders or val:
+        if labels is None:
+            _labels(data, layout.folders["val"], of["val"], ignored)
+        elif not val:
+            raise InputError(
+                f"expected pictures of val/ with a class in {labels}, found none: add some, or remove val/"
+            )
+        named = sorted({file.label for file in val})
+        classes.require(named, "val/", ignored.hint())
+        if lacking := sorted(set(classes.names).difference(named)):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
         splits.require_two(Counter(file.label for file in train))
     known = set(classes.names)
-    test = [file for file in files.get("test", []) if file.label in known]
-    unlabelled = [file for file in files.get("test", []) if file.label not in known]
+    test = [file for file in of["test"] if file.label in known]
+    unlabelled = [file for file in of["test"] if file.label not in known]
     if strangers := sorted({file.label for file in unlabelled} - {""}):
-        remarks.append(f"folders of test/ that are no class of train/: {classes.beside(strangers)}")
-    for split in ("train", "val"):
-        if num_loose := sum(not file.label for file in files.get(split, [])):
+        what = "labels" if labels else "folders"
+        remarks.append(f"{what} of test/ that are no class of train/: {classes.beside(strangers)}")
+    for split in ("train", "val") if labels is None else ():
+        if num_loose := sum(not file.label for file in of[split]):
             ignored.loose[layout.folders[split] or "."] = num_loose
-    return Listing([*train, *val, *test], classes, ignored, [*remarks, *ignored.remarks()], unlabelled)
+    return Listing([*train, *val, *test], classes, ignored, remarks, unlabelled)
 
 
 def hold_out(listing: Listing, fraction: float, seed: int) -> Listing:
@@ -88,15 +144,20 @@ def _location(data: str, folder: str) -> str:
     return storage.join(data, folder) if folder else data
 
 
-def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> Classes:
-    """Those of train/. Raises InputError where a class has no picture, or where there are not two."""
-    location, filled = _location(data, folder), {file.label for file in files}
+def _require_filled(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> None:
+    """Raise InputError for a class folder of train/ without a picture."""
+    location, filled = _location(data, folder), {file.label for file in files if file.split == "train"}
     empty = [name for name in storage.folders(location) if is_entered(name) and name not in filled.union(_NO_CLASS)]
     if empty:
         raise InputError(
             f"expected images in every class folder of {location}, found none in {some(empty)}: "
             f"add some or remove the folder{ignored.hint()}"
         )
+
+
+def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> Classes:
+    """Those of train/. Raises InputError where there are not two."""
+    location = _location(data, folder)
     labels = _labels(data, folder, files, ignored)
     if len(labels) == 1:
         inner = sorted(_inner_folders(files, folder)[labels[0]])
@@ -105,6 +166,17 @@ def _classes(data: str, folder: str, files: Sequence[File], ignored: Ignored) ->
         found = f"found 1 ({printable(labels[0])}) in {location}{inside}{ignored.hint()}"
         raise InputError(f"expected at least two class folders, {found}")
     return Classes.of(labels)
+
+
+def _classes_in(labels: str, files: Sequence[File]) -> Classes:
+    """Those of train/, by a file. Raises InputError where there are not two."""
+    names = sorted({file.label for file in files})
+    if len(names) < 2:
+        raise InputError(
+            f"expected at least two classes of pictures to train on in {labels}, found {len(names)} "
+            f"({some(names) or 'none'}): add pictures of another one"
+        )
+    return Classes.of(names)
 
 
 def _labels(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> list[str]:
@@ -122,9 +194,10 @@ def _labels(data: str, folder: str, files: Sequence[File], ignored: Ignored) -> 
     return labels
 
 
-def _remarks_on_train(files: Sequence[File], folder: str, classes: Classes) -> list[str]:
+def _remarks_on_train(files: Sequence[File], folder: str | None, classes: Classes) -> list[str]:
+    """`folder` holds the class folders, where there are any."""
     remarks = [f"class names that look alike: {alike}" for alike in classes.look_alikes()]
-    inner = list(_inner_folders(files, folder).values())
+    inner = [set[str]()] if folder is None else list(_inner_folders(files, folder).values())
     if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         remarks.append(
             f"every class holds the folders {some(sorted(inner[0]))}: if these are the classes, move them up; "
@@ -140,7 +213,7 @@ def _inner_folders(files: Sequence[File], folder: str) -> dict[str, set[str]]:
     """The names of the folders directly in each class folder; none for a class that holds pictures too."""
     names: dict[str, set[str]] = {}
     for file in files:
-        within = file.path[len(f"{folder}/" if folder else "") + len(file.label) + 1 :]
+        label, _, within = file.path[len(f"{folder}/" if folder else "") :].partition("/")
         name, slash, _ = within.partition("/")
-        names.setdefault(file.label, set()).add(name if slash else "")
+        names.setdefault(label, set()).add(name if slash else "")
     return {label: set() if "" in inner else inner for label, inner in names.items()}

@@ -44,6 +44,8 @@ class File:
     sha256: str | None = None
     status: Status = "ok"
     error: str | None = None
+    group: str | None = None
+    """Of pictures that no split may part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class Listing:
     """One line each: what a person should know before training on this."""
     unlabelled: list[File] = field(default_factory=list)
     """The other pictures of test; the label is that of no class."""
+    excluded: int = 0
+    """Pictures that a person has left out."""
+    relabelled: int = 0
+    """Pictures that have another class than their folder or their label says."""
 
     def of(self, *splits: str) -> list[File]:
         return [file for file in self.files if file.split in splits]

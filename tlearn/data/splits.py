@@ -39,8 +39,11 @@ def split_of(folder: str) -> str | None:
     return _SPLITS.get(folder.lower())
 
 
-def find(data: str) -> Layout:
-    """Look for the splits. They may be links, as what a person names may be. Raises InputError."""
+def find(data: str, labels: str | None = None) -> Layout:
+    """Look for the splits. They may be links, as what a person names may be. Raises InputError.
+
+    Where a file has the labels, the pictures need no folder: without train/ they are listed together.
+    """
     storage.require_folder(data)
     present = _folders(data)
     found: dict[str, str] = {}
@@ -56,6 +59,9 @@ def find(data: str) -> Layout:
     if "train" in found:
         remarks = [f"{name}/ is taken as {split}/" for split, name in found.items() if name != split]
         return Layout(found, tuple(remarks), tuple(name for name in present if split_of(name) is None))
+    if labels is not None:
+        remark = f"no train/: the pictures in {data} that lie in no val/ or test/ are train, as {labels} says"
+        return Layout({"train": ""}, (remark,))
     for name in present if len(present) <= _FEW else ():
         if any(split_of(inner) == "train" for inner in _folders(storage.join(data, name))):
             inner = printable(storage.join(data, name))
@@ -89,39 +95,151 @@ def _no_train(data: str, present: list[str]) -> str:
 def held_out(files: Iterable[File], fraction: float, seed: int) -> list[File]:
     """A share of each class, as val: the pictures whose hash of seed and path is smallest.
 
-    So a new file moves at most one other. Copies of one picture (the same sha256) stay together. Raises InputError
-    where a class has one picture only.
+    So a new file moves at most one other. Copies of one picture (the same sha256) and the pictures of a group stay
+    together; of groups those are taken, in the order of these hashes, that bring the classes nearer to their shares.
+    Raises InputError where a class has one picture, or one group, only.
     """
-    groups: dict[str, list[File]] = {}
-    for file in files:
-        groups.setdefault(file.sha256 or file.path, []).append(file)
-    sizes = {key: Counter(file.label for file in copies) for key, copies in groups.items()}
-    of_class: dict[str, list[tuple[int, int]]] = {}  # of each picture: in how many classes it is, how often in this one
-    for counts in sizes.values():
-        for label, count in counts.items():
-            of_class.setdefault(label, []).append((len(counts), count))
-    require_two({label: len(pictures) for label, pictures in of_class.items()})
-    room = {label: _room([count for _, count in pairs], fraction, min(pairs)[1]) for label, pairs in of_class.items()}
-    held: list[File] = []
-    for key in sorted(groups, key=lambda key: min(_draw(seed, file) for file in groups[key])):
-        if all(count <= room[label] for label, count in sizes[key].items()):
-            held += groups[key]
-            for label, count in sizes[key].items():
-                room[label] -= count
+    units = _units(files, seed)
+    has_groups = _have_groups(units)
+    require_two(Counter(label for unit in units for label in unit.counts), _noun(units))
+    share = _Share(units, fraction)
+    for unit in units:
+        if share.leaves_some(unit) and share.gain(unit) > 0 if has_groups else share.has_room(unit):
+            share.take(unit)
+    if has_groups:
+        share.complete(units)
+    held = [file for unit in share.taken for file in unit.files]
     return [dataclasses.replace(file, split="val") for file in sorted(held, key=lambda file: file.path)]
 
 
-def _room(counts: Sequence[int], fraction: float, least: int) -> int:
-    """How many files of a class may be held out: its share, but one picture at least, and never all."""
-    return min(max(round(sum(counts) * fraction), least), sum(counts) - 1)
+def folds(files: Iterable[File], num_folds: int, seed: int) -> dict[str, int]:
+    """The fold of each file by its path, from 0: every class in each alike, as far as copies and groups stay together.
+
+    Raises InputError where there is too little to fill so many folds, or to train on every class without one of them.
+    """
+    units = _units(files, seed)
+    if len(units) < num_folds:
+        raise InputError(
+            f"expected at least {num_folds} {_noun(units)} for {num_folds} folds, found {len(units)}: lower --folds"
+        )
+    totals = _totals(units)
+    counts: list[Counter[str]] = [Counter() for _ in range(num_folds)]
+    found: dict[str, int] = {}
+    for unit in sorted(units, key=lambda unit: len(unit.files), reverse=True):
+        fold = min(range(num_folds), key=lambda fold: _crowd(unit, counts[fold], totals))
+        counts[fold].update(unit.counts)
+        found |= dict.fromkeys((file.path for file in unit.files), fold)
+    for label in sorted(totals):
+        if any(of[label] == totals[label] for of in counts):
+            raise InputError(
+                f"expected two or more {_noun(units)} of class {printable(label)} to cross-validate, found all in one "
+                "fold: leave out --folds, or give groups that part the class"
+            )
+    return found
 
 
-def require_two(counts: Mapping[str, int]) -> None:
-    """Raise InputError for a class of which nothing would be left if one picture is held out."""
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What stays together: the pictures of a group, copies of one picture, and what hangs together by both."""
+
+    files: list[File]
+    counts: Counter[str]
+    """Files of each class."""
+
+
+class _Share:
+    """What of each class is held out so far."""
+
+    def __init__(self, units: Sequence[_Unit], fraction: float):
+        self.fraction, self.totals = fraction, _totals(units)
+        self.taken: list[_Unit] = []
+        self.held: Counter[str] = Counter()
+        least: dict[str, tuple[int, int]] = {}  # of each class: of how many classes the purest unit is, how much of it
+        for unit in units:
+            for label, count in unit.counts.items():
+                least[label] = min(least.get(label, (len(unit.counts), count)), (len(unit.counts), count))
+        self.room = {
+            label: min(max(round(total * fraction), least[label][1]), total - 1) for label, total in self.totals.items()
+        }
+
+    def take(self, unit: _Unit) -> None:
+        self.taken.append(unit)
+        self.held.update(unit.counts)
+
+    def has_room(self, unit: _Unit) -> bool:
+        return all(self.held[label] + count <= self.room[label] for label, count in unit.counts.items())
+
+    def leaves_some(self, unit: _Unit) -> bool:
+        return all(self.held[label] + count < self.totals[label] for label, count in unit.counts.items())
+
+    def gain(self, unit: _Unit) -> float:
+        """How much nearer the classes of a unit come to their shares with it, as squares of shares."""
+
+        def distance(label: str, more: int) -> float:
+            return ((self.held[label] + more) / self.totals[label] - self.fraction) ** 2
+
+        return sum(distance(label, 0) - distance(label, count) for label, count in unit.counts.items())
+
+    def complete(self, units: Sequence[_Unit]) -> None:
+        """Take something of every class. Raises InputError where nothing of another one would be left."""
+        for label in sorted(self.totals):
+            if self.held[label]:
+                continue
+            having = [unit for unit in units if label in unit.counts and self.leaves_some(unit)]
+            if not having:
+                raise InputError(
+                    f"expected groups that can be parted with every class on both sides, found none for class "
+                    f"{printable(label)}: add images, or a folder val/"
+                )
+            self.take(max(having, key=self.gain))
+
+
+def _units(files: Iterable[File], seed: int) -> list[_Unit]:
+    """In the order of the smallest hash of seed and path."""
+    parents: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(key: tuple[str, str]) -> tuple[str, str]:
+        while parents.setdefault(key, key) != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
+
+    contents = [(file, ("sha256", file.sha256) if file.sha256 else ("path", file.path)) for file in files]
+    for file, content in contents:
+        if file.group is not None:
+            parents[root(("group", file.group))] = root(content)
+    together: dict[tuple[str, str], list[File]] = {}
+    for file, content in contents:
+        together.setdefault(root(content), []).append(file)
+    ordered = sorted(together.values(), key=lambda unit: min(_draw(seed, file) for file in unit))
+    return [_Unit(unit, Counter([file.label for file in unit])) for unit in ordered]
+
+
+def _have_groups(units: Iterable[_Unit]) -> bool:
+    return any(file.group is not None for unit in units for file in unit.files)
+
+
+def _noun(units: Iterable[_Unit]) -> str:
+    return "groups" if _have_groups(units) else "different images"
+
+
+def _totals(units: Iterable[_Unit]) -> Counter[str]:
+    """All files of each class."""
+    return Counter(file.label for unit in units for file in unit.files)
+
+
+def _crowd(unit: _Unit, there: Counter[str], totals: Counter[str]) -> tuple[float, int]:
+    """How much of the classes of a unit is in a fold already; then how much at all."""
+    share = sum(there[label] * count / totals[label] ** 2 for label, count in unit.counts.items())
+    return share, there.total()
+
+
+def require_two(counts: Mapping[str, int], what: str = "different images") -> None:
+    """Raise InputError for a class of which nothing would be left if one picture, or group, is held out."""
     for label in sorted(counts):
         if counts[label] < 2:
             raise InputError(
-                f"expected two or more different images of class {printable(label)} to hold one out, "
+                f"expected two or more {what} of class {printable(label)} to hold one out, "
                 f"found {counts[label]}: add images, or a folder val/"
             )
 

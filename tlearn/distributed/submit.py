@@ -27,6 +27,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tlearn.config import ScoreConfig, SubmitConfig, TrainConfig, digest
+from tlearn.config.values import is_table
 from tlearn.errors import DONE, TERMINATED, LockedError, StorageError, TrainingError, UsageError
 
 STOP_SECONDS = 120
@@ -83,10 +84,11 @@ class _Command:
 
 
 def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
-    for name in ("data", "model", "input", "output", "cache"):
-        given = getattr(job, name, "/")
+    for name in ("data", "model", "input", "output", "cache", "labels", "groups", "exclude"):
+        given = getattr(job, name, None) or ()
         for place in (given,) if isinstance(given, str) else given:
-            if "://" not in place and not os.path.isabs(place):
+            is_place = name != "groups" or is_table(place)
+            if is_place and "://" not in place and not os.path.isabs(place):
                 raise UsageError(
                     f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
                 )

@@ -12,7 +12,7 @@ import torch
 from tlearn import storage
 from tlearn.config import TrainConfig, digest
 from tlearn.console import event, say, warn
-from tlearn.data import manifest
+from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import decoders
@@ -29,6 +29,7 @@ from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.training import auto, fit, gate, live, loop, track
 from tlearn.training.fit import Learned
+from tlearn.training.folds import cross_validate
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
 from tlearn.training.remarks import remarks
@@ -52,9 +53,15 @@ class _Task:
 
     def digest(self, places: Mapping[str, Any]) -> str:
         """Of what the result depends on, and of these settings beside."""
-        files = [(file.path, file.label, file.sha256) for file in self.listing.of("train", "val")]
+        files = [_facts(self.config, file) for file in self.listing.of("train", "val")]
         facts = [{**essential(self.config), **places}, weights.tensors_digest(self.tensors), files]
         return digest([*facts, self.told] if self.told else facts)
+
+
+def _facts(config: TrainConfig, file: File) -> tuple[str | None, ...]:
+    """What a result depends on of a file. Its split follows from its path and the settings, unless a table says it."""
+    more = (file.split, file.group) if config.labels or config.groups else ()
+    return (file.path, file.label, file.sha256, *more)
 
 
 def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
@@ -65,22 +72,36 @@ def train(config: TrainConfig, given: frozenset[str] = frozenset()) -> Run:
     """
     started = time.monotonic()
     track.require(config.track)
-    listing = read(config.data)
+    listing = read(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude)
     with opened(config.output) as run:
         listing = listing.with_outcomes(manifest.add_hashes(config.data, listing.files, config.cache))
         listing = hold_out(listing, config.val_fraction, config.seed)
+        files = listing.of("train", "val")
+        numbers = splits.folds(files, config.folds, config.seed) if config.folds else {}
         task = _Task(config, listing, _pretrained(config), auto.told(config, given))
         earlier = run.earlier(config, task.digest, task.told)
         finished = run.finished() if earlier else None
-        if finished is not None:
+        if finished is not None and _has_folds(finished, config):
             say(f"{run.location} holds this run already, finished: nothing to do")
             return Run(run.location, finished)
         _start(task, run)
         with track.tracked(config, run):
-            chosen, learned, gate_figures = _learn(task, run, earlier, given)
-            summary = _publish(chosen, run, learned, gate_figures, started)
-        event("trained", run=run.location, val_accuracy=summary.val_accuracy, model=summary.model_digest)
+            if finished is None:
+                chosen, learned, gate_figures = _learn(task, run, earlier, given)
+                summary = _publish(chosen, run, learned, gate_figures, started)
+                event("trained", run=run.location, val_accuracy=summary.val_accuracy, model=summary.model_digest)
+            else:
+                say(f"{run.location} holds this run already, finished, without these folds")
+                chosen, summary = _decided(task, run.arithmetic(), given)[0], finished
+                live.describe_folds(chosen.config)
+            if numbers:
+                frozens = Frozens(chosen.config, task.tensors, run.arithmetic())
+                summary = cross_validate(frozens, run, listing, numbers, summary)
         return Run(run.location, summary)
+
+
+def _has_folds(summary: Summary, config: TrainConfig) -> bool:
+    return config.folds is None or (summary.folds is not None and summary.folds.num_folds == config.folds)
 
 
 def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -109,11 +130,11 @@ def _learn(
     if earlier is not None:  # by its digest its checkpoints are known
         requested, run_digest = dataclasses.replace(requested, **earlier.places), earlier.digest  # type: ignore[arg-type]
     plain, candidates = _arithmetics(task, earlier.arithmetic if earlier else None)
-    num_computed, figures = 0, None
-    if requested.recipe == "auto":
-        task, num_computed = _decide(task, candidates[0], given)
+    figures = None
+    task, num_computed = _decided(task, candidates[0], given)
     config = task.config
     live.describe_layers(config, listing.classes)
+    live.describe_folds(config)
     for candidate in candidates:
         command = " ".join(sys.argv)
         run.write_start(Start(run_digest, candidate, config, versions(), git_commit(), command, requested, task.told))
@@ -155,9 +176,11 @@ def _plain_features(
     return usable, Features(outcome.places, cut.shape), num_computed
 
 
-def _decide(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Task, int]:
-    """Which case the data are, by the features that every case needs, and how many of these were computed."""
+def _decided(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Task, int]:
+    """Of recipe auto, which case the data are, by the features that every case needs, and how many were computed."""
     config, classes = task.config, task.listing.classes
+    if config.recipe != "auto":
+        return task, 0
     cut = Frozens(config, task.tensors, first).cut(5)
     files, source, num_computed = _plain_features(config, task.listing.of("train"), cut)
     labels = torch.tensor([classes.indices[file.label] for file in files])
@@ -229,8 +252,10 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         model_digest=model_digest,
         test=_tested(task, learned, temperature),
         seconds_total=round(time.monotonic() - started, 2),
-        remarks=remarks(learned.history, best, measured),
+        remarks=(*groups.remarks(task.listing.files), *remarks(learned.history, best, measured)),
         ignored_names=dict(task.listing.ignored.names.most_common()),
+        excluded=task.listing.excluded,
+        relabelled=task.listing.relabelled,
     )
     run.publish(summary)
     return summary

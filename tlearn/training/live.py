@@ -11,8 +11,8 @@ from typing import Any
 from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.config import TrainConfig
-from tlearn.console import Epochs, event, say, table
-from tlearn.data import copies
+from tlearn.console import Epochs, event, say, table, warn
+from tlearn.data import copies, groups
 from tlearn.data.manifest import Listing
 from tlearn.errors import LockedError, printable, some
 from tlearn.network import vgg
@@ -32,6 +32,8 @@ def describe_data(listing: Listing) -> None:
         say(f"{split}: {counts.total():,} images of {len(names)} classes ({listing.classes.counted(counts)})")
     for remark in [*listing.remarks, *copies.remarks(copies.find(listing.files))]:
         say(f"note: {remark}")
+    for remark in groups.remarks(listing.files):
+        warn(f"WARNING: {remark}")
     say(f"class indices: {{{some([f'{name!r}: {index}' for name, index in listing.classes.indices.items()], 20)}}}\n")
 
 
@@ -41,6 +43,15 @@ def describe_recipe(recipe: str, listing: Listing) -> None:
     remark = advice(recipe, min(counts.values(), default=0))
     if remark is not None:
         say(f"note: {remark}\n")
+
+
+def describe_folds(config: TrainConfig) -> None:
+    """Say what they cost, where that is more than seconds."""
+    if config.folds and (config.frozen_blocks < 5 or config.augment == "full"):
+        say(
+            f"note: --folds {config.folds} trains {config.folds} times more, on {1 - 1 / config.folds:.0%} of the "
+            f"images each: about {config.folds} times as long as this training, after it\n"
+        )
 
 
 def describe_layers(config: TrainConfig, classes: Classes) -> None:

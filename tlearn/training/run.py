@@ -5,6 +5,7 @@ manifest.parquet    every file that was listed
 metrics.jsonl       a line an epoch
 validation.parquet  what the model says of every validation image
 tracking.json       by what trackers outside know the run
+folds.parquet       of every image what a head says that has not seen it, where folds are asked for
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -25,6 +26,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from safetensors.torch import save as safetensors
 
 from tlearn import storage
 from tlearn.classes import Classes
@@ -33,6 +37,7 @@ from tlearn.config.values import flat
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
+from tlearn.evaluation.folds import Folds
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.quality import Quality
 from tlearn.network import description
@@ -45,13 +50,17 @@ from tlearn.training.gate import Gate
 # What a result does not depend on: where it is put, how it is computed and what is printed.
 _INCIDENTAL = (
     "output", "cache", "workers", "device", "decode", "resume", "max_failures", "checkpoint_every_seconds", "json",
-    "quiet", "verbose", "wait_seconds", "track",
+    "quiet", "verbose", "wait_seconds", "folds", "track",
 )  # fmt: skip
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
+_TABLES = ("labels", "groups", "exclude")
+"""Settings that are known by what they say of the files."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
-_OPTIONAL = ("remarks", "ignored_names", "test")
+_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds")
 """Of the summary: not in its JSON where there is nothing to say."""
+_FOLDS = "folds"
+"""Folder of what is kept until the cross-validation is done."""
 _GATE = [field.name for field in dataclasses.fields(Gate)]
 
 
@@ -91,6 +100,12 @@ class Summary:
     """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
     test: Quality | None = None
     """Of the images of test/, where it has class folders."""
+    excluded: int = 0
+    """Pictures that were left out by --exclude."""
+    relabelled: int = 0
+    """Pictures to which --exclude gave another class."""
+    folds: Folds | None = None
+    """Cross-validation, where it was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -107,6 +122,7 @@ class Summary:
             f"val_loss {self.val_loss:.4f}, lowest in epoch {self.best_epoch} of {self.epochs}; "
             f"{self.seconds_total:.0f} seconds",
             *self._test_lines(),
+            *(self.folds.lines() if self.folds else ()),
             *(f"note: {remark}" for remark in self.remarks),
             f"report: {report}",
             f"next: tlearn score --model {model} --input DIR --output scores.parquet",
@@ -128,7 +144,8 @@ class Summary:
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
         test = Quality.from_json(content["test"]) if "test" in content else None
-        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ())), "test": test})
+        folds = Folds.from_json(content["folds"]) if "folds" in content else None
+        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ())), "test": test, "folds": folds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +230,8 @@ def git_commit() -> str | None:
 
 
 def essential(config: TrainConfig) -> dict[str, Any]:
-    """What a result depends on. Not on where the images and the weights lie: what they are is known by their bytes."""
-    omitted = (*_INCIDENTAL, *PLACES)
+    """What a result depends on. Not on where images, weights and tables lie: what they are is known by their bytes."""
+    omitted = (*_INCIDENTAL, *PLACES, *_TABLES)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in omitted}
 
 
@@ -291,18 +308,38 @@ class RunFolder:
 
     def write_validation(self, files: Sequence[File], probabilities: torch.Tensor, classes: Classes) -> None:
         """What the model says of every validation image; probabilities are (images, classes)."""
-        best = probabilities.max(1)
-        columns = {
-            "path": [file.path for file in files],
-            "label": [file.label for file in files],
-            "prediction": [classes.names[int(i)] for i in best.indices],
-            "probability": pa.array(best.values.tolist(), pa.float32()),
-            "probabilities": pa.array(
-                [dict(zip(classes.names, values, strict=True)) for values in probabilities.tolist()],
-                pa.struct([(name, pa.float32()) for name in classes.names]),
-            ),
-        }
-        self._write_table("validation.parquet", pa.table(columns))
+        kind = pa.struct([(name, pa.float32()) for name in classes.names])
+        self._write_table("validation.parquet", pa.table(_said(files, probabilities, classes, kind)))
+
+    def arithmetic(self) -> Arithmetic:
+        """Of the frozen layers, as the last start has settled it."""
+        return description.arithmetic_of(storage.read_json(storage.join(self.location, "config.json"))["arithmetic"])
+
+    def write_fold(self, name: str, logits: torch.Tensor) -> None:
+        """Keep what one fold has come to, (images, num_logits), until all of them have."""
+        self.lease.check()
+        storage.write_bytes(str(self.path / _FOLDS / name), safetensors({"logits": logits}))
+        self.workplace.upload()
+
+    def fold(self, name: str) -> torch.Tensor | None:
+        """What an earlier start has kept under this name."""
+        try:
+            return load(storage.read(storage.join(self.location, _FOLDS, name)).data)["logits"]
+        except (FileNotFoundError, SafetensorError, KeyError):
+            return None
+
+    def publish_folds(
+        self, summary: Summary, files: Sequence[File], numbers: Sequence[int], probabilities: torch.Tensor
+    ) -> None:
+        """What the heads of a cross-validation say of every image, (images, classes), and a summary with figures."""
+        classes = Classes(summary.classes)
+        columns = _said(files, probabilities, classes, pa.map_(pa.string(), pa.float32()))
+        table = pa.table(columns).add_column(2, "fold", pa.array(numbers, pa.int32()))
+        self._write_table("folds.parquet", table)
+        self._write_json("summary.json", summary.to_json())
+        self.workplace.upload(last="summary.json")
+        page.write_report(self.location)
+        storage.remove_folder(storage.join(self.location, _FOLDS))
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""
@@ -323,6 +360,20 @@ class RunFolder:
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         self.lease.check()
         storage.write_bytes(str(self.path / name), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _said(files: Sequence[File], probabilities: torch.Tensor, classes: Classes, kind: pa.DataType) -> dict[str, Any]:
+    """Columns of what is said of each file; probabilities are (images, classes), in the table of type `kind`."""
+    best = probabilities.max(1)
+    return {
+        "path": [file.path for file in files],
+        "label": [file.label for file in files],
+        "prediction": [classes.names[int(i)] for i in best.indices],
+        "probability": pa.array(best.values.tolist(), pa.float32()),
+        "probabilities": pa.array(
+            [dict(zip(classes.names, values, strict=True)) for values in probabilities.tolist()], kind
+        ),
+    }
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""What every Ray Train worker runs: resume, the phases, the loop, one checkpoint an epoch and more where asked for."""
+"""What every Ray Train worker runs: resume, the phases, the loop, one checkpoint an epoch and more where asked for.
+
+And the same in a process of its own, without a checkpoint, of which only the end is wanted: a fold.
+"""
 
 import contextlib
 import dataclasses
@@ -6,7 +9,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -89,6 +92,16 @@ class Attempt:
             raise LockedError(f"expected to hold {self.lease}, run {holder.owner[:8]} has taken it over: wait for it")
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One fold of a cross-validation; it leaves nothing in the attempt's folder."""
+
+    attempt: Attempt
+    num_epochs: int
+    """Of all phases; the images of the fold do not choose the epoch."""
+    device: str
+
+
 def run(arguments: dict[str, Any]) -> None:
     """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase.
 
@@ -101,11 +114,33 @@ def run(arguments: dict[str, Any]) -> None:
     with _latest_checkpoint(attempt) as folder:
         progress = checkpoint.read_position(folder) if folder else Position(job.digest)
         assert progress.digest == job.digest, "the driver offers only checkpoints of this job"
-        stage = _stage(attempt, progress.phase, worker, folder=folder)
+        stage = _stage(attempt, progress.phase, worker, _report, folder=folder)
+    _train(stage, progress)
+
+
+def run_fold(fold: Fold) -> Tensor:
+    """(num_val, num_logits) on the CPU: what is said of the validation images at the end. Raises TrainingError."""
+    attempt, worker = fold.attempt, Worker(device=torch.device(fold.device))
+    torch.set_num_threads(attempt.num_threads)
+    last: list[Tensor] = []
+
+    def keep(stage: _Stage, progress: Position, logits: Tensor | None) -> None:
+        assert logits is not None, "there are no checkpoints within an epoch"
+        last[:] = [logits]
+        if len(progress.history) == fold.num_epochs:
+            raise _Stop
+
+    _train(_stage(attempt, 0, worker, keep), Position(attempt.job.digest))
+    return last[0]
+
+
+def _train(stage: "_Stage", progress: Position) -> None:
+    """This phase and those after it, to the end of the last one."""
+    attempt, worker = stage.attempt, stage.learner.worker
     try:
         progress = stage.train(progress)
-        for phase in range(progress.phase + 1, len(job.phases)):
-            stage = _stage(attempt, phase, worker, head=stage.kept(progress).head.state_dict())
+        for phase in range(progress.phase + 1, len(attempt.job.phases)):
+            stage = _stage(attempt, phase, worker, stage.report, head=stage.kept(progress).head.state_dict())
             progress = stage.train(dataclasses.replace(progress, phase=phase))
     except _Stop:
         pass
@@ -128,6 +163,7 @@ def _stage(
     attempt: Attempt,
     number: int,
     worker: Worker,
+    report: "_Reporting",
     *,
     head: dict[str, Tensor] | None = None,
     folder: Path | None = None,
@@ -144,7 +180,7 @@ def _stage(
     trainable.to(worker.device)
     trainable.layers.to(memory_format=torch.channels_last)
     learner = _learner(job.config, phase, trainable, worker, folder)
-    return _Stage(attempt, phase, number == len(job.phases) - 1, learner, train_samples, val_samples)
+    return _Stage(attempt, phase, number == len(job.phases) - 1, learner, train_samples, val_samples, report)
 
 
 def build_model(job: Job, phase: Phase, device: torch.device) -> Trainable:
@@ -192,6 +228,7 @@ class _Stage:
     learner: Learner
     train_samples: Samples
     val_samples: Samples
+    report: "_Reporting"
 
     def train(self, progress: Position) -> Position:
         """Epoch by epoch, from where the progress is to the end of the phase."""
@@ -202,7 +239,7 @@ class _Stage:
             progress = Position(progress.digest, progress.phase, history=history)
             is_finished = self.is_last and _is_over(progress.val_losses(progress.phase), self.phase.optim)
             progress = dataclasses.replace(progress, is_finished=is_finished)
-            self._report(progress, logits)
+            self.report(self, progress, logits)
         return progress
 
     def _epoch(self, progress: Position, clock: "_Clock") -> tuple[Epoch, Tensor]:
@@ -258,7 +295,7 @@ class _Stage:
             if due != "nothing":
                 self._complete()
                 sums = tuple(totals.reduced().sums.tolist())
-                self._report(dataclasses.replace(progress, start=start, sums=sums), None)
+                self.report(self, dataclasses.replace(progress, start=start, sums=sums), None)
             if due == "stop":
                 raise _Stop
         self._complete()
@@ -271,20 +308,25 @@ class _Stage:
             assert columns is not None
             columns.complete(trainable.head.first)
 
-    def _report(self, progress: Position, logits: Tensor | None) -> None:
-        """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
-        columns, optimizer = self.learner.columns, self.learner.optimizer
-        state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
-        metrics = dataclasses.asdict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
-        if self.learner.worker.rank != 0:
-            ray.train.report(metrics, checkpoint=None)
-            return
-        self.attempt.check_lease()
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), self.learner, state, logits, progress)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-        if logits is not None:
-            storage.write_bytes(self.attempt.metrics_location, checkpoint.lines(progress.history).encode())
+
+_Reporting = Callable[[_Stage, Position, Tensor | None], None]
+"""What is done with the position after an epoch and the logits of the validation images; None within an epoch."""
+
+
+def _report(stage: _Stage, progress: Position, logits: Tensor | None) -> None:
+    """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
+    columns, optimizer = stage.learner.columns, stage.learner.optimizer
+    state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
+    metrics = dataclasses.asdict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
+    if stage.learner.worker.rank != 0:
+        ray.train.report(metrics, checkpoint=None)
+        return
+    stage.attempt.check_lease()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder), stage.learner, state, logits, progress)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+    if logits is not None:
+        storage.write_bytes(stage.attempt.metrics_location, checkpoint.lines(progress.history).encode())
 
 
 def _shares_columns(head: HeadConfig, phase: Phase, worker: Worker) -> bool:
