@@ -27,8 +27,7 @@ lint: .venv/developed
 # What runs (the image installs it), and what develops, with the same versions.
 lock: .venv/developed
 	$(BIN)/uv pip compile pyproject.toml --extra offline --extra cpu $(LOCK) --upgrade -o requirements.lock
-	cp requirements.lock requirements-dev.lock
-	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) -o requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --constraint requirements.lock $(LOCK) --upgrade -o requirements-dev.lock
 
 .venv/developed: requirements-dev.lock .venv/installed
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock

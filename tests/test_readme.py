@@ -470,8 +470,8 @@ def test_the_lock_of_what_runs_holds_no_developers_tool() -> None:
     run, developed = locked("requirements.lock"), locked("requirements-dev.lock")
     assert wanted([*project["dependencies"], *extras["offline"], *extras["cpu"]]) <= run.keys()
     assert wanted(extras["dev"]) <= developed.keys()
-    # These three come with Ray, too.
-    assert wanted(extras["dev"]) & run.keys() <= {"pyyaml", "jsonschema", "pandas"}
+    # These come with Ray and with the extras, too.
+    assert wanted(extras["dev"]) & run.keys() <= {"pyyaml", "jsonschema", "pandas", "onnxruntime"}
     assert {name: developed[name] for name in run} == run
 
 
