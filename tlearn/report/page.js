@@ -280,7 +280,7 @@ const fillDialog = () => {
   const control = (label, what) => text("button", label, { type: "button", "data-do": what, autofocus: what === "1" });
   const nearest = wall.nearest[n].map(near);
   dialog.replaceChildren(
-    make("header", {}, text("span", at < 0 ? "" : `${number(at + 1)} of ${number(order.length)}`, { role: "status" }),
+    make("div", { class: "head" }, text("span", at < 0 ? "" : `${number(at + 1)} of ${number(order.length)}`, { role: "status" }),
       control("Previous", "-1"), control("Next", "1"), control("Close", "close")),
     make("div", { class: "both" },
       make("div", {}, big, wall.attention[n] ? text("small", "Press the picture (or A) for where the model looked.") : null),
