@@ -1,5 +1,6 @@
 """Charts as positions in an SVG drawing: the template draws what is computed here, the script moves it."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 348, 14, 196
 _MOST_POINTS = 150
 """Of a curve that is drawn 304 units wide."""
 _NUM_BARS = 25
+_LINE_HEIGHT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,11 @@ class Abstaining:
     trade: Chart | None
     """Accuracy over coverage, where the truth is known."""
     thresholds: Sequence[Threshold]
+    start: int
+    """The one that is shown first."""
+
+
+_START = 0.9
 
 
 def abstaining(confidences: Floats, is_right: Bools | None, kept: Sequence[Kept]) -> Abstaining:
@@ -317,30 +324,33 @@ def abstaining(confidences: Floats, is_right: Bools | None, kept: Sequence[Kept]
         y_ticks=plane.y_ticks(levels),
         lines=[Line("validation", "M" + "L".join(f"{of.dot_x:g},{of.dot_y:g}" for of in shown))] if shown else [],
     )
-    return Abstaining(_histogram(confidences, is_right, low), None if is_right is None else trade, thresholds)
+    start = min(range(len(kept)), key=lambda place: abs(kept[place].threshold - _START))
+    histogram = _histogram(confidences, is_right, frame)
+    return Abstaining(histogram, None if is_right is None else trade, thresholds, start)
 
 
-def _histogram(confidences: Floats, is_right: Bools | None, low: float) -> Chart:
+def _histogram(confidences: Floats, is_right: Bools | None, across: Frame) -> Chart:
     """Right ones above the axis, wrong ones below it, with heights as square roots: both ends must be seen."""
-    edges = np.linspace(low, 1, _NUM_BARS + 1)
+    edges = np.linspace(across.x_low, 1, _NUM_BARS + 1)
     right = np.ones(len(confidences), bool) if is_right is None else is_right
     above, below = (np.sqrt(np.histogram(confidences[of], edges)[0]) for of in (right, ~right))
     top, depth = max(float(above.max()), 1.0), float(below.max())
-    frame = Frame(low, 1.0, -depth, top)
+    frame = dataclasses.replace(across, y_low=-depth, y_high=top)
     name = "pictures" if is_right is None else "right"
     levels = [
         Tick(frame.y(sign * math.sqrt(count)), f"{count:,.0f}")
         for sign, most in ((1, top), (-1, depth))
         for count in _counts(most**2)
+        if abs(frame.y(sign * math.sqrt(count)) - frame.y(0)) > _LINE_HEIGHT
     ]
     return Chart(
         title="pictures",
         description=f"Histogram of the probability of {len(confidences):,} predictions",
         x_name="probability of the prediction",
-        x_ticks=frame.x_ticks(np.linspace(low, 1, 6).round(3).tolist()),
+        x_ticks=frame.x_ticks(np.linspace(across.x_low, 1, 6).round(3).tolist()),
         y_ticks=[Tick(frame.y(0), "0"), *levels],
         bars=[*_bars(frame, edges, above, name), *_bars(frame, edges, -below, "wrong")],
-        marks={"threshold": frame.x(low)},
+        marks={"threshold": frame.x(_START)},
     )
 
 

@@ -5,7 +5,6 @@
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const wall = data.wall;
-const count = wall.path.length;
 const BATCH = innerWidth < 700 ? 24 : 60;
 
 const make = (tag, attributes = {}, ...children) => {
@@ -53,7 +52,7 @@ const spotlight = (n) => {
   const rows = wall.rows[n], columns = values.length / rows;
   const small = make("canvas", { width: columns, height: rows });
   const pixels = new ImageData(columns, rows);
-  values.forEach((value, place) => { pixels.data[4 * place + 3] = 0.8 * (255 - value); });
+  values.forEach((value, place) => { pixels.data[4 * place + 3] = 184 * (1 - Math.sqrt(value / 255)); });
   small.getContext("2d").putImageData(pixels, 0, 0);
   const canvas = make("canvas", { width: 112, height: 112, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
@@ -180,7 +179,8 @@ const show = () => {
   numShown = 0;
   tiles.replaceChildren();
   showMore();
-  byId("shown").textContent = `${number(order.length)} of ${number(count)} pictures` +
+  const total = wall.split.filter((split) => (split === "train") === (filters.elements.split.value === "train")).length;
+  byId("shown").textContent = `${number(order.length)} of ${number(total)} pictures` +
     (filters.elements.range.value ? `, threshold ${threshold}` : "");
   for (const button of document.querySelectorAll("[data-cell]")) {
     const [label, prediction] = button.dataset.cell.split(",");
@@ -202,7 +202,7 @@ if (filters) {
   fill("label", classes);
   fill("prediction", classes);
   fill("split", different(wall.split));
-  fill("status", different(wall.status));
+  fill("status", different(wall.status.filter((_, n) => wall.split[n] !== "train")));
   fill("group", data.groups.map((group, place) => [place, `${group.kind}: ${group.name} (${group.members.length})`]));
   filters.addEventListener("input", show);
   filters.addEventListener("reset", () => setTimeout(show));
@@ -334,9 +334,9 @@ const grouped = (rows, key) => [...Map.groupBy([...rows].sort((a, b) => a.rank -
   .sort(([a], [b]) => a - b);
 const strip = (heading, rows, caption) => make("div", { class: "block" }, heading,
   make("div", {}, ...rows.map((row) => make("figure", {},
-    make("img", { src: row.image, alt: `${row.path}, block ${row.block}, channel ${row.channel}` }),
+    make("img", { src: row.image, alt: `${row.path}, block ${row.block}, channel ${row.channel}`,
+      title: `${row.path}, channel ${row.channel}, response ${row.value === null ? "unknown" : row.value / 1000}` }),
     text("figcaption", caption(row))))));
-const value = (row) => (row.value === null ? "" : (row.value / 1000).toFixed(1));
 if (byId("layers")) {
   const [ofPicture, ofChannel] = ["picture", "channel"].map((view) => data.layers.filter((row) => row.view === view));
   const paths = [...new Set(ofPicture.map((row) => row.path))];
@@ -349,12 +349,12 @@ if (byId("layers")) {
     const n = wall.path.indexOf(path);
     byId("of-picture").replaceChildren(
       ...(n < 0 ? [] : [make("div", { class: "block" }, "picture", make("div", {}, opener(n)))]),
-      ...grouped(rows, "block").map(([block, of]) => strip(`block ${block}`, of, (row) => `${row.channel}: ${value(row)}`)));
+      ...grouped(rows, "block").map(([block, of]) => strip(`block ${block}`, of, (row) => `channel ${row.channel}`)));
   });
   const blocks = [...new Set(ofChannel.map((row) => row.block))].sort();
   chooser("layer-block", blocks.map((block) => [block, `block ${block}`]), (block) => {
     const rows = ofChannel.filter((row) => row.block === Number(block));
-    byId("of-channel").replaceChildren(...grouped(rows, "channel").map(([channel, of]) => strip(`channel ${channel}`, of, value)));
+    byId("of-channel").replaceChildren(...grouped(rows, "channel").map(([channel, of]) => strip(`channel ${channel}`, of, () => "")));
   });
 }
 })();
