@@ -13,8 +13,8 @@ from tlearn.report.figures import Bin, Bools, Curves, Floats, Kept, Rate
 # As wide as a phone, so that the text is as large there as elsewhere.
 WIDTH, HEIGHT = 356, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 348, 14, 196
-_MOST_POINTS = 150
-"""Of a curve that is drawn 304 units wide."""
+_MOST_POINTS, _MOST_POINTS_IN_ALL = 150, 30_000
+"""Of a curve that is drawn 304 units wide; of all curves of a page."""
 _NUM_BARS = 25
 _LINE_HEIGHT = 12
 
@@ -198,19 +198,18 @@ class ClassCurves:
     average_precision: float
 
 
-def class_curves(of: Curves) -> ClassCurves:
+def class_curves(of: Curves, num_curves: int) -> ClassCurves:
+    """One of so many."""
+    most = max(10, min(_MOST_POINTS, _MOST_POINTS_IN_ALL // num_curves))
+    places = np.linspace(0, len(of.precisions) - 1, min(len(of.precisions), most)).astype(int)
+    false, true, precisions = (each[places].tolist() for each in (of.false_positives, of.true_positives, of.precisions))
     return ClassCurves(
         name=of.name,
-        roc=_UNIT.path(_thinned(of.false_positives), _thinned(of.true_positives)),
-        recall=_UNIT.path(_thinned(of.true_positives), _thinned(of.precisions)),
+        roc=_UNIT.path(false, true),
+        recall=_UNIT.path(true, precisions),
         roc_area=round(of.roc_area, 4),
         average_precision=round(of.average_precision, 4),
     )
-
-
-def _thinned(values: Floats) -> list[float]:
-    places = np.linspace(0, len(values) - 1, min(len(values), _MOST_POINTS)).astype(int)
-    return [float(value) for value in values[places]]
 
 
 def receiver(of: ClassCurves) -> Chart:

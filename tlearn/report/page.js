@@ -24,7 +24,8 @@ const drawn = (tag, attributes) => {
 const text = (tag, content, attributes) => make(tag, attributes, String(content));
 const percent = (share) => {
   const rounded = (100 * share).toFixed(1);
-  return rounded === "100.0" && share < 1 ? "> 99.9%" : `${rounded}%`;
+  if (rounded === "100.0" && share < 1) return "> 99.9%";
+  return rounded === "0.0" && share > 0 ? "< 0.1%" : `${rounded}%`;
 };
 const number = (value) => value.toLocaleString("en");
 const name = (place) => (place < 0 ? "" : wall.classes[place]);
@@ -244,7 +245,7 @@ for (const place of document.querySelectorAll("[data-place]")) place.append(open
 // One picture, with the next ones of the wall by arrow keys.
 const dialog = byId("detail");
 let current = 0;
-let isLooking = true;
+let isLooking = false;
 const bars = (n) => {
   const list = make("div", { class: "bars" });
   for (let at = 0; at < wall.top[n].length; at += 2) {

@@ -46,7 +46,6 @@ class Cell:
 class Truth:
     """What only labels tell."""
 
-    num_images: int
     matrix: Sequence[Sequence[Cell]]
     """Empty where it would be too large."""
     confused: Sequence[Cell]
@@ -227,17 +226,19 @@ def _truth(judged: Judged, before: Floats | None, error: float | None) -> Truth:
     confusion = judged.confusion()
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     names = judged.classes
-    cells = [
-        [Cell(a, b, (i, j), int(confusion[i, j]), float(shares[i, j])) for j, b in enumerate(names)]
-        for i, a in enumerate(names)
-    ]
-    wrong = [cell for row in cells for cell in row if cell.count and cell.label != cell.prediction]
-    curves = [charts.class_curves(of) for of in figures.curves(judged)]
+
+    def cell(row: int, column: int) -> Cell:
+        count, share = int(confusion[row, column]), float(shares[row, column])
+        return Cell(names[row], names[column], (row, column), count, share)
+
+    places = range(len(names))
+    wrong = [cell(row, column) for row, column in np.argwhere(confusion).tolist() if row != column]
+    against = figures.curves(judged)
+    curves = [charts.class_curves(of, len(against)) for of in against]
     earlier = None if before is None else dataclasses.replace(judged, probabilities=before).confidences
     after = figures.reliability(judged.confidences, judged.is_right)
     return Truth(
-        num_images=len(judged.labels),
-        matrix=cells if len(names) <= _MAX_MATRIX else [],
+        matrix=[[cell(row, column) for column in places] for row in places] if len(names) <= _MAX_MATRIX else [],
         confused=sorted(wrong, key=lambda cell: (-cell.count, cell.label, cell.prediction))[:20],
         per_class=figures.per_class(names, confusion),
         curves=curves,

@@ -19,6 +19,10 @@ _WORDS = {
 """Of the lowest and the highest quarter of each property."""
 
 
+_FEWEST = 5
+"""Pictures of a slice: fewer say too little, and would only make the correction of all others larger."""
+
+
 def groups(pictures: Sequence[Picture]) -> dict[str, Bools]:
     """Groups (n,) of labelled pictures: a class, the ends of a property, a format, a cluster, and these of a class."""
     labels = _mask_each([of.label for of in pictures])
@@ -32,7 +36,7 @@ def groups(pictures: Sequence[Picture]) -> dict[str, Bools]:
     looks |= {f"format {name}": mask for name, mask in _mask_each([of.format for of in pictures]).items()}
     looks |= {f"cluster {name}": mask for name, mask in _mask_each([of.cluster for of in pictures]).items()}
     both = {f"{name}, {look}": of & mask for name, of in labels.items() for look, mask in looks.items()}
-    return {name: mask for name, mask in (labels | looks | both).items() if 0 < mask.sum() < len(pictures)}
+    return {name: mask for name, mask in (labels | looks | both).items() if _FEWEST <= mask.sum() < len(pictures)}
 
 
 def _mask_each(values: Iterable[Any]) -> dict[str, Bools]:
