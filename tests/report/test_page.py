@@ -453,6 +453,14 @@ def test_a_scored_folder_with_labels_shows_how_right_it_is(tmp_path: Path) -> No
     assert page.data["groups"] == [group for group in page.data["groups"] if group["kind"] == "slice"]
 
 
+def test_drift_that_cannot_be_told_is_said(tmp_path: Path) -> None:
+    folder = a_scored_folder(tmp_path, CLASSES, is_labelled=False)
+    update(folder / "drift.json", value=None, sentence="3 new images are too few to tell drift", paths=[])
+    page = scored(folder)
+    assert "3 new images are too few to tell drift." in page.words and "stability index" not in page.words
+    assert page.data["groups"] == []
+
+
 def test_a_scored_folder_of_which_nothing_could_be_scored_has_a_page(tmp_path: Path) -> None:
     folder = a_scored_folder(tmp_path, CLASSES, is_labelled=False)
     pq.write_table(pa.Table.from_pylist([], content.PICTURES), folder / "pictures.parquet")

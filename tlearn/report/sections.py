@@ -175,7 +175,7 @@ def of_scored(folder: str) -> Content:
     truth = _truth(judged, _raw(known, classes), None) if judged else None
     confidences = np.array([of.probability for of in predicted], dtype=float)
     abstaining = _abstaining(judged) if judged else _of_confidences(confidences, len(classes))
-    board = _board(pictures, None, [("drift", "drive the drift", drift["paths"])] if drift else [])
+    board = _board(pictures, None, [("drift", "drive the drift", drift["paths"])] if drift and drift["paths"] else [])
     accuracy = None if scored["accuracy"] is None else Rate.of(scored["accuracy"], scored["labelled"])
     return Content(
         kind="scored",
