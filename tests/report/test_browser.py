@@ -178,6 +178,19 @@ def test_the_wall_is_in_the_order_that_is_asked_for(window: Window, reports: dic
         assert [said.split(",")[0] for said in shown(window)] == expected[:60], sort
 
 
+def test_what_a_run_does_not_know_is_not_offered(window: Window, tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 40)
+    (run / "pictures.parquet").unlink()
+    window.page.goto(Path(write_report(run)).as_uri())
+    offered = window.page.locator("[name=sort] option").all_text_contents()
+    assert offered == ["most confident mistakes", "least certain", "probably wrong labels", "random", "path"]
+    for name in ("split", "status"):
+        assert window.page.locator(f"[name={name}]").is_hidden()
+    assert window.page.locator("#attention").is_hidden()
+    window.page.locator("#tiles button").first.click()
+    assert window.page.locator("#detail .verdict").is_visible()
+
+
 def test_the_filters_join_and_the_same_seed_gives_the_same_order(window: Window, reports: dict[str, str]) -> None:
     window.page.goto(reports["four"])
     for name, value in (("result", "right"), ("label", "2"), ("split", "val"), ("sort", "random")):

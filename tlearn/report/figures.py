@@ -106,7 +106,6 @@ class Curves:
     """(m,), beside `true_positives`, which are the recalls; the first is 1 by definition."""
     roc_area: float
     average_precision: float
-    prevalence: float
 
 
 def curves(judged: Judged) -> list[Curves]:
@@ -137,7 +136,6 @@ def _curves(name: str, scores: Floats, is_it: Bools) -> Curves:
         precisions=precisions,
         roc_area=float(np.trapezoid(recalls, false)),
         average_precision=float(np.sum(np.diff(recalls) * precisions[1:])),
-        prevalence=float(is_it.mean()),
     )
 
 

@@ -205,6 +205,9 @@ if (filters) {
   fill("split", different(wall.split));
   fill("status", different(wall.status.filter((_, n) => wall.split[n] !== "train")));
   fill("group", data.groups.map((group, place) => [place, `${group.kind}: ${group.name} (${group.members.length})`]));
+  if (wall.typical.every((value) => value === null)) {
+    filters.querySelectorAll("[value=typical], [value=unusual]").forEach((sort) => sort.remove());
+  }
   filters.addEventListener("input", show);
   filters.addEventListener("reset", () => setTimeout(show));
   filters.addEventListener("submit", (event) => event.preventDefault());

@@ -141,7 +141,7 @@ def of_run(location: str) -> Content:
         title=f"{summary['recipe']}: {_some(classes)}",
         subtitle=f"{run.ended:%Y-%m-%d %H:%M} UTC, model {summary['model_digest']}",
         board=board,
-        data=_data(board, classes, truth, abstaining) | {"layers": wall.layers(run.layers, run.pictures)},
+        data=_data(board, classes, truth, abstaining) | {"layers": wall.layers(run.layers)},
         facts=_facts(summary, quality),
         lead=lead,
         remarks=summary.get("remarks", ()),

@@ -205,15 +205,13 @@ def _nearest(of: Picture, places: Mapping[str, int], index: Mapping[str, int]) -
     ]
 
 
-def layers(rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+def layers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of layers.parquet for the script."""
-    places = {of.path: place for place, of in enumerate(pictures)}
     images = _fitting([row["image"] for row in rows], _MAX_LAYER_BYTES)
     return [
         {
             **{name: row[name] for name in ("view", "block", "channel", "rank", "path")},
             "value": _parts(row["value"], 1e3),
-            "place": places.get(row["path"], -1),
             "image": uri,
         }
         for row, image in zip(rows, images, strict=True)
