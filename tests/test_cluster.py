@@ -480,7 +480,8 @@ def test_the_working_directory_is_small_and_holds_what_a_job_needs(tmp_path: Pat
     parts = {part for name in sizes for part in name.split("/")}
     assert not parts & {".git", ".venv", "runs", "tests", "cluster", ".ci", "__pycache__"}
     modules = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "tlearn").rglob("*.py")}
-    assert {"jobs/train.py", "jobs/score.py", "tlearn/report/report.html.jinja", *modules} <= sizes.keys()
+    page = {f"tlearn/report/{name}" for name in ("report.html.jinja", "page.css", "page.js")}
+    assert {"jobs/train.py", "jobs/score.py", *page, *modules} <= sizes.keys()
     assert sum(sizes.values()) < 4 * 2**20  # Ray's limit is 512 MiB, that of its job server 100
 
 

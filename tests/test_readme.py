@@ -35,6 +35,7 @@ PAGES = {
         "CONTRIBUTING.md",
         "cluster/README.md",
         "tests/benchmarks/README.md",
+        "tlearn/report/README.md",
         "tlearn/scoring/README.md",
         "tlearn/training/README.md",
     )

@@ -1,33 +1,43 @@
-"""The report of a run: what it shows, what it leaves out, what it refuses."""
+"""The page of a run and of a scored folder: what it shows, what it leaves out, what it refuses."""
 
+import base64
 import hashlib
 import json
-import os
+import re
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import content
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from content import CLASSES, a_full_run, a_scored_folder
 from PIL import Image
 from pyarrow import fs
 
 from tlearn.errors import InputError, IntegrityError
-from tlearn.report.page import write_report
+from tlearn.report import wall
+from tlearn.report.page import write_report, write_scored
+from tlearn.report.wall import Picture
 
-VOID = {"meta", "img"}
-HOSTILE = "<script src=http://evil.test/x.js>\"'&\x07"
+VOID = {"meta", "img", "input"}
+HOSTILE = "</script><script src=http://evil.test/x.js>\"'&\x07"
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, and the cells of its tables by section."""
+    """The elements of a page, its text, and the cells of its tables by the heading before them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.source = text
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.tables: dict[str, list[list[str]]] = {}
+        self.inside: dict[str, list[str]] = {}
         self.heading = self.text = ""
         self.feed(text)
         self.close()
@@ -36,8 +46,10 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "h2":
+        if tag in ("h2", "h3", "summary"):
             self.heading = ""
+        if tag in ("script", "style"):
+            self.inside.setdefault(tag, []).append("")
         if tag == "tr":
             self.tables.setdefault(self.heading, []).append([])
         if tag in ("td", "th"):
@@ -50,20 +62,28 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in self.inside:
+            self.inside[self.open[-1]][-1] += data
+            return
         self.text += data
-        if "h2" in self.open:
-            self.heading += data
+        if {"h2", "h3", "summary"} & set(self.open):
+            self.heading += " ".join(data.split())
         if "td" in self.open or "th" in self.open:
             self.tables[self.heading][-1][-1] += data + " "
 
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the script works on."""
+        found: dict[str, Any] = json.loads(self.inside["script"][0])
+        return found
+
     def cells(self, heading: str) -> list[list[str]]:
-        """The rows of a section's table, white space made single."""
+        """The rows of a table, white space made single."""
         return [[" ".join(cell.split()) for cell in row] for row in self.tables[heading]]
-
-
-def counts(page: Page) -> list[list[int]]:
-    """The counts of the confusion matrix."""
-    return [[int(cell.split()[0]) for cell in row[1:]] for row in page.cells("Confusion matrix")[1:]]
 
 
 def a_run(
@@ -75,81 +95,42 @@ def a_run(
     skipped: list[tuple[str, str, str | None]] | None = None,
     **changes: Any,
 ) -> Path:
-    """What training leaves, for predictions of (path, label, prediction, probability)."""
-    run = folder / "run"
-    run.mkdir()
-    config = {
-        "recipe": "frozen",
-        "data": str(folder / "data"),
-        "seed": 7,
-        "optim": {"name": "adamw", "lr": 3e-4},
-        "workers": None,
-    }
-    (run / "config.json").write_text(
-        json.dumps(
-            {
-                "config": config,
-                "versions": {"torch": "2.15.0"},
-                "git_commit": None,
-                "command": "tlearn train --x",
-            }
-        )
-    )
-    summary = {
-        "recipe": "frozen",
-        "classes": classes,
-        "num_train": 320,
-        "num_val": len(predictions),
-        "epochs": epochs,
-        "best_epoch": epochs,
-        "val_accuracy": 0.5,
-        "val_loss": 0.4321,
-        "train_accuracy": 0.9,
-        "temperature": 1.75,
-        "quality": {
-            "accuracy": sum(label == prediction for _, label, prediction, _ in predictions) / len(predictions),
-            "log_loss": 0.3333,
-            "brier": 0.1212,
-            "calibration_error": 0.0456,
-            "roc_auc": None,
-            "per_class": {name: {"precision": None, "recall": 0.625, "count": 8} for name in classes},
-        },
-        "seconds_total": 12.3,
-        "seconds_features": 10.0,
-        "seconds_train": 2.3,
-        "features_computed": 300,
-        "features_reused": 20,
-        "model_digest": "0123456789abcdef",
-        "skipped": 0,
-    }
-    (run / "summary.json").write_text(json.dumps(summary | changes))
-    line = {"lr": 1e-3, "train_loss": 0.7, "train_accuracy": 0.6, "val_accuracy": 0.9, "seconds": 1.0}
-    (run / "metrics.jsonl").write_text(
-        "".join(json.dumps({"epoch": epoch, **line, "val_loss": 0.8 / epoch}) + "\n" for epoch in range(1, epochs + 1))
-    )
-    manifest = [(path, "ok", None) for path, *_ in predictions] + (skipped or [])
-    columns = list(zip(*manifest, strict=True))
-    pq.write_table(
-        pa.table({"path": columns[0], "status": columns[1], "error": pa.array(columns[2], pa.string())}),
-        run / "manifest.parquet",
-    )
-    paths, labels, predicted, probabilities = zip(*predictions, strict=True)
-    pq.write_table(
-        pa.table(
-            {
-                "path": paths,
-                "label": labels,
-                "prediction": predicted,
-                "probability": pa.array(probabilities, pa.float32()),
-            }
-        ),
-        run / "validation.parquet",
-    )
-    return run
+    """What a run leaves that has no pictures.parquet, for predictions of (path, label, prediction, probability)."""
+    rows = [dict(zip(("path", "label", "prediction", "probability"), row, strict=True)) for row in predictions]
+    summary = content.a_summary(tuple(classes), len(rows), content.quality(rows, tuple(classes)), epochs) | changes
+    files = [{"split": "val", "path": path, "class": label, "status": "ok"} for path, label, *_ in predictions]
+    for path, status, error in skipped or []:
+        files.append({"split": "train", "path": path, "class": classes[0], "status": status, "error": error})
+    content.write_run(folder / "run", summary, rows, files, epochs)
+    return folder / "run"
 
 
 def read(run: Path) -> Page:
     return Page(Path(write_report(run)).read_text(encoding="utf-8"))
+
+
+def scored(folder: Path) -> Page:
+    write_scored(str(folder), str(folder / "page.html"))
+    return Page((folder / "page.html").read_text(encoding="utf-8"))
+
+
+def counts(page: Page) -> list[list[int]]:
+    """The counts of the confusion matrix."""
+    return [[int(cell.split()[0]) for cell in row[1:]] for row in page.cells("Confusion matrix")[1:]]
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every row of a Parquet file."""
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    for row in rows:
+        change(row)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+
+
+def update(file: Path, **changes: Any) -> None:
+    """Change values of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 CAT_DOG = [
@@ -158,51 +139,68 @@ CAT_DOG = [
     ("val/dog/0.jpg", "dog", "cat", 0.85),
     *[(f"val/dog/{n}.jpg", "dog", "dog", 0.75) for n in range(1, 4)],
 ]
+PARTS = [
+    "Learning curves", "Confusion matrix", "Classes", "ROC and precision", "Reliability", "Threshold", "Pictures",
+    "What the layers respond to", "Findings in the data", "Where it is weakest", "Cross-validation", "Data",
+    "What was run",
+]  # fmt: skip
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return a_run(tmp_path, CAT_DOG, ["cat", "dog"])
+    return a_run(tmp_path, CAT_DOG, ["cat", "dog"], skipped=[("train/x.jpg", "unreadable", "cut")])
 
 
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    data = tmp_path / "data"
-    for path, *_ in CAT_DOG:
-        (data / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.effect_noise((640, 480), 50).convert("RGB").save(data / path, comment=b"private" * 1000)
-    return data
+def headings(page: Page) -> list[str]:
+    return [part for part in PARTS if f">{part}</h2>" in re.sub(r"\s+", " ", page.source)]
 
 
-def test_the_page_is_one_file_that_refers_to_nothing_outside(run: Path, photographs: Path) -> None:
-    before = set(run.iterdir())
-    report = Path(write_report(run))
-    assert set(run.iterdir()) - before == {report} == {run / "report.html"}
-    text = report.read_text(encoding="utf-8")
-    page = Page(text)
-    assert not page.open
-    sources = [attributes["src"] or "" for _, attributes in page.elements if "src" in attributes]
-    assert len(sources) == 3
-    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
-    assert not any(name in attributes for _, attributes in page.elements for name in ("href", "xlink:href"))
-    assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in page.elements)
-    assert "http://" not in text and "https://" not in text and "url(" not in text and "@import" not in text
-    assert len(text) < 400_000
+def test_a_run_with_every_file_has_every_part(tmp_path: Path) -> None:
+    page = read(a_full_run(tmp_path, CLASSES))
+    assert headings(page) == PARTS
+    assert len(page.data["wall"]["path"]) == 180 and len(page.data["curves"]) == 4
+    links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
+    assert links <= {f"#{attributes['id']}" for _, attributes in page.elements if "id" in attributes}
 
 
-def test_the_same_run_gives_the_same_page(run: Path) -> None:
+def test_a_run_without_what_may_be_absent_has_the_other_parts(run: Path) -> None:
+    page = read(run)
+    absent = {"What the layers respond to", "Findings in the data", "Cross-validation"}
+    assert headings(page) == [part for part in PARTS if part not in absent]
+    assert "largest class" not in page.text and "Test accuracy" not in page.text
+
+
+@pytest.mark.parametrize("name", ["layers.parquet", "findings.json", "pictures.parquet"])
+def test_each_file_that_may_be_absent_may_be_absent_alone(tmp_path: Path, name: str) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 20)
+    (run / name).unlink()
+    assert len(headings(read(run))) >= len(PARTS) - 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "probabilities", "raw", "width", "brightness", "sharpness", "typicality", "nearest", "cluster", "attention",
+        "attention_rows", "thumbnail", "format", "label", "prediction", "probability",
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_known_is_left_out(tmp_path: Path, name: str) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 20)
+    rewrite(run / "pictures.parquet", lambda row: row.update({name: None}))
+    assert len(read(run).data["wall"]["path"]) == 55
+
+
+def test_an_older_run_has_a_page(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "before" / "run", tmp_path / "run")
+    page = read(tmp_path / "run")
+    assert len(page.data["wall"]["path"]) == 6
+    assert "Of 6 validation pictures 5 are right" in page.words
+
+
+def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES, 40)
     first = Path(write_report(run)).read_bytes()
-    assert Path(write_report(f"file://{run}")).read_bytes() == first
-
-
-def test_the_page_is_the_same_to_the_byte_as_ever(tmp_path: Path) -> None:
-    skipped: list[tuple[str, str, str | None]] = [("train/1.jpg", "unreadable", "cut")]
-    run = a_run(tmp_path, CAT_DOG, ["cat", "dog"], skipped=skipped)
-    config = (run / "config.json").read_text().replace(str(tmp_path), "/photos")
-    (run / "config.json").write_text(config)
-    os.utime(run / "summary.json", (1_700_000_000, 1_700_000_000))
-    page = Path(write_report(run)).read_bytes()
-    assert hashlib.sha256(page).hexdigest() == "2bb841d971073ca596a2331073e23f2125cb25960a4336e44984a140052cbe8f"
+    assert Path(write_report(run)).read_bytes() == first
 
 
 def test_a_run_on_an_object_store_has_the_page_of_the_same_run_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,48 +215,72 @@ def test_a_run_on_an_object_store_has_the_page_of_the_same_run_here(run: Path, m
         write_report("s3://bucket/run")
 
 
-def test_hostile_names_are_only_text(tmp_path: Path) -> None:
-    predictions = [(f"val/{HOSTILE}/1.jpg", HOSTILE, "dog", 0.9), ("val/dog/1.jpg", "dog", "dog", 0.9)]
-    skipped: list[tuple[str, str, str | None]] = [
-        (HOSTILE, "unreadable", HOSTILE),
-        ("x.jpg", "missing", None),
-    ]
-    run = a_run(tmp_path, predictions, [HOSTILE, "dog"], skipped=skipped, recipe=HOSTILE, model_digest="\ud800")
-    page = read(run)
-    assert not page.open
-    assert not any(tag == "script" or "src" in attributes for tag, attributes in page.elements)
-    shown = HOSTILE.replace("\x07", "\ufffd")
-    assert page.cells("Skipped files")[1:] == [[shown, "unreadable", shown], ["x.jpg", "missing", ""]]
-    assert page.cells("Classes")[1][0] == shown
-    assert page.text.count(shown) >= 8
+def named(folder: Path, name: str) -> list[Page]:
+    """Pages on which every text that is not ours is the same one."""
+    run = a_full_run(folder, (name, "dog"), 20)
+    rewrite(run / "pictures.parquet", lambda row: row.update(path=f"{name} {row['path']}", format=name, status=name))
+    rewrite(run / "manifest.parquet", lambda row: row.update(path=name, status=name, error=name, split="train"))
+    rewrite(run / "layers.parquet", lambda row: row.update(path=name))
+    suspect = {"path": name, "suggestion": name, "score": 1, "beside": [name]}
+    finding = {"kind": "blank", "what": name, "advice": name, "suspects": [suspect]}
+    (run / "findings.json").write_text(json.dumps({"findings": [finding]}))
+    update(run / "summary.json", recipe=name, model_digest=name, remarks=[name])
+    update(run / "config.json", command=name, requested={"recipe": "frozen", "weights": name})
+    folder = a_scored_folder(folder, (name, "dog"), is_labelled=True)
+    update(folder / "scored.json", remarks=[name], output=name, model=name, statuses={name: 3})
+    update(folder / "drift.json", sentence=name)
+    return [read(run), scored(folder)]
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "<!--", "&amp;' onerror='x {{ 7 * 7 }}\u202e\u2028"])
+def test_names_are_only_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "hostile").mkdir()
+    (tmp_path / "plain").mkdir()
+    shown = name.replace("\x07", "\ufffd")
+    for hostile, plain in zip(named(tmp_path / "hostile", name), named(tmp_path / "plain", "cat"), strict=True):
+        assert not hostile.open
+        assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
+        keys = [[sorted(attributes) for _, attributes in page.elements] for page in (hostile, plain)]
+        assert keys[0] == keys[1]
+        assert name in hostile.data["wall"]["classes"]  # JSON holds it as it is; the script makes text of it
+        assert hostile.text.count(shown) >= 5
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_only_our_own_style_and_script_may_run_and_nothing_may_be_loaded(tmp_path: Path, is_scored: bool) -> None:
+    if is_scored:
+        page = scored(a_scored_folder(tmp_path, CLASSES, is_labelled=False))
+    else:
+        page = read(a_full_run(tmp_path, CLASSES, 20))
+    (policy,) = [of["content"] or "" for _, of in page.elements if of.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    for kind, text in (("style", page.inside["style"][0]), ("script", page.inside["script"][1])):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert len(page.inside["style"]) == 1 and len(page.inside["script"]) == 2
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert "style" not in names and not any(name.startswith("on") for name in names)
+    script = page.inside["script"][1].replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|document\.write|https?:", script)
 
 
 def test_figures_of_a_hand_computed_example_appear(run: Path) -> None:
     page = read(run)
     assert counts(page) == [[6, 2], [1, 3]]
-    assert page.cells("Confusion matrix")[1] == ["cat", "6 75.0 %", "2 25.0 %"]
-    # 9 of 12 are right: the standard error is sqrt(0.75 * 0.25 / 12).
-    assert "0.750 \u00b1 0.125" in page.text
-    # Of the predictions between 0.9 and 1 all six are right, between 0.6 and 0.7 none of two.
-    bars = [float(attributes["height"] or 0) for tag, attributes in page.elements if tag == "rect"]
-    assert bars == [0, 220, 0, 220]
-    settings = dict(page.cells("Settings")[1:])
-    assert settings["optim.lr"] == "0.0003"
-    assert settings["versions.torch"] == "2.15.0"
+    assert page.cells("Confusion matrix")[1] == ["cat", "6 75.0%", "2 25.0%"]
+    assert "Of 12 validation pictures 9 are right: 75.0%." in page.words
+    # Wilson's interval of 9 of 12.
+    assert "lies between 46.8% and 91.1%" in page.words
+    assert page.cells("Classes")[1][:2] == ["cat", "8"]
+    assert page.cells("Classes")[1][2].startswith("85.7%") and page.cells("Classes")[1][3].startswith("75.0%")
+    settings = dict(page.cells("All 61 settings")[1:])
+    assert (settings["optim.lr"], settings["versions.torch"]) == ("0.0001", "2.15.0")
     assert settings["command"] == "tlearn train --x"
-
-
-def test_figures_of_the_summary_appear(run: Path) -> None:
-    page = read(run)
-    text = " ".join(page.text.split())
-    for expected in (
-        "Log-loss0.3333calibrated; 0.4321 in the best epoch",
-        "Brier score0.1212",
-        "ROC-AUCn/a",
-        "Expected calibration error, in 15 bins: 0.046, with logits divided by the temperature 1.750.",
-    ):
-        assert expected in text
-    assert page.cells("Classes")[1:] == [["cat", "8", "n/a", "0.625"], ["dog", "8", "n/a", "0.625"]]
+    assert page.cells("What was run")[1:] == [["seed", "7", "0"]]
+    assert "0.3333 0.4321 before calibration" in page.words
+    kept = {at: (n, right) for at, n, right, *_ in page.data["thresholds"]}
+    assert (kept[0.5], kept[0.7], kept[0.8]) == ((12, 9), (10, 9), (7, 6))
 
 
 @pytest.mark.parametrize("right", [0, 1])
@@ -266,7 +288,16 @@ def test_the_interval_says_more_than_a_standard_error_of_zero(tmp_path: Path, ri
     rows = [(f"{n}.jpg", "cat", "cat" if right else "dog", 0.9) for n in range(10)]
     page = read(a_run(tmp_path, rows, ["cat", "dog"]))
     # Wilson's interval of 10 of 10 begins at 1 / (1 + 1.96 ** 2 / 10).
-    assert ("interval 0.722 to 1.000" if right else "interval 0.000 to 0.278") in page.text
+    assert ("between 72.2% and 100.0%" if right else "between 0.0% and 27.8%") in page.words
+
+
+def test_the_result_stands_beside_the_baselines_and_the_test(tmp_path: Path) -> None:
+    page = read(a_full_run(tmp_path, CLASSES))
+    assert "Always saying the largest class would give 25.0%, a linear probe on the same features 85.0%." in page.words
+    assert "Test accuracy:" in page.words and "of 30 pictures on which nothing was chosen" in page.words
+    assert "Note: the validation loss rose after epoch 9" in page.words
+    assert len(page.cells("Test")) == 5
+    assert "90.0% ± 2.0% over folds" in page.words and len(page.cells("Cross-validation")) == 4
 
 
 def test_the_confusion_matrix_of_three_classes_sums_to_n(tmp_path: Path) -> None:
@@ -277,14 +308,14 @@ def test_the_confusion_matrix_of_three_classes_sums_to_n(tmp_path: Path) -> None
     assert sum(map(sum, counts(page))) == 31
 
 
-def test_a_matrix_of_very_many_classes_is_left_out(tmp_path: Path) -> None:
+def test_of_very_many_classes_the_pairs_that_are_confused_are_shown(tmp_path: Path) -> None:
     classes = [f"class {n:03}" for n in range(200)]
     rows = [(f"val/{name}.jpg", name, classes[0], 0.4) for name in classes]
     run = a_run(tmp_path, rows, classes)
     page = read(run)
-    assert "Confusion matrix" not in page.tables
+    assert "Confusion matrix" not in page.tables and "class 001 taken for class 000: 1" in page.words
     assert len(page.cells("Classes")) == 201
-    assert (run / "report.html").stat().st_size < 400_000
+    assert (run / "report.html").stat().st_size < 1_500_000
 
 
 @pytest.mark.parametrize(
@@ -302,6 +333,7 @@ def test_a_missing_file_is_named(run: Path, name: str) -> None:
     [
         ("summary.json", b"{"), ("summary.json", b"{}"), ("summary.json", b"[]"), ("config.json", b"{}"),
         ("metrics.jsonl", b""), ("metrics.jsonl", b"{"), ("validation.parquet", b"PAR1"), ("manifest.parquet", b""),
+        ("pictures.parquet", b"PAR1"), ("layers.parquet", b""), ("findings.json", b"{}"), ("findings.json", b"[]"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_damaged_or_of_another_version_is_said_in_one_line(run: Path, name: str, content: bytes) -> None:
@@ -311,17 +343,6 @@ def test_a_file_that_is_damaged_or_of_another_version_is_said_in_one_line(run: P
     assert str(run) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_mistakes_come_surest_first_and_without_photographs_too(run: Path) -> None:
-    page = read(run)
-    assert not any(tag == "img" for tag, _ in page.elements)
-    assert "photographs that could not be opened are left out" in " ".join(page.text.split())
-    mistakes = page.text[page.text.index("Worst mistakes") : page.text.index("Skipped files")]
-    paths = ["val/dog/0.jpg", "val/cat/6.jpg", "val/cat/7.jpg"]
-    assert sorted(paths, key=mistakes.index) == paths
-    assert "val/cat/0.jpg" not in mistakes
-    assert "0.8500" in mistakes
-
-
 def test_only_pictures_of_the_data_folder_are_shown(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Image.new("RGB", (10, 10)).save(tmp_path / "outside.png")
@@ -329,15 +350,19 @@ def test_only_pictures_of_the_data_folder_are_shown(tmp_path: Path) -> None:
     (tmp_path / "data" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     paths = ["../outside.png", "%2e%2e/outside.png", str(tmp_path / "outside.png"), "broken.png", "a\0.png"]
     rows = [(path, "cat", "dog", 0.9) for path in [*paths, "caf%C3%A9 1.png"]]
-    page = read(a_run(tmp_path, rows, ["cat", "dog"]))
-    assert len([tag for tag, _ in page.elements if tag == "img"]) == 1
+    wall = read(a_run(tmp_path, rows, ["cat", "dog"])).data["wall"]
+    assert [path for path, image in zip(wall["path"], wall["thumbnail"], strict=True) if image] == ["caf%C3%A9 1.png"]
 
 
-def test_the_gallery_ends_at_twelve_and_the_skipped_files_at_fifty(tmp_path: Path) -> None:
-    rows = [(f"val/{n}.jpg", "cat", "dog", 0.9) for n in range(20)]
+def test_what_is_no_picture_is_not_shown_as_one(tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 20)
+    rewrite(run / "pictures.parquet", lambda row: row.update(thumbnail=b"<svg onload=x>"))
+    assert set(read(run).data["wall"]["thumbnail"]) == {None}
+
+
+def test_the_skipped_files_end_at_fifty(tmp_path: Path) -> None:
     skipped: list[tuple[str, str, str | None]] = [(f"train/{n}.jpg", "unreadable", "cut") for n in range(53)]
-    page = read(a_run(tmp_path, rows, ["cat", "dog"], skipped=skipped))
-    assert len([tag for tag, _ in page.elements if tag == "figure"]) == 12
+    page = read(a_run(tmp_path, CAT_DOG, ["cat", "dog"], skipped=skipped))
     assert len(page.cells("Skipped files")) == 51
     assert "and 3 more" in page.text
 
@@ -345,10 +370,10 @@ def test_the_gallery_ends_at_twelve_and_the_skipped_files_at_fifty(tmp_path: Pat
 @pytest.mark.parametrize("epochs", [1, 2, 300])
 def test_every_epoch_is_in_the_curves(tmp_path: Path, epochs: int) -> None:
     page = read(a_run(tmp_path, CAT_DOG, ["cat", "dog"], epochs=epochs))
-    lines = [attributes["points"] or "" for tag, attributes in page.elements if tag == "polyline"]
-    assert [len(points.split()) for points in lines] == [epochs] * 4
-    positions = [tuple(map(float, point.split(","))) for points in lines for point in points.split()]
-    assert all(50 <= x <= 450 and 24 <= y <= 244 for x, y in positions)
+    lines = [of["d"] or "" for tag, of in page.elements if of.get("class") in ("line training", "line validation")][:4]
+    assert [line.count(",") for line in lines] == [epochs] * 4
+    positions = [tuple(map(float, point.split(","))) for line in lines for point in line[1:].split("L")]
+    assert all(44 <= x <= 348 and 14 <= y <= 196 for x, y in positions)
 
 
 def test_a_run_that_diverged_has_a_report(tmp_path: Path) -> None:
@@ -358,20 +383,111 @@ def test_a_run_that_diverged_has_a_report(tmp_path: Path) -> None:
         '{"epoch": 1, "train_loss": NaN, "val_loss": Infinity, "train_accuracy": 0.5, "val_accuracy": 0.5}\n'
     )
     page = read(run)
-    lines = [attributes["points"] or "" for tag, attributes in page.elements if tag == "polyline"]
-    assert [len(points.split()) for points in lines] == [0, 0, 1, 1]
     assert not any("nan" in (value or "") for _, attributes in page.elements for value in attributes.values())
-    assert "n/a" in page.text
+    assert "n/a" in page.text and page.data["wall"]["probability"] == [None] * 12
+    assert counts(page) == [[6, 2], [1, 3]]
 
 
-def test_what_the_guard_says_and_the_figures_of_test_are_on_the_page(run: Path) -> None:
-    without = " ".join(read(run).text.split())
-    summary = json.loads((run / "summary.json").read_text())
-    test = summary["quality"] | {"accuracy": 0.75, "per_class": {"cat": {"precision": 0.5, "recall": 1.0, "count": 12}}}
-    (run / "summary.json").write_text(json.dumps(summary | {"remarks": [f"no better than {HOSTILE}"], "test": test}))
+def test_labels_that_are_probably_wrong_come_first_where_the_neighbours_agree(tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 20)
+    (run / "findings.json").unlink()
+
+    def near(label: str) -> list[dict[str, Any]]:
+        return [{"path": f"{n}", "label": label, "similarity": 0.9} for n in range(3)]
+
+    def change(row: dict[str, Any]) -> None:
+        row |= {
+            "label": "disc",
+            "prediction": "bar",
+            "probabilities": [("disc", 0.1), ("bar", 0.9)],
+            "probability": 0.9,
+        }
+        row["nearest"] = near("bar" if row["path"] == "val/disc/0002.jpg" else "disc")
+        if row["path"].startswith("train"):
+            row["prediction"] = None
+
+    rewrite(run / "pictures.parquet", change)
+    wall = read(run).data["wall"]
+    doubts = dict(zip(wall["path"], wall["doubt"], strict=True))
+    assert doubts["val/disc/0002.jpg"] == 800 and doubts["val/disc/0004.jpg"] == 200
+    assert doubts["train/disc/0000.jpg"] == 0
+
+
+def test_what_the_doctor_found_is_there_with_its_pictures(tmp_path: Path) -> None:
+    page = read(a_full_run(tmp_path, CLASSES))
+    groups = {group["name"]: group["members"] for group in page.data["groups"] if group["kind"] == "finding"}
+    paths = page.data["wall"]["path"]
+    assert [paths[n] for n in groups["exact duplicates"]] == ["val/disc/0000.jpg", "train/disc/0000.jpg"]
+    wrong = {paths[n] for n in groups["wrong label"]}
+    doubts = dict(zip(paths, page.data["wall"]["doubt"], strict=True))
+    assert wrong and min(doubts[path] for path in wrong) > max(doubts[path] for path in set(paths) - wrong)
+    assert "1 file is in validation and in training" in page.words and "exclude, sure to 100.0%" in page.words
+
+
+def test_the_weakest_slice_is_named_and_shown(tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES[:2], 200)
     page = read(run)
-    text = " ".join(page.text.split())
-    assert "Note: no better than <script src" in text and "Note" not in without
-    assert "Test accuracy0.750n = 12; 95 % interval 0.468 to 0.911" in text and "Test accuracy" not in without
-    assert page.cells("Test")[1:] == [["cat", "12", "0.500", "1.000"]]
-    assert not page.open and not any(tag == "script" for tag, _ in page.elements)
+    assert page.cells("Where it is weakest")[1][0] == "dark"
+    (dark,) = [group for group in page.data["groups"] if group["name"] == "dark"]
+    assert len(dark["members"]) == int(page.cells("Where it is weakest")[1][1])
+    rewrite(run / "pictures.parquet", lambda row: row.update(prediction=row["label"]))
+    assert "No slice differs from the whole beyond chance." in read(run).words
+
+
+def test_a_scored_folder_without_truth_shows_what_needs_none(tmp_path: Path) -> None:
+    page = scored(a_scored_folder(tmp_path, CLASSES, is_labelled=False))
+    assert headings(page) == ["Threshold", "Pictures", "Data", "What was run"]
+    assert "120 of 123 files have a prediction" in page.words and "Drift" in page.words
+    (drift,) = page.data["groups"]
+    assert drift["kind"] == "drift" and len(drift["members"]) == 20
+    assert "uncertain" in page.data["wall"]["status"]
+    assert not page.data["has_truth"]
+
+
+def test_a_scored_folder_with_labels_shows_how_right_it_is(tmp_path: Path) -> None:
+    folder = a_scored_folder(tmp_path, CLASSES, is_labelled=True)
+    (folder / "drift.json").unlink()
+    page = scored(folder)
+    assert {"Confusion matrix", "Classes", "ROC and precision", "Reliability"} <= set(headings(page))
+    assert sum(map(sum, counts(page))) == 120 and "of those with a label are right" in page.words
+    assert page.data["groups"] == [group for group in page.data["groups"] if group["kind"] == "slice"]
+
+
+def test_drift_that_cannot_be_told_is_said(tmp_path: Path) -> None:
+    folder = a_scored_folder(tmp_path, CLASSES, is_labelled=False)
+    update(folder / "drift.json", value=None, sentence="3 new images are too few to tell drift", paths=[])
+    page = scored(folder)
+    assert "3 new images are too few to tell drift." in page.words and "stability index" not in page.words
+    assert page.data["groups"] == []
+
+
+def test_a_scored_folder_of_which_nothing_could_be_scored_has_a_page(tmp_path: Path) -> None:
+    folder = a_scored_folder(tmp_path, CLASSES, is_labelled=False)
+    pq.write_table(pa.Table.from_pylist([], content.PICTURES), folder / "pictures.parquet")
+    assert "No picture has a prediction." in scored(folder).words
+
+
+def test_five_thousand_pictures_stay_under_ten_megabytes(tmp_path: Path) -> None:
+    run = a_full_run(tmp_path, CLASSES, 20)
+    table = pq.read_table(run / "pictures.parquet")
+    one = table.to_pylist()[40]
+    rows = [
+        one | {"path": f"val/disc/of a longer name {n}.jpg", "thumbnail": b"\xff\xd8" + 950 * b"x"} for n in range(5000)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), run / "pictures.parquet")
+    layer = pq.read_table(run / "layers.parquet").to_pylist()[0] | {"image": b"\xff\xd8" + 11_000 * b"x"}
+    pq.write_table(pa.Table.from_pylist(100 * [layer], content.LAYERS), run / "layers.parquet")
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert 8_000_000 < len(page) < 10_000_000
+    assert page.count("data:image/jpeg") == 5100
+
+
+def test_thumbnails_that_are_too_large_are_made_smaller_then_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [content.jpeg(content.drawn(n % 4, np.random.default_rng(n))[0]) for n in range(40)]
+    total = sum(map(len, images))
+    for limit, least in ((total, 40), (0.7 * total, 40), (0.1 * total, 4)):
+        monkeypatch.setattr(wall, "_MAX_THUMBNAIL_BYTES", limit)
+        shown = wall.content([Picture(f"{n}.jpg", thumbnail=image) for n, image in enumerate(images)], [], {})
+        kept = [uri for uri in shown["thumbnail"] if uri]
+        assert len(kept) >= least and sum(map(len, kept)) < 4 / 3 * limit + 40 * 30
