@@ -50,7 +50,8 @@ def _solved(x: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     targets = F.one_hot(labels, num_classes).double() * 2 - 1
     gram = x.T @ x
     penalty = _PENALTY * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    return torch.linalg.solve(gram + penalty, x.T @ targets)
+    weights: Tensor = torch.linalg.solve(gram + penalty, x.T @ targets)
+    return weights
 
 
 def _probabilities(scores: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ config.json         the settings, asked for and resolved, and what computed with
 manifest.parquet    every file that was listed
 metrics.jsonl       a line an epoch
 validation.parquet  what the model says of every validation image
+pictures.parquet    the pictures that the report shows, with all that is known of each
+layers.parquet      what the layers respond to
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -48,9 +50,19 @@ _INCIDENTAL = (
 PLACES = ("data", "weights")
 """Settings that say where something is: the same place has many names."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
-_OPTIONAL = ("remarks", "ignored_names", "test")
+_OPTIONAL = ("remarks", "ignored_names", "test", "baseline")
 """Of the summary: not in its JSON where there is nothing to say."""
 _GATE = [field.name for field in dataclasses.fields(Gate)]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a model has to beat: accuracies on the validation images."""
+
+    largest_class: float
+    """Of whoever names their largest class always."""
+    linear_probe: float | None
+    """Of ridge regression on the pooled features of the pretrained network; None where these were not computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class Summary:
     """How many files of each suffix, and of each name that systems leave behind, were no images (folders end in /)."""
     test: Quality | None = None
     """Of the images of test/, where it has class folders."""
+    baseline: Baseline | None = None
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -126,7 +139,9 @@ class Summary:
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
         test = Quality.from_json(content["test"]) if "test" in content else None
-        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ())), "test": test})
+        baseline = Baseline(**content["baseline"]) if "baseline" in content else None
+        typed |= {"remarks": tuple(content.get("remarks", ())), "test": test, "baseline": baseline}
+        return cls(**rest | typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +316,12 @@ class RunFolder:
             ),
         }
         self._write_table("validation.parquet", pa.table(columns))
+
+    def write_pictures(self, pictures: pa.Table, layers: pa.Table | None) -> None:
+        """What the report shows, in the schemas of tlearn.report.pictures."""
+        self._write_table("pictures.parquet", pictures)
+        if layers is not None:
+            self._write_table("layers.parquet", layers)
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""
