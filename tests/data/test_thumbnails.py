@@ -23,7 +23,7 @@ def side(data: bytes) -> int:
 @pytest.mark.parametrize("pixels", [NOISE, PLAIN, NOISE[:, :20, :20]])
 def test_no_thumbnail_takes_more_than_its_share(pixels: torch.Tensor, max_bytes: int) -> None:
     data = thumbnail(pixels, max_bytes)
-    assert data is None or (len(data) <= max_bytes and side(data) <= min(160, pixels.shape[1]))
+    assert data is None or (len(data) <= max_bytes and side(data) <= min(128, pixels.shape[1]))
     assert data is not None or (pixels is not PLAIN and max_bytes < 3000)
 
 

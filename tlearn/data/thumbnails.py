@@ -6,7 +6,7 @@ import math
 from PIL import Image
 from torch import Tensor
 
-_MAX_SIDE = 160
+_MAX_SIDE = 128
 _MIN_SIDE = 16
 _BYTES_PER_PIXEL = 0.15
 """Of a photograph at the first quality, about."""
@@ -21,7 +21,7 @@ def encoded(pixels: Tensor, side: int, quality: int = _QUALITIES[0]) -> bytes:
 
 
 def thumbnail(pixels: Tensor, max_bytes: int) -> bytes | None:
-    """(3, size, size) uint8 as large as `max_bytes` allow, but at most 160 pixels a side; None if they are too few."""
+    """(3, size, size) uint8 as large as `max_bytes` allow, but at most 128 pixels a side; None if they are too few."""
     side = min(max(round(math.sqrt(max_bytes / _BYTES_PER_PIXEL)), _MIN_SIDE), _MAX_SIDE, pixels.shape[1])
     while side >= _MIN_SIDE:
         for quality in _QUALITIES:  # noise takes more bytes than a photograph

@@ -93,7 +93,9 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
                 cache=config.cache,
                 quiet=config.quiet,
                 verbose=config.verbose,
-            )
+                report=config.report,
+            ),
+            labelled.labels,
         )
         with storage.open_input(output) as file:
             rows = pq.read_table(file, columns=["path", "status", "prediction", "probabilities"]).to_pylist()

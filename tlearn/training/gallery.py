@@ -32,7 +32,7 @@ _MAX_KNOWN = 10_000
 """Training pictures that others are compared with."""
 _MAX_CONVOLVED = 256
 """The same where blocks have to run on each."""
-_MAX_TRAIN_SHOWN = 1000
+_MAX_TRAIN_SHOWN = 500
 _NUM_NEAREST = 3
 _NUM_CLUSTERS = 8
 _BATCH_SIZE = 64
