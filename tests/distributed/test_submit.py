@@ -152,6 +152,9 @@ def test_flags_are_checked_before_anything_is_sent(capfd: pytest.CaptureFixture[
     assert main(["submit", "train", "forzen", "--data", "/data", "--output", "/run"]) == 2
     assert main(["submit", "train", "--data", "/data", "--output", "run"]) == 2
     assert "expected an absolute path or a URI for --output, got run" in capfd.readouterr().err
+    places = ["--model", "/model", "--input", "/in", "--output", "/table/"]
+    assert main(["submit", "score", *places, "--report", "page.html"]) == 2
+    assert "or a URI for --report, got page.html" in capfd.readouterr().err
     for words in (["--submission-id", "a/b", "train"], ["score", "--mdoel", "/run/model"], ["--max-attempts", "0"]):
         assert main(["submit", *words]) == 2
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tlearn.data.fetch import Fetched
+from tlearn.report import pictures
 from tlearn.report.pictures import LAYERS, PICTURES
 from tlearn.training import gallery, layers
 from tlearn.training.run import RunFolder, Summary
@@ -157,3 +159,23 @@ def test_channels_are_telling_by_the_share_of_their_variance_between_the_classes
     labels = torch.tensor([0, 0, 2, 2])
     values = torch.tensor([[1.0, 5, 3, 0], [1, 5, 9, 0], [4, 5, 3, 0], [4, 5, 9, 1]])
     assert layers._between(values, labels).tolist() == pytest.approx([1, 0, 0, 1 / 3], abs=1e-5)
+
+
+def test_files_that_are_gone_when_a_run_ends_cost_their_pictures_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (layers, pictures):
+        monkeypatch.setattr(module, "fetch", lambda *_: Fetched("missing", "no such file when it was read"))
+    run = alone.train(draw(tmp_path / "data", 2), tmp_path / "run", optim={"num_epochs": 1})
+    assert not (tmp_path / "run/layers.parquet").exists() and Path(run.report).exists()
+    shown = rows(tmp_path / "run")
+    assert all(row["thumbnail"] is row["width"] is None for row in shown)
+    assert all(row["attention"] for row in shown if row["split"] != "train")
+
+
+@pytest.mark.parametrize("most", [2, 5, 9, 30])
+def test_of_many_training_pictures_the_first_of_each_class_are_compared(most: int) -> None:
+    labels = torch.tensor([0] * 10 + [1] * 3 + [2] * 10)
+    found = gallery._first(labels, most).tolist()
+    assert len(found) <= max(most, 3) and set(labels[found].tolist()) == {0, 1, 2}
+    assert found[0] == 0 and (most < 23 or len(found) == 23)

@@ -83,9 +83,9 @@ class _Command:
 
 
 def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
-    for name in ("data", "model", "input", "output", "cache"):
+    for name in ("data", "model", "input", "output", "report", "cache"):
         given = getattr(job, name, "/")
-        for place in (given,) if isinstance(given, str) else given:
+        for place in (given,) if isinstance(given, str) else given or ():
             if "://" not in place and not os.path.isabs(place):
                 raise UsageError(
                     f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"

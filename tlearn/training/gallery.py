@@ -32,6 +32,8 @@ _MAX_KNOWN = 10_000
 """Training pictures that others are compared with."""
 _MAX_CONVOLVED = 256
 """The same where blocks have to run on each."""
+_MAX_CONVOLVED_SHOWN = 1000
+"""Pictures that are shown where blocks have to run on each."""
 _MAX_TRAIN_SHOWN = 500
 _NUM_NEAREST = 3
 _NUM_CLUSTERS = 8
@@ -66,10 +68,15 @@ class Known:
     """(files,) int64"""
     pooled: Tensor
     """(files, channels)"""
-    val: Tensor | None
-    """(num_val, channels): of all validation pictures, by the same layers; None where blocks have to run on each."""
+    val: Features | None
+    """Of all validation pictures, by the same layers; None where blocks have to run on each."""
     is_of_model: bool
     """Whether the model's own layers gave all this."""
+
+    def of_val(self, rows: Tensor) -> Tensor:
+        """(n, channels) of validation pictures (n,)."""
+        assert self.val is not None
+        return torch.cat([self.val.gather(part).float().mean((2, 3)) for part in rows.split(256)])
 
     def described(self, similarities: list[float], rows: list[int]) -> tuple[dict[str, Any], ...]:
         """The column `nearest` of a picture."""
@@ -87,17 +94,17 @@ class Known:
         if phase.in_step is not None:
             return None
         is_cached, files = phase.frozen_blocks == 5, learned.train_files
-        rows = _spread(len(files), _MAX_KNOWN if is_cached else _MAX_CONVOLVED)
+        labels = torch.tensor([learned.listing.classes.indices[file.label] for file in files])
+        rows = _first(labels, _MAX_KNOWN)
+        rows = rows if is_cached else rows[_spread(len(rows), _MAX_CONVOLVED)]
         maps = torch.Tensor.float if is_cached else learned.trainable.maps
         with torch.no_grad():
             pooled = [maps(phase.train.gather(part)).mean((2, 3)) for part in rows.split(_BATCH_SIZE)]
-            val = [phase.val.gather(part).float().mean((2, 3)) for part in torch.arange(len(phase.val)).split(256)]
-        indices = learned.listing.classes.indices
         return cls(
             files=[files[row] for row in rows.tolist()],
-            labels=torch.tensor([indices[files[row].label] for row in rows.tolist()]),
+            labels=labels[rows],
             pooled=torch.cat(pooled),
-            val=torch.cat(val) if is_cached else None,
+            val=phase.val if is_cached else None,
             is_of_model=phase is learned.phase,
         )
 
@@ -109,16 +116,21 @@ def baseline(learned: "Learned", known: Known | None) -> Baseline:
     largest = labels.bincount().max().item() / len(labels)
     if known is None or known.val is None:
         return Baseline(largest, None)
-    predictions = probe(known.pooled, known.labels, len(classes.names))(known.val).argmax(1)
-    return Baseline(largest, (predictions == labels).double().mean().item())
+    rows = _spread(len(labels), _MAX_KNOWN)
+    predictions = probe(known.pooled, known.labels, len(classes.names))(known.of_val(rows)).argmax(1)
+    return Baseline(largest, (predictions == labels[rows]).double().mean().item())
 
 
 def pictures(
     config: TrainConfig, learned: "Learned", known: Known | None, judged: Sequence[Judged], temperature: float
 ) -> list[Picture]:
-    """Those of the splits that were judged, at most 5,000, and the training pictures that are most like them."""
+    """Those of the splits that were judged, at most 5,000, and the training pictures that are most like them.
+
+    At most 1,000 where the model has blocks that were trained.
+    """
     names = learned.listing.classes.names
-    seen = [_Seen.of(learned, known, each, MAX_SHOWN // len(judged)) for each in judged]
+    most = MAX_SHOWN if learned.phase.frozen_blocks == 5 else _MAX_CONVOLVED_SHOWN
+    seen = [_Seen.of(learned, known, each, most // len(judged)) for each in judged]
     compared = [each for each in seen if each.pooled is not None]
     predictions = torch.cat([metrics.predictions(each.logits) for each in compared])
     alike = _alike(
@@ -162,7 +174,7 @@ class _Seen:
             pooled.append(maps.mean((2, 3)))
         compared: Tensor | None = torch.cat(pooled)
         if known is not None and not known.is_of_model:
-            compared = known.val[rows] if known.val is not None and judged.features is learned.phase.val else None
+            compared = known.of_val(rows) if judged.features is learned.phase.val else None
         return cls([judged.files[row] for row in rows.tolist()], logits, torch.cat(attention), compared)
 
 
@@ -200,6 +212,14 @@ def _of_train(shown: Sequence[Picture]) -> list[Picture]:
     named = {near["path"]: near["label"] for nears in by_rank for near in nears if near}
     first = itertools.islice(named.items(), _MAX_TRAIN_SHOWN)
     return [Picture(path=path, split="train", label=label, status="ok") for path, label in first]
+
+
+def _first(labels: Tensor, most: int) -> Tensor:
+    """At most so many row numbers: of more the first of each class (pictures,), which lie in few files of the cache."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    of_class = max(most // int(labels.max() + 1), 1)
+    return torch.cat([(labels == label).nonzero()[:of_class, 0] for label in labels.unique()])
 
 
 def _spread(count: int, most: int) -> Tensor:

@@ -145,7 +145,8 @@ class _Block:
         response = interpolate(self.maps[None, None, picture, channel].float(), self.small.shape[2:], mode="bilinear")[
             0
         ]
-        light = _DARK + (1 - _DARK) * response / response.max().clamp(min=1e-6)
+        # The root, because beside its peak little else would be seen.
+        light = _DARK + (1 - _DARK) * (response / response.max().clamp(min=1e-6)).sqrt()
         return encoded((self.small[picture] * light).round().to(torch.uint8), _PICTURE_SIDE)
 
 
