@@ -16,7 +16,9 @@ _QUALITIES = (70, 40, 10)
 def encoded(pixels: Tensor, side: int, quality: int = _QUALITIES[0]) -> bytes:
     """(3, size, size) uint8 as WebP of so many pixels a side."""
     image, data = Image.fromarray(pixels.permute(1, 2, 0).numpy()), io.BytesIO()
-    image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0).save(data, "WEBP", quality=quality, method=2)
+    image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0).save(
+        data, "WEBP", quality=quality, method=1
+    )
     return data.getvalue()
 
 

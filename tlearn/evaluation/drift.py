@@ -19,6 +19,8 @@ from tlearn.errors import IntegrityError
 
 NUM_BINS = 10
 NUM_PROJECTIONS = 8
+USUAL = 0.1
+"""Below it there is no drift to speak of."""
 MIN_IMAGES = 30
 """Fewer say too little."""
 
@@ -145,7 +147,7 @@ def judge(reference: Reference | None, counts: Histograms | None) -> tuple[float
     of_probabilities, of_features = indices[0], sum(indices[1:]) / len(indices[1:])
     value = max(of_probabilities, of_features)
     where = "probabilities" if of_probabilities > of_features else "features"
-    if value < 0.1:
+    if value < USUAL:
         return value, "the images look like those the model was validated on"
     if value < 0.25:
         return value, f"the images differ somewhat from those the model was validated on, in their {where}"

@@ -58,7 +58,9 @@ def write(
     model = predictor.classifier.description
     described = {each.path: each for each in _described(predictor, folder, shown)}
     wall = [_picture(row, model.temperature, described.get(row["path"]), labels) for row in shown]
-    driving = _driving(Reference.from_json(model.reference), histograms, list(described.values()))
+    has_drift = scored.drift is not None and scored.drift >= drift.USUAL
+    reference = Reference.from_json(model.reference) if has_drift else None
+    driving = _driving(reference, histograms, list(described.values()))
     with tempfile.TemporaryDirectory() as temporary:
         pq.write_table(pictures.table(wall, folder, model.preprocess), Path(temporary, "pictures.parquet"))
         Path(temporary, "scored.json").write_text(json.dumps(scored.to_json()))
