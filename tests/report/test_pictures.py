@@ -11,7 +11,7 @@ from PIL import Image
 from tlearn.config import PreprocessConfig
 from tlearn.errors import StorageError
 from tlearn.report import pictures
-from tlearn.report.pictures import PICTURES, Picture, table, worth_showing
+from tlearn.report.pictures import PICTURES, Picture, most_shown, table, worth_showing
 
 PREPROCESS = PreprocessConfig(image_size=32, short_side=32)
 LOOKS = ("width", "height", "format", "brightness", "contrast", "sharpness", "thumbnail")
@@ -45,6 +45,10 @@ def test_thumbnails_share_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert 0 < sum(len(data) for data in found["thumbnail"].to_pylist()) <= 20_000
 
 
+def test_many_classes_leave_room_for_fewer_pictures() -> None:
+    assert [most_shown(num_classes) for num_classes in (2, 50, 100, 10_000)] == [5000, 5000, 2500, 500]
+
+
 def test_no_picture_at_all_is_a_table_without_rows(tmp_path: Path) -> None:
     assert table([], str(tmp_path), PREPROCESS).schema == PICTURES
 
@@ -56,4 +60,4 @@ def test_of_many_half_are_the_least_certain_and_half_are_spread_over_the_rest(mo
     assert len(set(rows)) == most and list(rows) == sorted(rows)
     assert set(np.argsort(certainty)[: most // 2]) <= set(rows)
     assert most < 9 or certainty[rows].max() > 0.7
-    assert worth_showing(certainty, 100).tolist() == list(range(100)) and not len(worth_showing(certainty[:0]))
+    assert worth_showing(certainty, 100).tolist() == list(range(100)) and not len(worth_showing(certainty[:0], 9))

@@ -118,7 +118,7 @@ def test_a_run_that_is_stopped_while_it_writes_them_goes_on(tmp_path: Path, monk
 def test_of_more_pictures_than_are_shown_the_wrong_and_the_least_certain_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "MAX_SHOWN", 20)
+    monkeypatch.setattr(gallery, "most_shown", lambda num_classes: 20)
     monkeypatch.setattr(gallery, "_MAX_TRAIN_SHOWN", 5)
     alone.train(draw(tmp_path / "data", 3), tmp_path / "run", optim={"num_epochs": 1, "lr": 1e-9})
     shown = rows(tmp_path / "run")

@@ -19,8 +19,10 @@ from tlearn.data.fetch import fetch
 from tlearn.data.thumbnails import thumbnail
 from tlearn.errors import StorageError
 
-MAX_SHOWN = 5000
-"""Pictures of a wall; a page of so many stays below 10 MB."""
+_LEAST_SHOWN, _MOST_SHOWN = 500, 5000
+"""Pictures of a wall; a page of 5,000 stays below 10 MB."""
+_NUM_PROBABILITIES = 250_000
+"""Of all pictures and classes together, beyond which fewer are shown."""
 _THUMBNAIL_BYTES = 4_500_000
 """Of all thumbnails together; in a page they take a third more."""
 
@@ -88,7 +90,12 @@ class Picture:
     """(rows, columns) uint8: where the network sees what speaks for the prediction."""
 
 
-def worth_showing(certainty: np.ndarray[Any, Any], most: int = MAX_SHOWN) -> np.ndarray[Any, Any]:
+def most_shown(num_classes: int) -> int:
+    """How many pictures a wall has at most."""
+    return max(min(_NUM_PROBABILITIES // num_classes, _MOST_SHOWN), _LEAST_SHOWN)
+
+
+def worth_showing(certainty: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
     """Rows of at most so many pictures, in their order: half of them the least certain, half spread over the rest."""
     if len(certainty) <= most:
         return np.arange(len(certainty))

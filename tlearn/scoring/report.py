@@ -23,7 +23,7 @@ from tlearn.evaluation import drift, similar
 from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network import explain
 from tlearn.report import page, pictures
-from tlearn.report.pictures import Picture, worth_showing
+from tlearn.report.pictures import Picture, most_shown, worth_showing
 from tlearn.scoring import predict
 from tlearn.scoring.predict import Predictor
 from tlearn.scoring.summary import Scored
@@ -52,10 +52,11 @@ def write(
     if not rows.num_rows:
         warn(f"no page in {config.report}: no picture has a score")
         return
-    shown = rows.take(worth_showing(rows["probability"].to_numpy())).to_pylist(maps_as_pydicts="strict")
-    say(f"looking at {len(shown):,} pictures for {config.report}")
     predictor = predict.load(config.model, config.engine, config.precision)
     model = predictor.classifier.description
+    chosen = worth_showing(rows["probability"].to_numpy(), most_shown(len(model.classes.names)))
+    shown = rows.take(chosen).to_pylist(maps_as_pydicts="strict")
+    say(f"looking at {len(shown):,} pictures for {config.report}")
     described = {each.path: each for each in _described(predictor, folder, shown)}
     wall = [_picture(row, model.temperature, described.get(row["path"]), labels) for row in shown]
     has_drift = scored.drift is not None and scored.drift >= drift.USUAL

@@ -22,7 +22,7 @@ from tlearn.evaluation.probe import probe
 from tlearn.evaluation.quality import Quality, measure
 from tlearn.features.cache import Features
 from tlearn.network import explain
-from tlearn.report.pictures import MAX_SHOWN, Picture, worth_showing
+from tlearn.report.pictures import Picture, most_shown, worth_showing
 from tlearn.training.run import Baseline
 
 if TYPE_CHECKING:
@@ -124,12 +124,11 @@ def baseline(learned: "Learned", known: Known | None) -> Baseline:
 def pictures(
     config: TrainConfig, learned: "Learned", known: Known | None, judged: Sequence[Judged], temperature: float
 ) -> list[Picture]:
-    """Those of the splits that were judged, at most 5,000, and the training pictures that are most like them.
-
-    At most 1,000 where the model has blocks that were trained.
-    """
+    """Those of the splits that were judged, and the training pictures that are most like them."""
     names = learned.listing.classes.names
-    most = MAX_SHOWN if learned.phase.frozen_blocks == 5 else _MAX_CONVOLVED_SHOWN
+    most = most_shown(len(names))
+    if learned.phase.frozen_blocks < 5:
+        most = min(most, _MAX_CONVOLVED_SHOWN)
     seen = [_Seen.of(learned, known, each, most // len(judged)) for each in judged]
     compared = [each for each in seen if each.pooled is not None]
     predictions = torch.cat([metrics.predictions(each.logits) for each in compared])
