@@ -155,6 +155,9 @@ def test_flags_are_checked_before_anything_is_sent(capfd: pytest.CaptureFixture[
     for flag in ("--labels", "--exclude", "--groups"):
         assert main(["submit", "train", "--data", "/data", "--output", "/run", flag, "a.csv"]) == 2
         assert f"expected an absolute path or a URI for {flag}, got a.csv" in capfd.readouterr().err
+    places = ["--model", "/model", "--input", "/in", "--output", "/table/"]
+    assert main(["submit", "score", *places, "--report", "page.html"]) == 2
+    assert "or a URI for --report, got page.html" in capfd.readouterr().err
     for words in (["--submission-id", "a/b", "train"], ["score", "--mdoel", "/run/model"], ["--max-attempts", "0"]):
         assert main(["submit", *words]) == 2
 

@@ -69,6 +69,7 @@ def run(data: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_training_leaves_the_files_that_the_design_names(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names >= {"config.json", "manifest.parquet", "metrics.jsonl", "summary.json", "model", "report.html"}
+    assert names >= {"pictures.parquet", "layers.parquet"}
     assert any(name.startswith("events.out.tfevents.") for name in names)
     assert {path.name for path in (run / "model").iterdir()} == {"model.safetensors", "model.json", "README.md"}
     assert not [path for path in run.rglob("*.tmp")]

@@ -37,7 +37,8 @@ def measured(files: list[File], monkeypatch: pytest.MonkeyPatch) -> tuple[Qualit
     learned: Any = SimpleNamespace(trainable=trainable.eval(), frozen=frozen, phase=phase)
     with torch.no_grad():
         logits = trainable(features[:-1])
-    return job._tested(task, learned, 2.0), logits, asked
+    judged = job._tested(task, learned)
+    return judged and judged.quality(2.0, CLASSES), logits, asked
 
 
 def test_they_are_measured_once_at_the_cut_and_temperature_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,11 @@ from tlearn.errors import UsageError
 from tlearn.storage import default_cache
 
 
+def _check_report(report: str | None) -> None:
+    if report is not None and not report.endswith(".html"):
+        raise UsageError(f"expected --report NAME.html, got {report or 'nothing'}: a report is one page")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig:
     """Score a folder of images into Parquet.
@@ -24,6 +29,8 @@ class ScoreConfig:
     the folder, or to the innermost that holds all that is given."""
     output: str
     """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
+    report: str | None = None
+    """NAME.html: show the pictures that got rows, or, with nothing new, all, on one page without a network."""
     abstain_below: float | None = None
     """Rows whose probability is lower get the status uncertain; the prediction stays. --rescore applies it to rows
     that are there."""
@@ -57,6 +64,7 @@ class ScoreConfig:
         check_types(self)
         if self.input == ():
             raise UsageError("expected --input PATH [PATH ...], got no path")
+        _check_report(self.report)
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         if self.batch_size is not None:
@@ -88,6 +96,8 @@ class EvaluateConfig:
     classes."""
     output: str | None = None
     """NAME.parquet: keep the rows there."""
+    report: str | None = None
+    """NAME.html: show the pictures and the figures, on one page without a network."""
     workers: int | str | None = None
     """Scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
     max_error_rate: float = 0.05
@@ -109,6 +119,7 @@ class EvaluateConfig:
         check_types(self)
         as_workers(self.workers)
         between("max_error_rate", self.max_error_rate, 0, 1)
+        _check_report(self.report)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

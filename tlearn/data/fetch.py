@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tlearn.config import PreprocessConfig
-from tlearn.data import images
+from tlearn.data import images, kinds
 from tlearn.data.reading import NotRead, read
 from tlearn.data.status import Status
 
@@ -27,6 +27,8 @@ class Fetched:
     """Microseconds since 1970."""
     sha256: str | None = None
     """None where the file could not be read, or has more than max_bytes."""
+    kind: str | None = None
+    """Of the file by its bytes (JPEG, PNG); None unless the status is ok."""
 
 
 Fetch = Callable[[str, str, PreprocessConfig], Fetched]
@@ -46,4 +48,4 @@ def fetch(folder: str, path: str, config: PreprocessConfig) -> Fetched:
         pixels, width, height = images.load(content.data, config)
     except images.ImageError as error:
         return Fetched(error.status, str(error), None, error.width, error.height, *facts)
-    return Fetched("ok", None, pixels, width, height, *facts)
+    return Fetched("ok", None, pixels, width, height, *facts, kinds.of(content.data).name)

@@ -84,7 +84,7 @@ class _Command:
 
 
 def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
-    for name in ("data", "model", "input", "output", "cache", "labels", "groups", "exclude"):
+    for name in ("data", "model", "input", "output", "report", "cache", "labels", "groups", "exclude"):
         given = getattr(job, name, None) or ()
         for place in (given,) if isinstance(given, str) else given:
             is_place = name != "groups" or is_table(place)

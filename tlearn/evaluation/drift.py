@@ -19,6 +19,8 @@ from tlearn.errors import IntegrityError
 
 NUM_BINS = 10
 NUM_PROJECTIONS = 8
+USUAL = 0.1
+"""Below it there is no drift to speak of."""
 MIN_IMAGES = 30
 """Fewer say too little."""
 
@@ -109,10 +111,31 @@ def add(left: Histograms | None, right: Histograms) -> Histograms:
 def psi(expected: list[int], actual: list[int]) -> float:
     """The index of one histogram against another, without what chance gives; 0.0 or more."""
     m, n, num_bins = sum(expected), sum(actual), len(expected)
-    q = [(count + 0.5) / (m + 0.5 * num_bins) for count in expected]
-    p = [(count + 0.5) / (n + 0.5 * num_bins) for count in actual]
-    index = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
+    index = sum((p - q) * math.log(p / q) for p, q in _parts(expected, actual))
     return max(index - (num_bins - 1) * (1 / n + 1 / m), 0.0)
+
+
+def _parts(expected: list[int], actual: list[int]) -> list[tuple[float, float]]:
+    """Of each bin its share in the actual and in the expected histogram, none of them 0."""
+    m, n, num_bins = sum(expected), sum(actual), len(expected)
+    shares = ((count + 0.5) / (n + 0.5 * num_bins) for count in actual)
+    return [(p, (count + 0.5) / (m + 0.5 * num_bins)) for p, count in zip(shares, expected, strict=True)]
+
+
+def shares(
+    reference: Reference, counts: Histograms, values: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(images,): how much each image of series (series, images) adds to the drift of the histograms `counts`.
+
+    The share of its bin in the index, where the bin holds more than it should, divided by the images in that bin;
+    the probabilities count as much as all projections together.
+    """
+    found = np.zeros(values.shape[1])
+    for number, (expected, actual) in enumerate(zip(reference.counts, counts, strict=True)):
+        excess = [max(p - q, 0) * math.log(p / q) for p, q in _parts(expected, actual)]
+        of_image = np.array(excess) / np.maximum(actual, 1) * (NUM_PROJECTIONS if number == 0 else 1)
+        found += of_image[np.searchsorted(reference.edges[number], values[number], side="right")]
+    return found
 
 
 def judge(reference: Reference | None, counts: Histograms | None) -> tuple[float | None, str]:
@@ -124,7 +147,7 @@ def judge(reference: Reference | None, counts: Histograms | None) -> tuple[float
     of_probabilities, of_features = indices[0], sum(indices[1:]) / len(indices[1:])
     value = max(of_probabilities, of_features)
     where = "probabilities" if of_probabilities > of_features else "features"
-    if value < 0.1:
+    if value < USUAL:
         return value, "the images look like those the model was validated on"
     if value < 0.25:
         return value, f"the images differ somewhat from those the model was validated on, in their {where}"

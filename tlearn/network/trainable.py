@@ -111,13 +111,17 @@ class Trainable(nn.Module):
         self.layers = convolutions(frozen_blocks + 1, 5, arch)
         self.head = Head(head, channels(arch)[-1], preprocess.image_size // 32, num_logits)
 
-    def trunk(self, features: Tensor) -> Tensor:
-        """What the head's first dense layer sees, before its scale: the part without parameters when all is frozen."""
+    def maps(self, features: Tensor) -> Tensor:
+        """The last feature maps, (batch, channels, height, width) float32."""
         x = self.inputs(features)
         if len(self.layers):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.convolves_in_bf16):
                 x = self.layers(x.contiguous(memory_format=torch.channels_last)).float()
-        return self.head.pool(x)
+        return x
+
+    def trunk(self, features: Tensor) -> Tensor:
+        """What the head's first dense layer sees, before its scale: the part without parameters when all is frozen."""
+        return self.head.pool(self.maps(features))
 
     def inputs(self, features: Tensor) -> Tensor:
         """What the first trainable layer sees, float32; what is float32 already stays as it is."""

@@ -109,7 +109,9 @@ def labelled_rows(config: EvaluateConfig) -> LabelledRows:
                 cache=config.cache,
                 quiet=config.quiet,
                 verbose=config.verbose,
-            )
+                report=config.report,
+            ),
+            labelled.labels,
         )
         columns = ["path", "status", "prediction", "probability", "probabilities", "sha256"]
         with storage.open_input(output) as file:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ from tlearn.scoring.index import Counts, Index, Scope
 from tlearn.scoring.inputs import Input
 from tlearn.scoring.output import GrowingTable, Snapshot
 from tlearn.scoring.plan import Facts, Run
-from tlearn.scoring.summary import Finished, Scored, summarize
+from tlearn.scoring.summary import Finished, Scored, histograms, summarize
 from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
@@ -46,13 +46,16 @@ if TYPE_CHECKING:
 _SCORER = "tlearn.scoring.actor:Score"
 
 
-def score(config: ScoreConfig) -> Scored:
-    """Give every listed file its row. Raises TlearnError; what was done until then is gone on with the next time."""
+def score(config: ScoreConfig, labels: Mapping[str, str] | None = None) -> Scored:
+    """Give every listed file its row. Raises TlearnError; what was done until then is gone on with the next time.
+
+    `labels` are those of the report by path, where they are others than the folders'.
+    """
     with storage.reached():
-        return _score(config)
+        return _score(config, labels)
 
 
-def _score(config: ScoreConfig) -> Scored:
+def _score(config: ScoreConfig, labels: Mapping[str, str] | None) -> Scored:
     started = time.monotonic()
     model = description.verify(config.model)
     Reference.from_json(model.reference)  # refused now if it cannot be compared with
@@ -60,6 +63,8 @@ def _score(config: ScoreConfig) -> Scored:
     given.require_readable()
     output = outputs.chosen(config.output, given.folder, rescore=config.rescore)
     output.require_writable()
+    if config.report is not None:
+        storage.require_writable(storage.absolute(config.report).rpartition("/")[0])
     with Lease(output.work) as lease, index.opened(output.index(config.cache)) as known:
         job = _Job(config, model, given, output, known, lease)
         runs = []
@@ -76,7 +81,13 @@ def _score(config: ScoreConfig) -> Scored:
             output.catch_up(known)
         job.remove_runs()
     output.clean_up()
-    return summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
+    scored = summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
+    if config.report is not None:
+        from tlearn.scoring import report
+
+        rows = output.rows([run.run for run in runs])
+        report.write(config, given.folder, rows, scored, histograms(runs), labels)
+    return scored
 
 
 @dataclass(frozen=True, slots=True)

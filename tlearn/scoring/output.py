@@ -7,11 +7,12 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
@@ -64,6 +65,11 @@ class Snapshot:
 
     def needs_run(self, counts: Counts) -> bool:
         return True
+
+    def rows(self, runs: Sequence[str]) -> pa.Table:
+        """What a report shows after these runs: all rows."""
+        with storage.open_input(self.location) as file:
+            return table.read(file, self.location)
 
     def publish(self, merged: Merged, file: Path, run: Run) -> None:
         storage.publish(file, self.location, replace=True)
@@ -135,6 +141,15 @@ class GrowingTable:
 
     def needs_run(self, counts: Counts) -> bool:
         return counts.compute + counts.copied > 0
+
+    def rows(self, runs: Sequence[str]) -> pa.Table:
+        """What a report shows after these runs: the rows that they have added; the newest of every path if none."""
+        added = []
+        for record in self.ledger.records():
+            if record.run in runs:
+                with self.ledger.open(record) as file:
+                    added.append(table.read(file, record.name))
+        return pa.concat_tables(added) if added else table.latest(self.location)
 
     def publish(self, merged: Merged, file: Path, run: Run) -> None:
         if not merged.num_rows:

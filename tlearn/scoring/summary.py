@@ -76,19 +76,25 @@ class Scored:
         return dataclasses.asdict(self)
 
 
+def histograms(runs: Sequence[Finished]) -> Histograms | None:
+    """Of all images that were scored."""
+    found: Histograms | None = None
+    for run in runs:
+        if run.merged.histograms is not None:
+            found = drift.add(found, run.merged.histograms)
+    return found
+
+
 def summarize(
     output: str, model: Description, counts: Counts, ignored: Ignored, runs: Sequence[Finished], seconds: float
 ) -> Scored:
     statuses: Counter[str] = Counter()
-    histograms: Histograms | None = None
     for run in runs:
         statuses.update(run.merged.statuses)
-        if run.merged.histograms is not None:
-            histograms = drift.add(histograms, run.merged.histograms)
     num_scored = sum(statuses[status] for status in SCORED)
     num_labelled = sum(run.merged.num_labelled for run in runs)
     accuracy = sum(run.merged.num_right for run in runs) / num_labelled if num_labelled else None
-    value, sentence = drift.judge(Reference.from_json(model.reference), histograms)
+    value, sentence = drift.judge(Reference.from_json(model.reference), histograms(runs))
     return Scored(
         listed=counts.listed,
         unchanged=counts.unchanged,

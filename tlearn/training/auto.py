@@ -18,10 +18,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tlearn.config import OptimConfig, TrainConfig
+from tlearn.evaluation.probe import out_of_fold
 from tlearn.recipes import BETTER, RECIPES
 from tlearn.training.streams import Stream, generator
 
@@ -49,17 +49,9 @@ def separability(pooled: Tensor, labels: Tensor, num_classes: int, seed: int) ->
     0 is as good as naming the most frequent class, 1 is no mistake.
     """
     order = torch.randperm(len(labels), generator=generator(seed, Stream.SEPARABILITY))[:_MAX_IMAGES]
-    x, y = pooled[order].double(), labels[order]
-    x = F.pad(x / x.std().clamp(min=1e-12), (0, 1), value=1.0)  # and a constant
-    targets = F.one_hot(y, num_classes).double() * 2 - 1
+    y = labels[order]
     folds = torch.arange(len(y)) % min(_NUM_FOLDS, len(y))
-    num_right = 0
-    for fold in folds.unique():
-        held, rest = folds == fold, folds != fold
-        gram = x[rest].T @ x[rest]
-        penalty = 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-        weights = torch.linalg.solve(gram + penalty, x[rest].T @ targets[rest])
-        num_right += int(((x[held] @ weights).argmax(1) == y[held]).sum())
+    num_right = int((out_of_fold(pooled[order], y, num_classes, folds).argmax(1) == y).sum())
     chance = torch.bincount(y, minlength=num_classes).max().item() / len(y)
     return max((num_right / len(y) - chance) / max(1 - chance, 1e-12), 0.0)
 

@@ -47,6 +47,7 @@ class Learned:
 
     listing: Listing
     """Each file with what became of it."""
+    phases: tuple[Phase, ...]
     phase: Phase
     """In which the best checkpoint was written."""
     frozen: Frozen
@@ -112,6 +113,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     trainable.load_state_dict(tensors)
     return Learned(
         listing=listing,
+        phases=phases,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),
         trainable=trainable,

@@ -20,20 +20,32 @@ from tlearn.distributed.launch import nodes, require_gpus, require_shared, start
 from tlearn.distributed.nodes import ByTasks
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
-from tlearn.evaluation.quality import Quality
 from tlearn.features.cache import Features, outcomes, pooled, ranges
 from tlearn.features.compute import compute, plan
 from tlearn.features.cut import Cut, Frozens
 from tlearn.network import arithmetic, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
-from tlearn.training import auto, fit, gate, live, loop, track
+from tlearn.report import pictures
+from tlearn.training import auto, fit, gallery, gate, layers, live, loop, track
 from tlearn.training.fit import Learned
 from tlearn.training.folds import cross_validate
+from tlearn.training.gallery import Judged, Known
 from tlearn.training.gate import Gate
 from tlearn.training.loop import Worker
 from tlearn.training.remarks import remarks
-from tlearn.training.run import Earlier, Run, RunFolder, Start, Summary, essential, git_commit, opened, versions
+from tlearn.training.run import (
+    Baseline,
+    Earlier,
+    Run,
+    RunFolder,
+    Start,
+    Summary,
+    essential,
+    git_commit,
+    opened,
+    versions,
+)
 from tlearn.training.samples import Samples
 
 _MAX_REFERENCE = 2000
@@ -192,30 +204,40 @@ def _decided(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Ta
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
     """What the model says of (at most 500) validation images whose features are quantised, and are not."""
     files = sorted(learned.val_files, key=lambda file: file.sha256 or "")[: gate.MAX_IMAGES]
-    files, logits, labels = _evaluated(task, learned, files, plain, "int8 checked on validation images")
+    judged = _evaluated(task, learned, files, plain, "int8 checked on validation images")
     rows = {file.path: row for row, file in enumerate(learned.val_files)}
-    return gate.compare(logits, learned.val_logits[[rows[file.path] for file in files]], labels)
+    quantised = learned.val_logits[[rows[file.path] for file in judged.files]]
+    return gate.compare(judged.logits, quantised, judged.labels(task.listing.classes.indices))
 
 
-def _evaluated(
-    task: _Task, learned: Learned, files: list[File], cut: Cut, what: str
-) -> tuple[list[File], torch.Tensor, torch.Tensor]:
-    """The files that can be read, what the model says of them (images, num_logits), their labels (images,)."""
+def _evaluated(task: _Task, learned: Learned, files: list[File], cut: Cut, what: str) -> Judged:
+    """What the model says of those of the files that can be read."""
     files, source, _ = _plain_features(task.config, files, cut, what)
     labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
     samples = Samples(source.gather, labels)
-    return files, loop.evaluate(learned.trainable, samples, task.config.optim.global_batch_size, Worker()), labels
+    logits = loop.evaluate(learned.trainable, samples, task.config.optim.global_batch_size, Worker())
+    return Judged(files, source, logits)
 
 
-def _tested(task: _Task, learned: Learned, temperature: float) -> Quality | None:
-    """Figures of test/, on which nothing was chosen; None where it has no class folders or no picture in them."""
+def _tested(task: _Task, learned: Learned) -> Judged | None:
+    """The pictures of test/, on which nothing was chosen; None where it has no class folders or no picture in them."""
     files = task.listing.usable("test")
     if not files:
         return None
     say(f"evaluating the model on {len(files):,} images of test/")
     cut = Frozens(task.config, task.tensors, learned.frozen.arithmetic).cut(learned.phase.frozen_blocks)
-    files, logits, labels = _evaluated(task, learned, files, cut, "features of test/")
-    return quality.measure(logits / temperature, labels, task.listing.classes) if files else None
+    judged = _evaluated(task, learned, files, cut, "features of test/")
+    return judged if judged.files else None
+
+
+def _show(task: _Task, run: RunFolder, learned: Learned, test: Judged | None, temperature: float) -> Baseline:
+    """Leave what the report shows; returns what the model has to beat."""
+    known, val = Known.of(learned), Judged(learned.val_files, learned.phase.val, learned.val_logits)
+    judged = [val] if test is None else [val, test]
+    shown = gallery.pictures(task.config, learned, known, judged, temperature)
+    opened = pictures.table(shown, task.config.data, task.config.preprocess)
+    run.write_pictures(opened, layers.table(task.config, learned, val))
+    return gallery.baseline(learned, known)
 
 
 def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None, started: float) -> Summary:
@@ -228,7 +250,8 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.write_validation(learned.val_files, probabilities, classes)
     model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
     run.publish_model()
-    measured = quality.measure(logits, labels, classes)
+    measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
+    baseline = _show(task, run, learned, test, temperature)
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -250,12 +273,13 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         seconds_features=learned.seconds_features,
         seconds_train=learned.seconds_train,
         model_digest=model_digest,
-        test=_tested(task, learned, temperature),
+        test=test if test is None else test.quality(temperature, classes),
         seconds_total=round(time.monotonic() - started, 2),
         remarks=(*groups.remarks(task.listing.files), *remarks(learned.history, best, measured)),
         ignored_names=dict(task.listing.ignored.names.most_common()),
         excluded=task.listing.excluded,
         relabelled=task.listing.relabelled,
+        baseline=baseline,
     )
     run.publish(summary)
     return summary

@@ -6,6 +6,8 @@ metrics.jsonl       a line an epoch
 validation.parquet  what the model says of every validation image
 tracking.json       by what trackers outside know the run
 folds.parquet       of every image what a head says that has not seen it, where folds are asked for
+pictures.parquet    the pictures that the report shows, with all that is known of each
+layers.parquet      what the layers respond to
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -57,11 +59,21 @@ PLACES = ("data", "weights")
 _TABLES = ("labels", "groups", "exclude")
 """Settings that are known by what they say of the files."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
-_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds")
+_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds", "baseline")
 """Of the summary: not in its JSON where there is nothing to say."""
 _FOLDS = "folds"
 """Folder of what is kept until the cross-validation is done."""
 _GATE = [field.name for field in dataclasses.fields(Gate)]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a model has to beat: accuracies on the validation images."""
+
+    largest_class: float
+    """Of whoever names their largest class always."""
+    linear_probe: float | None
+    """Of ridge regression on the pooled features of the pretrained network; None where these were not computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,7 @@ class Summary:
     """Pictures to which --exclude gave another class."""
     folds: Folds | None = None
     """Cross-validation, where it was asked for."""
+    baseline: Baseline | None = None
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -145,7 +158,9 @@ class Summary:
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
         test = Quality.from_json(content["test"]) if "test" in content else None
         folds = Folds.from_json(content["folds"]) if "folds" in content else None
-        return cls(**rest | typed | {"remarks": tuple(content.get("remarks", ())), "test": test, "folds": folds})
+        baseline = Baseline(**content["baseline"]) if "baseline" in content else None
+        typed |= {"remarks": tuple(content.get("remarks", ())), "test": test, "folds": folds, "baseline": baseline}
+        return cls(**rest | typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +355,12 @@ class RunFolder:
         self.workplace.upload(last="summary.json")
         page.write_report(self.location)
         storage.remove_folder(storage.join(self.location, _FOLDS))
+
+    def write_pictures(self, pictures: pa.Table, layers: pa.Table | None) -> None:
+        """What the report shows, in the schemas of tlearn.report.pictures."""
+        self._write_table("pictures.parquet", pictures)
+        if layers is not None:
+            self._write_table("layers.parquet", layers)
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""
