@@ -260,7 +260,9 @@ def test_every_error_of_ours_has_its_code() -> None:
     }  # fmt: skip
 
 
-COMMANDS = ("train", "score", "evaluate", "submit", "scores", "verify", "check", "report", "weights", "demo", "bench")
+COMMANDS = (
+    "train", "score", "evaluate", "submit", "scores", "verify", "check", "report", "export", "weights", "demo", "bench",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
     from tlearn.scoring.evaluate import Evaluated as Evaluated
+    from tlearn.scoring.export import Exported as Exported
     from tlearn.scoring.predict import Predictor as Predictor
     from tlearn.scoring.summary import Scored as Scored
     from tlearn.scoring.table import Row as Row
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RECIPES",
     "Evaluated",
+    "Exported",
     "Findings",
     "Predictor",
     "Row",
@@ -52,6 +54,7 @@ __all__ = [
     "TrainConfig",
     "check",
     "evaluate",
+    "export",
     "load",
     "score",
     "train",
@@ -61,6 +64,7 @@ __all__ = [
 _HOMES = {
     "RECIPES": "tlearn.recipes",
     "Evaluated": "tlearn.scoring.evaluate",
+    "Exported": "tlearn.scoring.export",
     "Findings": "tlearn.data.check",
     "Predictor": "tlearn.scoring.predict",
     "Row": "tlearn.scoring.table",
@@ -189,6 +193,27 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: 
     config = recipes.replaced(EvaluateConfig(model="", data=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return evaluating.evaluate(config)
+
+
+def export(
+    model: str | PathLike[str], to: str, output: str | PathLike[str] | None = None, **settings: Any
+) -> "Exported":
+    """Write a model for other programs: `to` is "onnx", "torch" or "torchvision"; `output` lies beside it unless told.
+
+    `settings` are those of ExportConfig, as `tlearn export --help` lists them. It is compared with the model first.
+
+    Raises UsageError for what the model cannot become, InputError, IntegrityError where it would say something else,
+    StorageError: all of them TlearnErrors.
+    """
+    from tlearn import recipes
+    from tlearn.config import ExportConfig
+    from tlearn.errors import of_the_machine
+    from tlearn.scoring import export as exporting
+
+    paths = {"model": _path(model, "model"), "output": None if output is None else _path(output, "output")}
+    config = recipes.replaced(ExportConfig(model="", to="onnx"), {**paths, "to": to, **settings})
+    with of_the_machine():
+        return exporting.export(config)
 
 
 def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":

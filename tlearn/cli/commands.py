@@ -12,6 +12,7 @@ from tlearn.config import (
     BenchConfig,
     CheckConfig,
     EvaluateConfig,
+    ExportConfig,
     ReportConfig,
     ScoreConfig,
     ScoresConfig,
@@ -165,6 +166,15 @@ def _report(command: Command) -> int:
     return errors.DONE
 
 
+def _export(command: Command) -> int:
+    from tlearn.scoring.export import export
+
+    config: ExportConfig = command.settings
+    exported = export(config)
+    print(json.dumps(exported.to_json()) if config.json else exported.line())
+    return errors.DONE
+
+
 def _weights(command: Command) -> int:
     from tlearn.network import weights
 
@@ -204,6 +214,7 @@ RUN: dict[str, Callable[[Command], int]] = {
     "verify": _verify,
     "check": _check,
     "report": _report,
+    "export": _export,
     "weights": _weights,
     "demo": _demo,
     "bench": _bench,
