@@ -47,6 +47,8 @@ def off_by(amount: float) -> Any:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A run folder whose model is quickly exported; beside it photos/ with pictures."""
     monkeypatch.setattr(export, "_MAKERS", {"onnx": exact, "torch": exact, "torchvision": exact})
+    monkeypatch.setattr(export, "_NUM_DRAWN", 3)
+    monkeypatch.setattr(export.os, "cpu_count", lambda: 1)  # as conftest.py has it
     save_model(tmp_path / "run" / "model", PREPROCESS)
     for number, size in enumerate([(70, 60), (80, 90), (40, 200)]):
         place = tmp_path / "photos" / "val" / "cat" / f"{number}.png"
@@ -78,7 +80,7 @@ def test_a_file_lies_beside_the_model_unless_told(run: Path, to: str, name: str)
 
 def test_it_is_compared_on_the_pictures_that_are_given_else_on_those_of_the_run_else_on_drawn_ones(run: Path) -> None:
     drawn = tlearn.export(run / "model", "onnx")
-    assert (drawn.images, drawn.num_images) == ("drawn pictures", 20)
+    assert (drawn.images, drawn.num_images) == ("drawn pictures", 3)
     finish(run)
     of_run = tlearn.export(run / "model", "onnx")
     assert (of_run.images, of_run.num_images) == ("validation pictures of the run", 3)
