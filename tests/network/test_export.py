@@ -179,8 +179,8 @@ def in_torchvision(made: Made) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize(
     ("arch", "side", "head", "names"),
     [
-        ("vgg16", 7, HeadConfig(kind="dense", width=24), ("cat", "dog")),
-        ("vgg11_bn", 3, HeadConfig(kind="linear", unit_length=False), ("a", "b", "c")),
+        ("vgg16", 2, HeadConfig(kind="dense", width=24), ("cat", "dog")),
+        ("vgg11_bn", 1, HeadConfig(kind="linear", unit_length=False), ("a", "b", "c")),
     ],
 )
 def test_torchvision_s_network_says_what_the_model_says(

@@ -140,7 +140,7 @@ It sees {seen["image_size"]}x{seen["image_size"]} pixels, resized by `{seen["res
 
 The figures hold for pictures like those they were measured on. The epoch and the temperature were chosen on the
 validation images, whose figures are a little too good for that; nothing was chosen on test images. Logits are divided
-by the temperature, {content["temperature"]:.3f}, so that probabilities are calibrated.
+by the temperature, {content["temperature"]:.3f}, which calibrates probabilities (1 changes nothing).
 """
 
 
