@@ -2,26 +2,16 @@
 
 import html
 import re
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from markdown_it import MarkdownIt
-from support import CLASSES, PUBLISHED, save_model
+from support import CLASSES, PUBLISHED
 
-from tlearn import storage
-from tlearn.classes import Classes
-from tlearn.config import PreprocessConfig
-from tlearn.data.manifest import File
 from tlearn.errors import printable
-from tlearn.evaluation import quality
-from tlearn.network import card, description
+from tlearn.network import card
 from tlearn.network.card import Facts, Result
-from tlearn.training import job
-from tlearn.training.run import opened
 
 HOSTILE = (
     "<script>alert(1)</script>", "a|b", "`code`", "[x](javascript:alert(1))", "![p](http://a.b/c.png)", "_a_*b*",
@@ -137,21 +127,3 @@ def test_results_and_counts_are_in_tables() -> None:
         ["validation", "500", "0.9900 (95% sure from 0.977 to 0.996)", "0.0412", "0.0051"],
         ["test", "60", "1.0000 (95% sure from 0.940 to 1.000)", "", ""],
     ]
-
-
-def test_a_run_writes_what_it_knows_and_the_model_stays_the_same(tmp_path: Path) -> None:
-    files = [File("train", f"train/{name}/{n}.jpg", name, 1, 1) for name in ("cat", "dog", "dog") for n in range(3)]
-    logits = torch.tensor([[-2.0], [1.0], [3.0], [-1.0]])
-    val, test = (quality.measure(logits, torch.tensor(labels), CLASSES) for labels in ([0, 1, 1, 1], [0, 1, 1, 0]))
-    task: Any = SimpleNamespace(config=SimpleNamespace(weights="imagenet"))
-    learned: Any = SimpleNamespace(train_files=files)
-    summary: Any = SimpleNamespace(quality=val, test=test)
-    with opened(str(tmp_path / "run")) as run:
-        digest = save_model(run.path / "model", PreprocessConfig(image_size=32, short_side=36), Classes(CLASSES.names))
-        before = description.verify(str(run.path / "model"))
-        job._write_card(task, run, learned, summary)
-    metadata, body = parts(storage.read(str(tmp_path / "run" / "model" / "README.md")).data.decode())
-    assert description.verify(str(tmp_path / "run" / "model")) == before and before.digest == digest
-    assert cells(body, "Classes") == [["cat", "3", "1", "2"], ["dog", "6", "3", "2"]]
-    assert [row[:2] for row in cells(body, "Results")] == [["validation", "4"], ["test", "4"]]
-    assert [result["metrics"][0]["value"] for result in metadata["model-index"][0]["results"]] == [0.75, 1.0]
