@@ -26,7 +26,7 @@ lint: .venv/developed
 
 # What runs (the image installs it), and what develops, with the same versions.
 lock: .venv/developed
-	$(BIN)/uv pip compile pyproject.toml --extra offline --extra cpu $(LOCK) --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra offline --extra cpu --extra export $(LOCK) --upgrade -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --constraint requirements.lock $(LOCK) --upgrade -o requirements-dev.lock
 
 .venv/developed: requirements-dev.lock .venv/installed

@@ -267,19 +267,9 @@ def test_every_error_of_ours_has_its_code() -> None:
 
 
 COMMANDS = (
-    "train",
-    "score",
-    "evaluate",
-    "compare",
-    "submit",
-    "scores",
-    "verify",
-    "check",
-    "report",
-    "weights",
-    "demo",
-    "bench",
-)
+    "train", "score", "evaluate", "compare", "submit", "scores", "verify", "check", "report", "export", "weights",
+    "demo", "bench",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[], ["train"], ["train", "auto"], ["submit", "train"], *([c] for c in COMMANDS[1:])])

@@ -28,8 +28,8 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_face_is_these_names() -> None:
     assert tlearn.__all__ == [
-        "RECIPES", "Comparison", "Evaluated", "Findings", "Predictor", "Row", "Run", "ScoreConfig", "Scored",
-        "TlearnError", "TrainConfig", "check", "compare", "evaluate", "load", "score", "train",
+        "RECIPES", "Comparison", "Evaluated", "Exported", "Findings", "Predictor", "Row", "Run", "ScoreConfig",
+        "Scored", "TlearnError", "TrainConfig", "check", "compare", "evaluate", "export", "load", "score", "train",
     ]  # fmt: skip
     assert all(getattr(tlearn, name).__doc__ for name in tlearn.__all__)
     assert set(tlearn.__all__) <= set(dir(tlearn))

@@ -17,6 +17,8 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import picture
+from support import save_model
 
 import tlearn
 from tlearn import cli, config, errors
@@ -35,6 +37,7 @@ PAGES = {
         "CONTRIBUTING.md",
         "cluster/README.md",
         "tests/benchmarks/README.md",
+        "tlearn/network/README.md",
         "tlearn/report/README.md",
         "tlearn/scoring/README.md",
         "tlearn/training/README.md",
@@ -260,7 +263,7 @@ def calls(block: Block) -> Iterator[tuple[str, ast.Call]]:
 
 def test_the_names_of_the_python_blocks_are_public() -> None:
     names = {name for block in blocks("python") for name, _ in calls(block)}
-    assert names == {"train", "load", "score", "evaluate", "check"}
+    assert names == {"train", "load", "score", "evaluate", "check", "export"}
     assert names <= set(tlearn.__all__)
     assert all(callable(getattr(tlearn, name)) for name in names)
 
@@ -299,7 +302,7 @@ def write_table(path: Path) -> None:
 def test_a_table_opens_as_the_python_blocks_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
-    opened = [block for block in blocks("python") if not is_of_tlearn(block)]
+    opened = [block for block in blocks("python") if "duckdb" in block.text]
     assert len(opened) == 1
     last = ast.parse(opened[0].text).body.pop()
     assert isinstance(last, ast.Expr)
@@ -307,6 +310,20 @@ def test_a_table_opens_as_the_python_blocks_say(tmp_path: Path, monkeypatch: pyt
     exec(opened[0].text, names)
     assert len(eval(ast.unparse(last), names)) == 2
     assert names["duckdb"].sql("select count(distinct prediction) from 'scores.parquet'").fetchall() == [(2,)]
+
+
+def test_an_onnx_file_is_run_as_the_python_blocks_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "runs" / "a" / "model", config.PreprocessConfig(image_size=32, short_side=36))
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        if block.page == "tlearn/network/README.md" and "torchvision" not in block.text:
+            exec(block.text, names)
+    (row,) = tlearn.load("runs/a/model", precision="fp32", engine="torch").predict(["a.jpg"])
+    assert row.probabilities == pytest.approx(
+        dict(zip(names["classes"], names["probabilities"][0], strict=True)), abs=1e-4
+    )
 
 
 def test_the_query_of_the_newest_rows_gives_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,10 +486,10 @@ def test_the_lock_of_what_runs_holds_no_developers_tool() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     run, developed = locked("requirements.lock"), locked("requirements-dev.lock")
-    assert wanted([*project["dependencies"], *extras["offline"], *extras["cpu"]]) <= run.keys()
+    assert wanted([*project["dependencies"], *extras["offline"], *extras["cpu"], *extras["export"]]) <= run.keys()
     assert wanted(extras["dev"]) <= developed.keys()
     # These come with Ray and with the extras, too.
-    assert wanted(extras["dev"]) & run.keys() <= {"pyyaml", "jsonschema", "pandas", "onnxruntime"}
+    assert wanted(extras["dev"]) & run.keys() <= {"pyyaml", "jsonschema", "pandas", *wanted(extras["export"])}
     assert {name: developed[name] for name in run} == run
 
 

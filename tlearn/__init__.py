@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tlearn.recipes import RECIPES as RECIPES
     from tlearn.scoring.compare import Comparison as Comparison
     from tlearn.scoring.evaluate import Evaluated as Evaluated
+    from tlearn.scoring.export import Exported as Exported
     from tlearn.scoring.predict import Predictor as Predictor
     from tlearn.scoring.summary import Scored as Scored
     from tlearn.scoring.table import Row as Row
@@ -45,6 +46,7 @@ __all__ = [
     "RECIPES",
     "Comparison",
     "Evaluated",
+    "Exported",
     "Findings",
     "Predictor",
     "Row",
@@ -56,6 +58,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "load",
     "score",
     "train",
@@ -66,6 +69,7 @@ _HOMES = {
     "RECIPES": "tlearn.recipes",
     "Comparison": "tlearn.scoring.compare",
     "Evaluated": "tlearn.scoring.evaluate",
+    "Exported": "tlearn.scoring.export",
     "Findings": "tlearn.data.check",
     "Predictor": "tlearn.scoring.predict",
     "Row": "tlearn.scoring.table",
@@ -214,6 +218,27 @@ def compare(a: str | PathLike[str], b: str | PathLike[str], **settings: Any) -> 
     config = recipes.replaced(CompareConfig(a="", b=""), {"a": _path(a, "a"), "b": _path(b, "b"), **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return comparing.compare(config)
+
+
+def export(
+    model: str | PathLike[str], to: str, output: str | PathLike[str] | None = None, **settings: Any
+) -> "Exported":
+    """Write a model for other programs: `to` is "onnx", "torch" or "torchvision"; `output` lies beside it unless told.
+
+    `settings` are those of ExportConfig, as `tlearn export --help` lists them. It is compared with the model first.
+
+    Raises UsageError for what the model cannot become, InputError, IntegrityError where it would say something else,
+    StorageError: all of them TlearnErrors.
+    """
+    from tlearn import recipes
+    from tlearn.config import ExportConfig
+    from tlearn.errors import of_the_machine
+    from tlearn.scoring import export as exporting
+
+    paths = {"model": _path(model, "model"), "output": None if output is None else _path(output, "output")}
+    config = recipes.replaced(ExportConfig(model="", to="onnx"), {**paths, "to": to, **settings})
+    with of_the_machine():
+        return exporting.export(config)
 
 
 def check(data: str | PathLike[str], **settings: Any) -> "Findings":

@@ -9,10 +9,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 
+import tlearn
 from tlearn.cli import main
+from tlearn.data import images
 
 PHOTOGRAPHS = Path(os.environ.get("TLEARN_PHOTOGRAPHS", "../shared/catdog"))
 
@@ -63,6 +67,22 @@ def test_scores_agree_with_the_key_of_the_test_photographs(run: Path, folder: Pa
     num_right = sum(row["prediction"] == key[row["path"]] for row in rows)
     print(f"\ntest accuracy {num_right / 500:.4f}")
     assert num_right >= 0.98 * 500
+
+
+def test_an_onnx_file_says_what_the_model_says_of_100_photographs(run: Path, folder: Path) -> None:
+    file = folder / "model.onnx"
+    assert main(["export", f"{run}/model", "--to", "onnx", "--output", str(file)]) == 0
+    session = onnxruntime.InferenceSession(file)
+    paths = sorted((PHOTOGRAPHS / "test").glob("*.jpg"))[::5]
+    assert len(paths) == 100
+    rows = tlearn.load(run / "model", engine="torch", precision="fp32").predict(paths)
+    gaps = []
+    for path, row in zip(paths, rows, strict=True):
+        pixels = images.decode(path.read_bytes(), max_pixels=10**8).pixels[None].contiguous()
+        (said,) = session.run(None, {"images": pixels.numpy()})
+        gaps.append(abs(said[0] - np.array(list(row.probabilities.values()))).max())
+    print(f"\nlargest difference {max(gaps):.1e}")
+    assert max(gaps) < 1e-4
 
 
 def test_the_notebook_s_mistakes_cost_what_the_readme_says(folder: Path, cache: Path) -> None:

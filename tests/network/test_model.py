@@ -459,10 +459,10 @@ def test_the_card_says_classes_accuracy_and_digest(tmp_path: Path) -> None:
     digest = save(tmp_path / "model", draft=dataclasses.replace(DRAFT, arch="vgg16"))
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     for expected in (
-        "# VGG16 fine-tuned to tell cat, dog, süß\n",
-        "0.9877 of 500 images",
-        "0.0432",
-        "temperature | 1.000",
+        "# VGG16 that tells 3 classes of pictures\n",
+        "\n| cat |\n| dog |\n| süß |\n",
+        "| validation | 500 | 0.9877 | 0.0432 |",
+        "temperature, 1.000,",
         digest,
         "1,600 images",
         "32x32",

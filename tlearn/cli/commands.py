@@ -13,6 +13,7 @@ from tlearn.config import (
     CheckConfig,
     CompareConfig,
     EvaluateConfig,
+    ExportConfig,
     ReportConfig,
     ScoreConfig,
     ScoresConfig,
@@ -186,6 +187,15 @@ def _report(command: Command) -> int:
     return errors.DONE
 
 
+def _export(command: Command) -> int:
+    from tlearn.scoring.export import export
+
+    config: ExportConfig = command.settings
+    exported = export(config)
+    print(json.dumps(exported.to_json()) if config.json else exported.line())
+    return errors.DONE
+
+
 def _weights(command: Command) -> int:
     from tlearn.network import weights
 
@@ -226,6 +236,7 @@ RUN: dict[str, Callable[[Command], int]] = {
     "verify": _verify,
     "check": _check,
     "report": _report,
+    "export": _export,
     "weights": _weights,
     "demo": _demo,
     "bench": _bench,

@@ -51,7 +51,7 @@ def _model(path: Path, flag: str) -> None:
 
 def _place(path: Path, flag: str) -> None:
     """Raise StorageError where nothing can be put. What is not there yet is not made."""
-    there = _nearest(path.parent if path.suffix in (".parquet", ".csv", ".html") else path)
+    there = _nearest(path.parent if path.suffix in _FILES else path)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"
         raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")
@@ -68,6 +68,8 @@ def _nearest(path: Path) -> Path:
     return next((place for place in (path, *path.parents) if os.path.exists(place)), path)
 
 
+_FILES = (".parquet", ".csv", ".html", ".onnx", ".pt2", ".safetensors")
+"""Suffixes of an output that is one file, not a folder."""
 _NO_PATHS = ("imagenet", "none")
 _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "model": _model,
@@ -75,6 +77,7 @@ _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "b": _something,
     "data": _folder,
     "input": _something,
+    "images": _folder,
     "run": _folder,
     "table": _something,
     "labels": _file,

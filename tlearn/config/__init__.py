@@ -1,6 +1,9 @@
 """What a run is: frozen dataclasses, one tree per command; the attribute docstrings are the help."""
 
 from tlearn.config.commands import (
+    EXPORTS as EXPORTS,
+)
+from tlearn.config.commands import (
     BenchConfig as BenchConfig,
 )
 from tlearn.config.commands import (
@@ -8,6 +11,9 @@ from tlearn.config.commands import (
 )
 from tlearn.config.commands import (
     DemoConfig as DemoConfig,
+)
+from tlearn.config.commands import (
+    ExportConfig as ExportConfig,
 )
 from tlearn.config.commands import (
     ReportConfig as ReportConfig,

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
 
 from tlearn.config.values import Arch, EngineChoice, PrecisionChoice, at_least, between, check_groups, check_types
 from tlearn.errors import UsageError
@@ -45,6 +47,37 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+
+EXPORTS = {"onnx": "model.onnx", "torch": "model.pt2", "torchvision": "torchvision.safetensors"}
+"""What a model can become, and the name that it has then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Write a model for other programs, after a comparison with itself on pictures.
+
+    tlearn export runs/a/model --to onnx
+    """
+
+    model: str
+    """Model folder of a run: RUN/model."""
+    to: Literal["onnx", "torch", "torchvision"]
+    """onnx: pixels in, probabilities out, resize and calibration inside. torch: the same, for torch.export.load.
+    torchvision: weights for its network of the same name."""
+    output: str | None = None
+    """NAME.onnx, NAME.pt2 or NAME.safetensors; beside the model folder unless told."""
+    images: str | None = None
+    """Folder (or URI) of pictures to compare on, at most 100 of them; the run's validation pictures unless told, and
+    drawn ones where these are gone."""
+    json: bool = False
+    """Print a summary as JSON in the last line."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        suffix = PurePosixPath(EXPORTS[self.to]).suffix
+        if self.output is not None and not self.output.endswith(suffix):
+            raise UsageError(f"expected --output NAME{suffix} with --to {self.to}, got {self.output}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

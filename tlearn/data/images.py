@@ -142,16 +142,21 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
     return interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 
+def decode_for(data: bytes, config: PreprocessConfig) -> Picture:
+    """Decode what is to be resized so, a large JPEG at a part of its size; raise nothing but ImageError."""
+    if len(data) > config.max_bytes:
+        message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
+        raise ImageError(message, status="too_large")
+    needed = config.short_side if config.resize == "crop" else config.image_size
+    return decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
+
+
 def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
     """Decode and resize to (3, image_size, image_size) uint8, with the stored width and height in pixels.
 
     Raises nothing but ImageError.
     """
-    if len(data) > config.max_bytes:
-        message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
-        raise ImageError(message, status="too_large")
-    needed = config.short_side if config.resize == "crop" else config.image_size
-    picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
+    picture = decode_for(data, config)
     try:
         return resize(picture.pixels, config), picture.width, picture.height
     except Exception as error:  # for want of memory

@@ -12,7 +12,6 @@ import shutil
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tlearn import storage
 from tlearn.errors import StorageError
+from tlearn.network import card
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Description, Draft, to_json, verified
 from tlearn.network.frozen import Extractor, Frozen
@@ -73,7 +73,7 @@ def save(folder: Path, frozen_tensors: dict[str, Tensor], trainable: Trainable, 
     try:
         storage.write_bytes(str(temporary / "model.safetensors"), data)
         storage.write_bytes(str(temporary / "model.json"), (json.dumps(content, indent=2) + "\n").encode())
-        storage.write_bytes(str(temporary / "README.md"), _card(content).encode())
+        storage.write_bytes(str(temporary / "README.md"), card.text(content).encode())
         if folder.exists():
             folder.replace(replaced)
         temporary.replace(folder)
@@ -105,29 +105,3 @@ def load(location: str, arithmetic: Arithmetic | None = None) -> Model:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _card(content: dict[str, Any]) -> str:
-    metrics, training, seen = content["metrics"], content["training"], content["preprocess"]
-    classes = ", ".join(content["classes"])
-    frozen = content["frozen_blocks"]
-    arch = content["architecture"]
-    name = arch.removesuffix("_bn").upper() + (" with batch normalisation" if arch.endswith("_bn") else "")
-    return f"""# {name} fine-tuned to tell {classes}
-
-ImageNet-pretrained {name}; {frozen} of its 5 convolution blocks are as they were
-pretrained, the rest was trained by tlearn, recipe `{training["recipe"]}`, on {training["num_train"]:,} images.
-
-| | |
-|---|---|
-| validation accuracy | {metrics["val_accuracy"]:.4f} of {training["num_val"]:,} images |
-| validation log-loss | {metrics["val_loss"]:.4f} |
-| temperature | {content["temperature"]:.3f}: logits are divided by it, to calibrate probabilities on these images |
-| input | {seen["image_size"]}x{seen["image_size"]} pixels, resized by `{seen["resize"]}` |
-| digest | `{content["digest"]}` |
-
-It knows these classes and no other: a picture of anything else is given one of them all the same, with a probability
-that says little. The figures hold for pictures like those it was validated on.
-
-    tlearn score --model THIS_FOLDER --input IMAGES --output scores.parquet
-"""

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,11 @@ from tlearn.distributed.launch import nodes, require_gpus, require_shared, start
 from tlearn.distributed.nodes import ByTasks
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
+from tlearn.evaluation.interval import accuracy_interval
 from tlearn.features.cache import Features, outcomes, pooled, ranges
 from tlearn.features.compute import compute, plan
 from tlearn.features.cut import Cut, Frozens
-from tlearn.network import arithmetic, model, weights
+from tlearn.network import arithmetic, card, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.report import pictures
@@ -281,6 +283,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         relabelled=task.listing.relabelled,
         baseline=baseline,
     )
+    _write_card(task, run, learned, summary)
     run.publish(summary)
     return summary
 
@@ -307,6 +310,23 @@ def _save_model(
     frozen_tensors = {name: task.tensors[name] for name in learned.frozen.layers.state_dict()}
     run.lease.check()
     return model.save(run.path / "model", frozen_tensors, learned.trainable, draft)
+
+
+def _write_card(task: _Task, run: RunFolder, learned: Learned, summary: Summary) -> None:
+    """The model's card, with all that the run knows."""
+    qualities = {"val": summary.quality, "test": summary.test}
+    measured = {split: of for split, of in qualities.items() if of is not None}
+    counts: dict[str, Mapping[str, int]] = {"train": Counter(file.label for file in learned.train_files)}
+    counts |= {split: {name: each.count for name, each in of.per_class.items()} for split, of in measured.items()}
+    results = [
+        card.Result(
+            split, of.num_images, of.accuracy, accuracy_interval(of.accuracy, of.num_images), of.log_loss,
+            of.calibration_error,
+        )
+        for split, of in measured.items()
+    ]  # fmt: skip
+    facts = card.Facts(task.config.weights, counts, tuple(results))
+    run.write_card(card.text(storage.read_json(str(run.path / "model" / "model.json")), facts))
 
 
 def _reference(learned: Learned, probabilities: torch.Tensor) -> dict[str, Any]:

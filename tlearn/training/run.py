@@ -367,6 +367,11 @@ class RunFolder:
         self.lease.check()
         self.workplace.upload(last="model.json")
 
+    def write_card(self, text: str) -> None:
+        """The card of the model that is there."""
+        self.lease.check()
+        storage.write_bytes(str(self.path / "model" / "README.md"), text.encode())
+
     def publish(self, summary: Summary) -> None:
         """Summary and report: with them the run is finished."""
         self._write_json("summary.json", summary.to_json())
