@@ -147,15 +147,20 @@ def load(data: bytes, config: PreprocessConfig) -> tuple[Tensor, int, int]:
 
     Raises nothing but ImageError.
     """
-    if len(data) > config.max_bytes:
-        message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
-        raise ImageError(message, status="too_large")
-    needed = config.short_side if config.resize == "crop" else config.image_size
-    picture = decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
+    picture = decoded(data, config)
     try:
         return resize(picture.pixels, config), picture.width, picture.height
     except Exception as error:  # for want of memory
         raise ImageError(_reason(data, error), width=picture.width, height=picture.height) from error
+
+
+def decoded(data: bytes, config: PreprocessConfig) -> Picture:
+    """Decode, as large as it is needed, what is within the limits; raise nothing but ImageError."""
+    if len(data) > config.max_bytes:
+        message = f"expected {config.max_bytes} bytes or less, got more: scale it down"
+        raise ImageError(message, status="too_large")
+    needed = config.short_side if config.resize == "crop" else config.image_size
+    return decode(data, max_pixels=config.max_pixels, least=2 * needed if config.jpeg_scaling else None)
 
 
 def _decode_with_pillow(image: Image.Image, data: bytes) -> Tensor:
