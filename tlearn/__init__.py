@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tlearn.config import EngineChoice, PrecisionChoice
     from tlearn.config import ScoreConfig as ScoreConfig
     from tlearn.config import TrainConfig as TrainConfig
-    from tlearn.data.check import Findings as Findings
+    from tlearn.doctor.check import Findings as Findings
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
     from tlearn.scoring.evaluate import Evaluated as Evaluated
@@ -61,7 +61,7 @@ __all__ = [
 _HOMES = {
     "RECIPES": "tlearn.recipes",
     "Evaluated": "tlearn.scoring.evaluate",
-    "Findings": "tlearn.data.check",
+    "Findings": "tlearn.doctor.check",
     "Predictor": "tlearn.scoring.predict",
     "Row": "tlearn.scoring.table",
     "Run": "tlearn.training.run",
@@ -191,13 +191,23 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: 
         return evaluating.evaluate(config)
 
 
-def check(data: str | PathLike[str], *, quiet: bool = False) -> "Findings":
-    """Decode every image of a data folder; say what is in it and what is wrong with it. Nothing is written.
+def check(data: str | PathLike[str], **settings: Any) -> "Findings":
+    """Decode every image of a data folder, compare them by their features; say what is in it and what is wrong with it.
 
-    Raises InputError as training would.
+    `settings` are those of CheckConfig, as `tlearn check --help` lists them; quick=True starts no Ray and needs no
+    weights. With output="NAME.csv" the files that are named are written there, else nothing but features into the
+    cache. How much is too much is the caller's to decide: found.findings, found.to_change.
+
+    Raises InputError, StorageError or UsageError, all of them TlearnErrors.
     """
-    from tlearn import console
-    from tlearn.data import check as checking
+    from tlearn import console, recipes, storage
+    from tlearn.config import CheckConfig
+    from tlearn.doctor import check as checking
+    from tlearn.errors import of_the_machine
 
-    with console.shown(quiet=quiet):
-        return checking.check(_path(data, "data"))
+    config = recipes.replaced(CheckConfig(data=""), {"data": _path(data, "data"), **settings})
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
+        found = checking.check(recipes.checked_as(config), quick=config.quick)
+        if config.output is not None:
+            storage.write_bytes(config.output, found.to_csv())
+        return found

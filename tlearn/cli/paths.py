@@ -44,7 +44,7 @@ def _model(path: Path, flag: str) -> None:
 
 def _place(path: Path, flag: str) -> None:
     """Raise StorageError where nothing can be put. What is not there yet is not made."""
-    there = _nearest(path.parent if path.suffix == ".parquet" else path)
+    there = _nearest(path.parent if path.suffix in (".parquet", ".csv") else path)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"
         raise StorageError(f"expected a folder that can be written at {path}: {reason}; choose another {flag}")

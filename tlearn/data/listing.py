@@ -27,11 +27,11 @@ def pictures(location: str, ignored: Ignored | None = None, prefix: str = "") ->
             ignored.add(entry, prefix)
 
 
-def read(data: str) -> Listing:
+def read(data: str, *, lenient: bool = False) -> Listing:
     """List train/, val/ and test/ of a data folder, each file with its class: the outermost folder in its split.
 
     Raises InputError for what cannot be trained on: a missing folder, fewer than two classes, a class folder of train/
-    without a picture, a class in val/ that train/ lacks.
+    without a picture, a class in val/ that train/ lacks. With `lenient`, what is in such a class is unlabelled instead.
     """
     layout = splits.find(data)
     ignored = Ignored(unused=layout.others)
@@ -44,15 +44,17 @@ def read(data: str) -> Listing:
     val = [file for file in files.get("val", []) if file.label]
     if "val" in layout.folders:
         labels = _labels(data, layout.folders["val"], files["val"], ignored)
-        classes.require(labels, "val/", ignored.hint())
+        if not lenient:
+            classes.require(labels, "val/", ignored.hint())
         if lacking := sorted(set(classes.names).difference(labels)):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
         splits.require_two(Counter(file.label for file in train))
     known = set(classes.names)
     test = [file for file in files.get("test", []) if file.label in known]
-    unlabelled = [file for file in files.get("test", []) if file.label not in known]
-    if strangers := sorted({file.label for file in unlabelled} - {""}):
+    unlabelled = [file for file in [*val, *files.get("test", [])] if file.label not in known]
+    val = [file for file in val if file.label in known]
+    if strangers := sorted({file.label for file in unlabelled if file.split == "test"} - {""}):
         remarks.append(f"folders of test/ that are no class of train/: {classes.beside(strangers)}")
     for split in ("train", "val"):
         if num_loose := sum(not file.label for file in files.get(split, [])):

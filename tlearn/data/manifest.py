@@ -57,7 +57,7 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
     """One line each: what a person should know before training on this."""
     unlabelled: list[File] = field(default_factory=list)
-    """The other pictures of test; the label is that of no class."""
+    """The other pictures of test, and of val where that is not refused; the label is that of no class."""
 
     def of(self, *splits: str) -> list[File]:
         return [file for file in self.files if file.split in splits]

@@ -4,6 +4,7 @@ config.json         the settings, asked for and resolved, and what computed with
 manifest.parquet    every file that was listed
 metrics.jsonl       a line an epoch
 validation.parquet  what the model says of every validation image
+findings.json       what may be wrong with the data
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -301,6 +302,10 @@ class RunFolder:
             ),
         }
         self._write_table("validation.parquet", pa.table(columns))
+
+    def write_findings(self, content: dict[str, Any]) -> None:
+        """What may be wrong with the data."""
+        self._write_json("findings.json", content)
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""
