@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from tlearn.demo import drawings
 
@@ -106,3 +106,19 @@ def as_png(folder: Path) -> None:
 def moved(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)
+
+
+def of_one_size(path: Path) -> None:
+    Image.open(path).resize((250, 210)).save(path)
+
+
+def framed(path: Path) -> None:
+    picture = Image.open(path)
+    ImageOps.expand(picture, picture.width // 8, "white").save(path)
+
+
+def of_one_camera(path: Path) -> None:
+    picture = Image.open(path)
+    exif = picture.getexif()
+    exif[0x010F], exif[0x0110] = "Maker", "Model 1"
+    picture.save(path, exif=exif)

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,11 @@ def test_strict_ends_with_4_where_a_file_is_to_be_changed(
     printed = capsys.readouterr()
     assert says in printed.err and (plant is None) == ("next: tlearn check" not in printed.out)
     assert main(["check", str(data), "--quick"]) == (code if plant == "refused" else 0)
+
+
+def test_a_quick_look_loads_no_ray(data: Path) -> None:
+    code = f"import sys, tlearn; tlearn.check({str(data)!r}, quick=True); sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
 def test_the_list_has_a_row_for_each_file_of_each_finding(data: Path, tmp_path: Path) -> None:

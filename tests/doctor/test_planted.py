@@ -88,6 +88,18 @@ def test_a_format_that_gives_a_class_away_is_named_with_its_interval(folder: Pat
     assert finding.kind == "gives_label_away" and "format (" in finding.what and "100% right" in finding.what
 
 
+LEAKS = {"size": planted.of_one_size, "border colour": planted.framed, "camera": planted.of_one_camera}
+
+
+@pytest.mark.parametrize("property", LEAKS)
+def test_a_property_of_one_class_gives_it_away(folder: Path, property: str) -> None:
+    for split in ("train", "val"):
+        for path in (folder / split / "dog").iterdir():
+            LEAKS[property](path)
+    (finding,) = quickly(folder).findings
+    assert finding.kind == "gives_label_away" and f"{property} (" in finding.what and not finding.suspects
+
+
 @pytest.mark.parametrize(
     ("name", "says"), [("Cat", "'Cat' and 'cat'"), ("cat ", "'cat' and 'cat '"), ("\uff43at", "'cat'")]
 )

@@ -30,9 +30,14 @@ _BLOCK = 1024
 _SCALES, _SCALES_BETWEEN = (1.0, 0.9, 0.8, 0.7, 0.6), (0.95, 0.85, 0.75, 0.65)
 """Share of the larger picture's side that a crop has; the others are tried where the first promise something."""
 _WORTH_MORE = 0.75
-_FOUND, _EDGES = 0.91, 0.5
-"""Correlation of the greys, and of what is left of them without all that is smooth. Measured: crops 0.95 to 0.99,
-different photographs that look alike to the network 0.87 at most."""
+_FOUND = 0.91
+"""Correlation of the greys. Crops have 0.95 to 0.99, different photographs that a network finds alike 0.87 at most."""
+_EDGES, _EDGES_INSIDE = 0.5, 0.35
+"""Correlation of the edges all over, and in the middle."""
+_PLAIN = 0.05
+"""Edges that vary less are none."""
+_FAINT = 0.01
+"""An edge of this strength counts half; of grey from 0 to 1."""
 _FLAT = 0.008
 """Contrast of a small picture, of one colour but for noise, that is no copy of any other."""
 
@@ -148,8 +153,17 @@ def _found(whole: Grey, part: Grey, stretch: float) -> float:
                 best = max(best, _window(whole, _scaled(part, height, width)), key=lambda window: window.correlation)
         if best.correlation < _WORTH_MORE:
             return 0.0
-    is_same = best.correlation >= _FOUND and _correlations(_edges(best.whole), _edges(best.part)).item() >= _EDGES
-    return best.correlation if is_same else 0.0
+    return best.correlation if best.correlation >= _FOUND and _have_same_edges(best) else 0.0
+
+
+def _have_same_edges(window: _Window) -> bool:
+    """All over, and in the middle, unless there are none: two pictures may share a frame."""
+    whole, part = _edges(window.whole), _edges(window.part)
+    height, width = (side // 5 for side in part.shape)
+    inner_whole, inner_part = (edges[height:-height, width:-width] for edges in (whole, part))
+    is_plain = max(inner_whole.std(), inner_part.std()) < _PLAIN
+    inside = _EDGES if is_plain else _correlations(inner_whole, inner_part).item()
+    return _correlations(whole, part).item() >= _EDGES and inside >= _EDGES_INSIDE
 
 
 def _window(whole: Grey, part: Grey) -> _Window:
@@ -188,5 +202,9 @@ def _scaled(image: Grey, height: int, width: int) -> Grey:
 
 
 def _edges(image: Grey) -> Grey:
-    """(height - 2, width - 2): without what is smooth over three pixels."""
-    return image[1:-1, 1:-1] - _window_sums(image, 3, 3) / 9
+    """(height - 2, width - 2) from -1 to 1: what is not smooth over three pixels, strong edges cut to size.
+
+    So a frame that both pictures have does not outweigh what is in it.
+    """
+    rough = image[1:-1, 1:-1] - _window_sums(image, 3, 3) / 9
+    return rough / (np.abs(rough) + _FAINT)
