@@ -16,6 +16,7 @@ from PIL import Image
 
 from tlearn.distributed import launch, meters, pool, tasks
 from tlearn.distributed.nodes import Here, Node, Nodes, Threads
+from tlearn.doctor import features
 from tlearn.recipes import configured
 from tlearn.training import fit, job
 from tlearn.training.run import Run
@@ -60,11 +61,12 @@ def computed(chunks: Any, work: str, task: Any, actors: Any, name: str | None = 
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (launch, job):
-        monkeypatch.setattr(module, "nodes", lambda: Nodes((Node(1),)))
-        monkeypatch.setattr(module, "wait_for_room", lambda bundles, seconds: None, raising=False)
-    monkeypatch.setattr(job, "start_ray", lambda: None)
-    monkeypatch.setattr(job, "require_shared", lambda files, folders: None)
+    monkeypatch.setattr(launch, "nodes", lambda: Nodes((Node(1),)))
+    for module in (launch, job, features):
+        monkeypatch.setattr(module, "wait_for_room", lambda bundles, seconds: None)
+    for module in (job, features):
+        monkeypatch.setattr(module, "start_ray", lambda: None)
+        monkeypatch.setattr(module, "require_shared", lambda files, folders: None)
     monkeypatch.setattr(meters, "count", lambda name, number, **tags: None)
     monkeypatch.setattr(pool, "run", computed)
     monkeypatch.setattr(

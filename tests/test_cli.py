@@ -251,8 +251,8 @@ def test_a_fault_of_ours_is_no_mistake_of_the_user(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for error in (ValueError("shapes (3,4) and (5,6) not aligned"), OSError("odd"), RuntimeError("odd"), KeyError("a")):
-        monkeypatch.setattr("tlearn.data.check.check", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        assert main(["check", "--data", str(data)]) == 70
+        monkeypatch.setattr("tlearn.doctor.check.check", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        assert main(["check", "--data", str(data), "--quick"]) == 70
         lines = capfd.readouterr().err.splitlines()
         assert lines[0].startswith("tlearn: this is a fault of tlearn") and "report it" in lines[0]
         assert lines[1].startswith("Traceback") and type(error).__name__ in lines[-1]
@@ -507,14 +507,14 @@ def test_a_job_logs_lines_of_json(
     def events() -> list[dict[str, Any]]:
         return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
 
-    assert main(["check", "--data", str(data)]) == 0
+    assert main(["check", "--data", str(data), "--quick"]) == 0
     assert events() == []
     monkeypatch.setenv("TLEARN_LOG", "json")
-    assert main(["check", "--data", str(data)]) == 0
+    assert main(["check", "--data", str(data), "--quick"]) == 0
     done = events()
     assert [(line["event"], line.get("code")) for line in done] == [("started", None), ("ended", 0)]
     shutil.rmtree(data)
-    assert main(["check", "--data", str(data)]) == 3
+    assert main(["check", "--data", str(data), "--quick"]) == 3
     failed = events()
     assert [(line["event"], line.get("code")) for line in failed] == [("started", None), ("error", 3), ("ended", 3)]
     assert "found nothing" in failed[1]["error"] and len({line["job"] for line in done + failed}) == 1

@@ -18,7 +18,7 @@ from tlearn import cli, console, errors
 from tlearn.data import listing, manifest
 from tlearn.errors import StorageError
 
-CHECK = ["check", "--data"]
+CHECK = ["check", "--quick", "--data"]
 
 
 @pytest.fixture

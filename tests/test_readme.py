@@ -37,6 +37,7 @@ PAGES = {
         "CONTRIBUTING.md",
         "cluster/README.md",
         "tests/benchmarks/README.md",
+        "tlearn/doctor/README.md",
         "tlearn/network/README.md",
         "tlearn/report/README.md",
         "tlearn/scoring/README.md",

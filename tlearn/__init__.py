@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tlearn.config import EngineChoice, PrecisionChoice
     from tlearn.config import ScoreConfig as ScoreConfig
     from tlearn.config import TrainConfig as TrainConfig
-    from tlearn.data.check import Findings as Findings
+    from tlearn.doctor.check import Findings as Findings
     from tlearn.errors import TlearnError as TlearnError
     from tlearn.recipes import RECIPES as RECIPES
     from tlearn.scoring.compare import Comparison as Comparison
@@ -70,7 +70,7 @@ _HOMES = {
     "Comparison": "tlearn.scoring.compare",
     "Evaluated": "tlearn.scoring.evaluate",
     "Exported": "tlearn.scoring.export",
-    "Findings": "tlearn.data.check",
+    "Findings": "tlearn.doctor.check",
     "Predictor": "tlearn.scoring.predict",
     "Row": "tlearn.scoring.table",
     "Run": "tlearn.training.run",
@@ -242,16 +242,22 @@ def export(
 
 
 def check(data: str | PathLike[str], **settings: Any) -> "Findings":
-    """Decode every image of a data folder; say what is in it and what is wrong with it. Nothing is written.
+    """Decode every image of a data folder, compare them by their features; say what is in it and what is wrong with it.
 
-    `settings` are those of CheckConfig, as `tlearn check --help` lists them.
+    `settings` are those of CheckConfig, as `tlearn check --help` lists them; quick=True starts no Ray and needs no
+    weights. With output="NAME.csv" the files that are named are written there, else nothing but features into the
+    cache. How much is too much is the caller's to decide: found.findings, found.to_change.
 
-    Raises InputError as training would, UsageError for settings that do not fit.
+    Raises InputError, StorageError or UsageError, all of them TlearnErrors.
     """
-    from tlearn import console, recipes
+    from tlearn import console, recipes, storage
     from tlearn.config import CheckConfig
-    from tlearn.data import check as checking
+    from tlearn.doctor import check as checking
+    from tlearn.errors import of_the_machine
 
     config = recipes.replaced(CheckConfig(data=""), {"data": _path(data, "data"), **settings})
-    with console.shown(quiet=config.quiet):
-        return checking.check(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude)
+    with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
+        found = checking.check(recipes.checked_as(config), quick=config.quick)
+        if config.output is not None:
+            storage.write_bytes(config.output, found.to_csv())
+        return found

@@ -49,15 +49,15 @@ class Classes:
 
     def beside(self, strangers: Sequence[str]) -> str:
         """Names that are none of these, in a line; with the difference where one looks like one of these."""
-        alike = {_look(name): name for name in self.names}
-        looks = {name: alike.get(_look(name)) for name in strangers}
+        alike = {likeness(name): name for name in self.names}
+        looks = {name: alike.get(likeness(name)) for name in strangers}
         return some([f"{name!a} (not the same as {look!a})" if look else name for name, look in looks.items()])
 
     def look_alikes(self) -> list[str]:
         """Each set of names that a person may take for one, in a line."""
         groups: dict[str, list[str]] = {}
         for name in self.names:
-            groups.setdefault(_look(name), []).append(ascii(name))
+            groups.setdefault(likeness(name), []).append(ascii(name))
         return [" and ".join(names) for names in groups.values() if len(names) > 1]
 
     def counted(self, counts: Mapping[str, int]) -> str:
@@ -69,6 +69,6 @@ class Classes:
         return f"from {fewest} to {most}"
 
 
-def _look(name: str) -> str:
+def likeness(name: str) -> str:
     """The same for names that differ in case, in blanks, or in how their characters are composed."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())

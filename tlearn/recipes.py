@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
+from tlearn.config import CheckConfig, HeadConfig, OptimConfig, PreprocessConfig, TrainConfig
 from tlearn.errors import UsageError
 
 Config = TypeVar("Config")
@@ -113,3 +113,9 @@ def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
         value = value.item() if hasattr(value, "item") else value  # a number of numpy's
         changes[name] = replaced(before, value) if is_group else value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def checked_as(config: CheckConfig) -> TrainConfig:
+    """The training whose features a check computes: that of recipe frozen."""
+    same = {name: getattr(config, name) for name in ("data", "labels", "groups", "exclude", "weights", "cache")}
+    return dataclasses.replace(RECIPES["frozen"], **same)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -16,7 +16,7 @@ from tlearn.training import auto
 CONFIGS: list[Any] = [
     kind(
         **{
-            field.name: "a"
+            field.name: next(iter(get_args(field.type) if get_origin(field.type) is Literal else "a"))
             for field in dataclasses.fields(kind)
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         }

@@ -22,6 +22,7 @@ from tlearn.config import (
     WeightsConfig,
 )
 from tlearn.errors import InputError, IntegrityError
+from tlearn.recipes import checked_as
 
 if TYPE_CHECKING:
     from tlearn.scoring.summary import Scored
@@ -165,17 +166,28 @@ def _verify(command: Command) -> int:
 
 
 def _check(command: Command) -> int:
-    from tlearn.data import check
+    from tlearn import storage
+    from tlearn.doctor import check
 
     config: CheckConfig = command.settings
-    checked = check.check(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude)
+    checked = check.check(checked_as(config), quick=config.quick)
+    if config.output is not None:
+        with storage.reached():
+            storage.write_bytes(config.output, checked.to_csv())
     if config.json:
         print(json.dumps(checked.to_json()))
     else:
-        for line in check.lines(checked):
+        output = shlex.quote(config.output) if config.output is not None else None
+        for line in [*check.lines(checked), *check.following(checked, shlex.quote(config.data), output)]:
             print(line)
     if checked.refusal:
         return say(f"tlearn train would end with {checked.code}: {checked.refusal}", checked.code)
+    if config.strict and checked.to_change:
+        return say(
+            f"expected no file to exclude or to relabel (--strict), found {checked.to_change:,}: "
+            "--output NAME.csv lists them",
+            errors.TOO_MANY_BAD_FILES,
+        )
     return errors.DONE
 
 

@@ -19,20 +19,35 @@ class CheckConfig:
 
     data: str
     """Folder (or URI) with train/ and perhaps val/ and test/, each with one folder per class; or with these folders."""
+    quick: bool = False
+    """Decode every picture and compute no features: no Ray, no weights; labels are not judged, crops not recognised."""
+    strict: bool = False
+    """End with 4 where there is a file to be excluded or to get another label."""
+    output: str | None = None
+    """File (NAME.csv) for a row for each file that is named: path, finding, suggestion (exclude, relabel:CLASS, look),
+    sure, beside."""
     labels: str | None = None
     """As of tlearn train: file with names of pictures and their classes."""
     groups: str | None = None
     """As of tlearn train: which pictures no split may part."""
     exclude: str | None = None
     """As of tlearn train: table of pictures to leave out."""
+    weights: str = "imagenet"
+    """imagenet, or a path or URI to .safetensors or .pth: by which features pictures are compared."""
+    cache: str = field(default_factory=default_cache)
+    """Folder (or URI) for weights and features; training finds the features there."""
     json: bool = False
     """Print a summary as JSON in the last line."""
     quiet: bool = False
     """Show nothing but warnings and the result."""
+    verbose: bool = False
+    """Show what Ray says too."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_groups(self.groups)
+        if self.output is not None and not self.output.endswith(".csv"):
+            raise UsageError(f"output must be a file NAME.csv, got {self.output}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,3 +43,8 @@ class Finding:
     def from_json(cls, values: dict[str, Any]) -> "Finding":
         suspects = (Suspect(**{**each, "beside": tuple(each["beside"])}) for each in values["suspects"])
         return cls(**{**values, "suspects": tuple(suspects)})
+
+
+def many(count: int, one: str, more: str) -> str:
+    """A number and what is counted: `1 file is`, `2 files are`."""
+    return f"1 {one}" if count == 1 else f"{count:,} {more}"

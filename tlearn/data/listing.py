@@ -32,14 +32,22 @@ def pictures(location: str, ignored: Ignored | None = None, prefix: str = "") ->
             ignored.add(entry, prefix)
 
 
-def read(data: str, *, labels: str | None = None, groups: str | None = None, exclude: str | None = None) -> Listing:
+def read(
+    data: str,
+    *,
+    labels: str | None = None,
+    groups: str | None = None,
+    exclude: str | None = None,
+    lenient: bool = False,
+) -> Listing:
     """List train/, val/ and test/ of a data folder, each file with its class: the outermost folder in its split.
 
     Or with the class, and perhaps the split, that the file `labels` says; with its group, by a regular expression or a
     file; without what the file `exclude` leaves out, and with the classes that it corrects.
 
     Raises InputError for what cannot be trained on: a missing folder, fewer than two classes, a class folder of train/
-    without a picture, a class in val/ that train/ lacks; and for files that say nothing of these pictures.
+    without a picture, a class in val/ that train/ lacks; and for files that say nothing of these pictures. With
+    `lenient`, what is in a class that train/ lacks is unlabelled instead.
     """
     layout = splits.find(data, labels)
     ignored, remarks = Ignored(unused=layout.others), [*layout.remarks]
@@ -57,7 +65,7 @@ def read(data: str, *, labels: str | None = None, groups: str | None = None, exc
     if groups is not None:
         files, said = grouping.applied(groups, files)
         remarks += said
-    sorted_out = _sorted_out(data, layout, files, labels, ignored)
+    sorted_out = _sorted_out(data, layout, files, labels, ignored, lenient=lenient)
     return dataclasses.replace(
         sorted_out,
         remarks=[*remarks, *sorted_out.remarks, *ignored.remarks()],
@@ -84,7 +92,9 @@ def _labelled(data: str, labels: str, files: Sequence[File]) -> tuple[list[File]
     return files, remarks
 
 
-def _sorted_out(data: str, layout: Layout, files: Sequence[File], labels: str | None, ignored: Ignored) -> Listing:
+def _sorted_out(
+    data: str, layout: Layout, files: Sequence[File], labels: str | None, ignored: Ignored, *, lenient: bool
+) -> Listing:
     """Which files are trained on, validated, tested, and as which classes; remarks on these."""
     of = {split: [file for file in files if file.split == split] for split in ("train", "val", "test")}
     train, val = ([file for file in of[split] if file.label] for split in ("train", "val"))
@@ -99,15 +109,17 @@ def _sorted_out(data: str, layout: Layout, files: Sequence[File], labels: str | 
                 f"expected pictures of val/ with a class in {labels}, found none: add some, or remove val/"
             )
         named = sorted({file.label for file in val})
-        classes.require(named, "val/", ignored.hint())
+        if not lenient:
+            classes.require(named, "val/", ignored.hint())
         if lacking := sorted(set(classes.names).difference(named)):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
     else:
         splits.require_two(Counter(file.label for file in train))
     known = set(classes.names)
     test = [file for file in of["test"] if file.label in known]
-    unlabelled = [file for file in of["test"] if file.label not in known]
-    if strangers := sorted({file.label for file in unlabelled} - {""}):
+    unlabelled = [file for file in [*val, *of["test"]] if file.label not in known]
+    val = [file for file in val if file.label in known]
+    if strangers := sorted({file.label for file in unlabelled if file.split == "test"} - {""}):
         what = "labels" if labels else "folders"
         remarks.append(f"{what} of test/ that are no class of train/: {classes.beside(strangers)}")
     for split in ("train", "val") if labels is None else ():

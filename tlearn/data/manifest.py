@@ -59,7 +59,7 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
     """One line each: what a person should know before training on this."""
     unlabelled: list[File] = field(default_factory=list)
-    """The other pictures of test; the label is that of no class."""
+    """The other pictures of test, and of val where that is not refused; the label is that of no class."""
     excluded: int = 0
     """Pictures that a person has left out."""
     relabelled: int = 0

@@ -207,8 +207,9 @@ class Pictures:
 
 def pooled(features: Features) -> Tensor:
     """(N, channels) float32: the average over all positions."""
-    parts = [features.gather(rows).float().mean((2, 3)) for rows in torch.arange(len(features)).split(256)]
-    return torch.cat(parts) if parts else torch.empty(0, features.shape[0])
+    if not len(features):
+        return torch.empty(0, features.shape[0])
+    return torch.cat([features.gather(rows).float().mean((2, 3)) for rows in torch.arange(len(features)).split(256)])
 
 
 @dataclass(frozen=True, slots=True)

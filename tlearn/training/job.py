@@ -16,16 +16,16 @@ from tlearn.console import event, say, warn
 from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed import decoders
-from tlearn.distributed.launch import nodes, require_gpus, require_shared, start_ray, wait_for_room
-from tlearn.distributed.nodes import ByTasks
+from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
+from tlearn.doctor import training as doctor
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
 from tlearn.evaluation.interval import accuracy_interval
-from tlearn.features.cache import Features, outcomes, pooled, ranges
+from tlearn.features.cache import Features, outcomes, pooled
+from tlearn.features.choice import arithmetics
 from tlearn.features.compute import compute, plan
 from tlearn.features.cut import Cut, Frozens
-from tlearn.network import arithmetic, card, model, weights
+from tlearn.network import card, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.report import pictures
@@ -143,7 +143,8 @@ def _learn(
     requested, listing, run_digest = task.config, task.listing, task.digest({})
     if earlier is not None:  # by its digest its checkpoints are known
         requested, run_digest = dataclasses.replace(requested, **earlier.places), earlier.digest  # type: ignore[arg-type]
-    plain, candidates = _arithmetics(task, earlier.arithmetic if earlier else None)
+    before = earlier.arithmetic if earlier else None
+    plain, candidates = arithmetics(task.config, task.tensors, listing.of("train"), before)
     figures = None
     task, num_computed = _decided(task, candidates[0], given)
     config = task.config
@@ -162,22 +163,6 @@ def _learn(
         what = "learning from plain ones" if candidate is not candidates[-1] else "as --precision int8 asks, kept"
         say(f"{figures}: {what}")
     return task, learned, figures
-
-
-def _arithmetics(task: _Task, earlier: Arithmetic | None) -> tuple[Arithmetic, list[Arithmetic]]:
-    """What this cluster computes with, int8 aside, and what to try in turn: int8 first where it promises speed."""
-    config = task.config
-    plain = arithmetic.plain(config.engine, config.precision, on_gpu=nodes().has_gpus)
-    first = plain
-    if earlier is not None:  # a run that goes on keeps its arithmetic, wherever it goes on
-        first = earlier
-    elif config.frozen_blocks and arithmetic.may_quantize(plain, config.precision):
-        frozen = Frozens(config, task.tensors, plain).frozen(5)
-        # By tasks: a picture that kills its decoder must not kill this process.
-        decode = decoders.decoder(config.data, frozen.preprocess, ByTasks(), 1)
-        peaks = ranges(task.listing.of("train"), frozen, config.cache, decode)
-        first = Arithmetic("openvino", "int8", peaks) if peaks else plain
-    return plain, [first, plain] if first.ranges and config.precision == "auto" else [first]
 
 
 def _plain_features(
@@ -254,6 +239,8 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.publish_model()
     measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
     baseline = _show(task, run, learned, test, temperature)
+    examined = doctor.examined(config, learned.listing, Frozens(config, task.tensors, learned.frozen.arithmetic).cut(5))
+    run.write_findings(examined.to_json())
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -277,7 +264,11 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         model_digest=model_digest,
         test=test if test is None else test.quality(temperature, classes),
         seconds_total=round(time.monotonic() - started, 2),
-        remarks=(*groups.remarks(task.listing.files), *remarks(learned.history, best, measured)),
+        remarks=(
+            *groups.remarks(task.listing.files),
+            *remarks(learned.history, best, measured),
+            *examined.remarks,
+        ),
         ignored_names=dict(task.listing.ignored.names.most_common()),
         excluded=task.listing.excluded,
         relabelled=task.listing.relabelled,

@@ -8,6 +8,7 @@ tracking.json       by what trackers outside know the run
 folds.parquet       of every image what a head says that has not seen it, where folds are asked for
 pictures.parquet    the pictures that the report shows, with all that is known of each
 layers.parquet      what the layers respond to
+findings.json       what may be wrong with the data
 model/              the model folder
 summary.json        written last: with it a run is finished
 report.html         one file, pictures inside
@@ -361,6 +362,10 @@ class RunFolder:
         self._write_table("pictures.parquet", pictures)
         if layers is not None:
             self._write_table("layers.parquet", layers)
+
+    def write_findings(self, content: dict[str, Any]) -> None:
+        """What may be wrong with the data."""
+        self._write_json("findings.json", content)
 
     def publish_model(self) -> None:
         """Let readers see the model folder, its description last."""

@@ -2,15 +2,22 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
 
+import tlearn
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.data.check import Findings, check, lines
+from tlearn.config import CheckConfig
 from tlearn.data.copies import Copies
+from tlearn.data.findings import Finding, Kind, Suspect
+from tlearn.doctor.check import BadFile, Findings, following, lines
+from tlearn.doctor.check import check as checked
+from tlearn.recipes import checked_as
 
 JSON = (
     '{"classes": ["cat", "dog"], "train": {"cat": 2, "dog": 3}, "val": {"cat": 1, "dog": 1}, "test": 1, "ignored": 1, '
@@ -29,9 +36,11 @@ val: 2 images of 2 classes (cat 1, dog 1)
 test: 1 images
 note: ignored, by name no pictures: .txt 1
 note: 1 images are in train and in val, byte for byte: val_accuracy flatters
-same bytes: train/cat/0.png, val/cat/0.png
 train/dog/2.jpg: unreadable: not an image that can be read: the file is empty
-1 of them cannot be used"""
+1 of them cannot be used
+1 file is a copy of another, byte for byte (1 in two splits): train/cat/0.png (like val/cat/0.png)
+  Exclude the copies: what is learned from must not be judged on, and what is there twice counts twice.
+next: tlearn check photos --output findings.csv lists 2 files, with what to do"""
 
 
 @pytest.fixture
@@ -47,10 +56,17 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def check(data: str) -> Findings:
+    return checked(checked_as(CheckConfig(data=data)), quick=True)
+
+
 def test_findings_for_programs_and_for_people(data: Path) -> None:
     findings = check(str(data))
-    assert json.dumps(findings.to_json()) == JSON
-    assert "\n".join(lines(findings)) == LINES
+    said = findings.to_json()
+    kinds = [finding["kind"] for finding in said.pop("findings")]
+    assert kinds == ["unreadable", "exact_duplicates"] and said.pop("depth") == "listing" and said.pop("seconds") >= 0
+    assert json.dumps(said) == JSON
+    assert "\n".join([*lines(findings), *following(findings, "photos", None)]) == LINES
 
 
 def test_of_many_bad_files_a_person_sees_the_first_twenty(data: Path) -> None:
@@ -59,7 +75,8 @@ def test_of_many_bad_files_a_person_sees_the_first_twenty(data: Path) -> None:
     findings = check(str(data))
     shown = list(lines(findings))
     assert len(findings.bad) == 31 and sum(": unreadable: " in line for line in shown) == 20
-    assert shown[-2:] == ["and 11 more: --json lists them all", "31 of them cannot be used"]
+    at = shown.index("31 of them cannot be used")
+    assert shown[at - 1] == "and 11 more: --json lists them all"
 
 
 def draw(path: Path, number: int) -> None:
@@ -92,7 +109,10 @@ def test_the_same_bytes_in_any_two_splits_are_named_file_by_file(copied: Path) -
     )
     assert findings.test == 4
     text = list(lines(findings))
-    assert r"same bytes: val/dog/0.png, test/a\nb.png" in text
+    (same,) = [finding for finding in findings.findings if finding.kind == "exact_duplicates"]
+    beside = {suspect.path: (suspect.suggestion, suspect.beside) for suspect in same.suspects}
+    assert beside["val/dog/0.png"] == ("exclude", ("test/a\nb.png",)) and len(beside) == 4
+    assert beside["train/cat/1.png"][0] == "look"  # it is in two classes
     assert "note: folders of test/ that are no class of train/: fox" in text
     assert any("3 images are in train and in test" in line for line in text)
     assert any("1 images are in val and in test" in line for line in text)
@@ -130,7 +150,7 @@ def test_check_ends_as_train_would(
     draw(tmp_path / "val/cat/0.png", 1)
     for number in range(num_bad):
         (tmp_path / f"train/dog/{number}.png").write_bytes(b"")
-    assert main(["check", "--data", str(tmp_path), "--quiet", "--json"]) == code
+    assert main(["check", "--data", str(tmp_path), "--quick", "--quiet", "--json"]) == code
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert (found["code"], len(found["bad"])) == (code, num_bad)
@@ -140,12 +160,30 @@ def test_check_ends_as_train_would(
 def test_much_of_anything_makes_no_long_text() -> None:
     names = tuple(f"a long class name, number {number}" for number in range(1000))
     counts = dict.fromkeys(names, 7) | {names[3]: 1, names[5]: 9}
-    twins = tuple(
-        Copies((f"train/{number}.jpg", f"val/{number}.jpg"), ("train", "val"), ("a",)) for number in range(500)
-    )
-    many = Copies(tuple(f"train/a/{number}.jpg" for number in range(1000)), ("train",), ("a", "b"))
-    findings = Findings(names, counts, counts, 0, 0, (), (), {}, (), (many, *twins), 0, None)
-    text = list(lines(findings))
-    assert len(text) < 30 and max(map(len, text)) < 200
-    assert f"from {names[3]} 1 to {names[5]} 9" in text[0] and "and 481 more: --json lists them all" in text
+    suspects = tuple(Suspect(f"train/{number}.jpg", "exclude", 1.0, (f"val/{number}.jpg",)) for number in range(500))
+    kinds = get_args(Kind)
+    found = tuple(Finding(kind, f"500 files are {kind}", suspects, "Look at them.") for kind in kinds)
+    bad = tuple(BadFile(suspect.path, "unreadable", "empty") for suspect in suspects)
+    findings = Findings(names, counts, counts, 0, 0, (), bad, {}, (), (), 0, None, found)
+    text = [*lines(findings), *following(findings, "photos", "list.csv")]
+    assert len(text) < 27 + 2 * len(kinds) and max(map(len, text)) < 200
+    assert f"from {names[3]} 1 to {names[5]} 9" in text[0] and "and 480 more: --json lists them all" in text
+    assert "and 497 more" in text[-3] and "look at 500 files in list.csv" in text[-1]
     assert Classes(names).counted(counts) in text[0]
+
+
+def test_a_check_is_of_the_pictures_that_training_would_take(tmp_path: Path) -> None:
+    """With the labels, the groups and the decisions of files."""
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        Image.new("RGB", (40, 30), (30 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("name,label\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(8)))
+    (tmp_path / "out.csv").write_text("path,suggestion\n0.png,exclude\n1.png,look\n2.png,relabel:b\n")
+    tables = {"labels": str(tmp_path / "labels.csv"), "exclude": str(tmp_path / "out.csv")}
+    found = tlearn.check(tmp_path / "photos", quick=True, groups=r"(\d)", **tables)
+    assert Counter(found.train) + Counter(found.val) == {"a": 2, "b": 5}
+
+
+def test_groups_in_two_splits_are_found(data: Path) -> None:
+    found = tlearn.check(data, quick=True, groups=r"(\d)\.").findings
+    assert "group_in_two_splits" in [finding.kind for finding in found]
