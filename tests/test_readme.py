@@ -264,7 +264,7 @@ def calls(block: Block) -> Iterator[tuple[str, ast.Call]]:
 
 def test_the_names_of_the_python_blocks_are_public() -> None:
     names = {name for block in blocks("python") for name, _ in calls(block)}
-    assert names == {"train", "load", "score", "evaluate", "check", "export"}
+    assert names == {"train", "load", "score", "evaluate", "compare", "check", "export"}
     assert names <= set(tlearn.__all__)
     assert all(callable(getattr(tlearn, name)) for name in names)
 
