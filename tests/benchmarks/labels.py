@@ -17,7 +17,7 @@ from tlearn.config import CheckConfig
 from tlearn.data import listing, manifest
 from tlearn.distributed.launch import start_ray
 from tlearn.doctor import features
-from tlearn.evaluation import confident
+from tlearn.evaluation import confident, probe
 from tlearn.recipes import checked_as
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             labels, is_swapped = swapped(truth, train, share, seed)
             started = time.monotonic()
-            scores = confident.out_of_fold(points, labels, int(truth.max()) + 1, groups)
+            scores = probe.out_of_fold(points, labels, int(truth.max()) + 1, groups)
             judged = confident.judge(scores, labels)
             seconds = time.monotonic() - started
             assert judged is not None

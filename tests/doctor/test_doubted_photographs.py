@@ -11,7 +11,7 @@ from tlearn.config import CheckConfig
 from tlearn.data import listing, manifest
 from tlearn.data.findings import Finding
 from tlearn.doctor import features
-from tlearn.evaluation import confident
+from tlearn.evaluation import probe
 from tlearn.recipes import checked_as
 
 PHOTOGRAPHS = Path(os.environ.get("TLEARN_PHOTOGRAPHS", "../shared/catdog"))
@@ -53,7 +53,7 @@ def test_of_swapped_labels_nine_of_ten_are_found_with_few_others(
     rows = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: len(train) // 20]]
     labels, is_swapped = truth.clone(), torch.zeros(len(truth), dtype=torch.bool)
     labels[rows], is_swapped[rows] = 1 - truth[rows], True
-    scores = confident.out_of_fold(points, labels, 2, torch.arange(len(labels)))
+    scores = probe.out_of_fold(points, labels, 2, torch.arange(len(labels)))
     doubt = scores.gather(1, 1 - labels[:, None])[:, 0] - scores.gather(1, labels[:, None])[:, 0]
     hits = is_swapped[doubt.argsort(descending=True)].cumsum(0)
     count = int((hits >= 0.9 * len(rows)).nonzero()[0]) + 1

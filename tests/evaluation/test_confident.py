@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tlearn.evaluation import confident
+from tlearn.evaluation import confident, probe
 
 cleanlab_filter = pytest.importorskip("cleanlab.filter")
 
@@ -16,7 +16,7 @@ def clouds(num_classes: int, per_class: int, seed: int, apart: float = 3.0) -> t
     labels = torch.arange(num_classes).repeat(per_class)
     centres = apart * torch.eye(num_classes, 24)
     pooled = centres[labels] + torch.rand(len(labels), 24, generator=generator)
-    return confident.points(pooled), labels
+    return probe.points(pooled), labels
 
 
 def swapped(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def swapped(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def test_swapped_labels_are_doubted_and_no_others(num_classes: int, count: int) -> None:
     points, labels = clouds(num_classes, 60, seed=count)
     given, rows = swapped(labels, count, seed=1)
-    scores = confident.out_of_fold(points, given, num_classes, torch.arange(len(given)))
+    scores = probe.out_of_fold(points, given, num_classes, torch.arange(len(given)))
     judged = confident.judge(scores, given)
     assert judged is not None
     assert set((judged.classes != given).nonzero()[:, 0].tolist()) == set(rows.tolist())
@@ -40,7 +40,7 @@ def test_swapped_labels_are_doubted_and_no_others(num_classes: int, count: int) 
 
 def test_right_labels_are_not_doubted() -> None:
     points, labels = clouds(3, 50, seed=0)
-    judged = confident.judge(confident.out_of_fold(points, labels, 3, torch.arange(150)), labels)
+    judged = confident.judge(probe.out_of_fold(points, labels, 3, torch.arange(150)), labels)
     assert judged is not None and torch.equal(judged.classes, labels)
 
 
@@ -48,7 +48,7 @@ def test_right_labels_are_not_doubted() -> None:
 def test_what_tells_no_classes_apart_doubts_nothing(seed: int) -> None:
     points, _ = clouds(2, 60, seed, apart=0.0)
     labels = torch.randint(2, (120,), generator=torch.Generator().manual_seed(seed))
-    assert confident.judge(confident.out_of_fold(points, labels, 2, torch.arange(120)), labels) is None
+    assert confident.judge(probe.out_of_fold(points, labels, 2, torch.arange(120)), labels) is None
 
 
 def test_a_copy_does_not_vouch_for_the_label_of_its_original() -> None:
@@ -57,9 +57,9 @@ def test_a_copy_does_not_vouch_for_the_label_of_its_original() -> None:
     given[0] = 1 - labels[0]
     points, given = torch.cat([points, points[:1].repeat(30, 1)]), torch.cat([given, given[:1].repeat(30)])
     groups = torch.cat([torch.arange(80), torch.zeros(30, dtype=torch.long)])
-    scores = confident.out_of_fold(points, given, 2, groups)
+    scores = probe.out_of_fold(points, given, 2, groups)
     assert scores[0].argmax() == labels[0]
-    alone = confident.out_of_fold(points, given, 2, torch.arange(110))
+    alone = probe.out_of_fold(points, given, 2, torch.arange(110))
     assert alone[0].argmax() == given[0]  # where the copies are in other folds, they do
 
 
@@ -86,7 +86,7 @@ def test_where_labels_are_good_more_is_asked_of_a_doubt() -> None:
     for count in (2, 100):
         given, _ = swapped(labels, count, seed=2)
         given = torch.cat([given, torch.tensor([0])])
-        scores = confident.out_of_fold(torch.cat([points, between]), given, 2, torch.arange(601))
+        scores = probe.out_of_fold(torch.cat([points, between]), given, 2, torch.arange(601))
         judged = confident.judge(scores, given)
         assert judged is not None
         doubted.append(int(judged.classes[-1]))

@@ -38,7 +38,7 @@ class Known:
     featured: Sequence[int] = ()
     """The numbers of the files whose features are there."""
     points: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    """(len(featured), channels), see confident.points."""
+    """(len(featured), channels), see probe.points."""
 
 
 def examine(known: Known, config: TrainConfig) -> tuple[Finding, ...]:

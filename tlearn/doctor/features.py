@@ -8,7 +8,7 @@ from tlearn import storage
 from tlearn.config import TrainConfig
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
-from tlearn.evaluation import confident
+from tlearn.evaluation import probe
 from tlearn.features.cache import Features, outcomes, pooled
 from tlearn.features.choice import arithmetics
 from tlearn.features.compute import compute, plan
@@ -34,4 +34,4 @@ def points(files: Sequence[File], cut: Cut) -> tuple[list[int], Tensor]:
     """The numbers of the files whose features are in the cache, and their points (N, channels)."""
     found = outcomes(files, "plain", cut)
     ok = [number for number, file in enumerate(found.files) if file.status == "ok"]
-    return ok, confident.points(pooled(Features(found.places, cut.shape)))
+    return ok, probe.points(pooled(Features(found.places, cut.shape)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from tlearn.data.findings import Finding, Suspect, many
 from tlearn.data.manifest import File
 from tlearn.doctor.listed import merged
-from tlearn.evaluation import confident
+from tlearn.evaluation import confident, probe
 
 _LEAST = 10
 """Pictures of a class, and different ones in all, without which nothing is said."""
@@ -46,7 +46,7 @@ def find(files: Sequence[File], points: Tensor, groups: Sequence[int]) -> list[F
 def _wrong(
     files: Sequence[File], points: Tensor, labels: Tensor, classes: Sequence[str], groups: Tensor
 ) -> list[Suspect]:
-    scores = confident.out_of_fold(points, labels, len(classes), groups)
+    scores = probe.out_of_fold(points, labels, len(classes), groups)
     judged = confident.judge(scores, labels)
     if judged is None:
         return []

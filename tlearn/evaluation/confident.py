@@ -8,14 +8,10 @@ given its features and its label: where labels are good, more is asked of a pict
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tlearn.evaluation import metrics, quality
 
-_NUM_FOLDS = 5
-_PENALTY = 1200
-"""Of ridge regression: as much as so many pictures weigh. Fewer pictures are trusted less."""
 _SCALE = 4.0
 """By which scores are logits, about; the temperature finds the rest."""
 _NUM_FITTED = 2000
@@ -24,35 +20,6 @@ DOUBT = 0.35
 """So probable is a class that is taken for the right one of a picture with another label."""
 _SEPARABLE = 0.5
 """Share of what chance leaves that the classifier has to get right before it may doubt a label."""
-
-
-def points(pooled: Tensor) -> Tensor:
-    """(N, channels) float32 of unit length, from pooled features (N, channels) of no negative number.
-
-    Of their square roots: so the few strongest channels do not decide alone (Hellinger's distance).
-    """
-    return F.normalize(pooled.float().clamp(min=0).sqrt())
-
-
-def out_of_fold(points: Tensor, labels: Tensor, num_classes: int, groups: Tensor) -> Tensor:
-    """(N, classes) float64 scores of points (N, channels), each by ridge regression on the other folds.
-
-    Pictures of one group (N,) are in one fold: of two copies neither vouches for the other's label. There are two
-    groups at least.
-    """
-    names, groups = groups.unique(return_inverse=True)
-    folds = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[groups] % _NUM_FOLDS
-    targets = F.one_hot(labels, num_classes).double() * 2 - 1
-    scores = torch.empty(len(labels), num_classes, dtype=torch.float64)
-    for fold in folds.unique():
-        held, rest = folds == fold, folds != fold
-        centre = points[rest].double().mean(0)
-        x, mean = points[rest].double() - centre, targets[rest].mean(0)
-        gram = x.T @ x
-        gram.diagonal().add_(_PENALTY / len(x) * gram.diagonal().mean().clamp(min=1e-12))
-        weights = torch.linalg.solve(gram, x.T @ (targets[rest] - mean))
-        scores[held] = (points[held].double() - centre) @ weights + mean
-    return scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tlearn.config import OptimConfig, TrainConfig
-from tlearn.evaluation.probe import out_of_fold
+from tlearn.evaluation.probe import out_of_fold, points
 from tlearn.recipes import BETTER, RECIPES
 from tlearn.training.streams import Stream, generator
 
@@ -31,7 +31,6 @@ _SIMILAR = 0.8
 """Separability: 0 is chance, 1 is no mistake."""
 _LEAST_UPDATES, _SMALL_BATCH, _UPDATES = 100, 16, 300
 """Where the head would get fewer updates than the first, it learns from batches of 16 instead, until it has had 300."""
-_NUM_FOLDS = 5
 _MAX_IMAGES = 10_000
 
 
@@ -50,8 +49,8 @@ def separability(pooled: Tensor, labels: Tensor, num_classes: int, seed: int) ->
     """
     order = torch.randperm(len(labels), generator=generator(seed, Stream.SEPARABILITY))[:_MAX_IMAGES]
     y = labels[order]
-    folds = torch.arange(len(y)) % min(_NUM_FOLDS, len(y))
-    num_right = int((out_of_fold(pooled[order], y, num_classes, folds).argmax(1) == y).sum())
+    scores = out_of_fold(points(pooled[order]), y, num_classes, torch.arange(len(y)))
+    num_right = int((scores.argmax(1) == y).sum())
     chance = torch.bincount(y, minlength=num_classes).max().item() / len(y)
     return max((num_right / len(y) - chance) / max(1 - chance, 1e-12), 0.0)
 

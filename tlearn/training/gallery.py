@@ -18,7 +18,7 @@ from tlearn.classes import Classes
 from tlearn.config import TrainConfig
 from tlearn.data.manifest import File
 from tlearn.evaluation import metrics, similar
-from tlearn.evaluation.probe import probe
+from tlearn.evaluation.probe import points, probe
 from tlearn.evaluation.quality import Quality, measure
 from tlearn.features.cache import Features
 from tlearn.network import explain
@@ -117,7 +117,7 @@ def baseline(learned: "Learned", known: Known | None) -> Baseline:
     if known is None or known.val is None:
         return Baseline(largest, None)
     rows = _spread(len(labels), _MAX_KNOWN)
-    predictions = probe(known.pooled, known.labels, len(classes.names))(known.of_val(rows)).argmax(1)
+    predictions = probe(points(known.pooled), known.labels, len(classes.names))(points(known.of_val(rows))).argmax(1)
     return Baseline(largest, (predictions == labels[rows]).double().mean().item())
 
 
