@@ -52,7 +52,7 @@ def command(*lines: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=90)
     return process.returncode, said
 
 
@@ -126,7 +126,7 @@ def test_work_that_is_told_twice_to_end_still_ends_as_it_wants() -> None:
         for _ in range(3):
             os.killpg(process.pid, signal.SIGTERM)
             time.sleep(0.05)
-        out, said = process.communicate(timeout=30)
+        out, said = process.communicate(timeout=90)
     assert (process.returncode, out) == (143, "checkpoint\n") and said.count("\n") == 1
 
 

@@ -235,7 +235,7 @@ def test_a_picture_opens_and_the_arrow_keys_walk_along_the_wall(window: Window, 
     assert window.page.locator("#detail .big").get_attribute("aria-pressed") == "false"
     window.page.keyboard.press("Escape")
     assert window.page.locator("#detail").is_hidden()
-    assert window.page.evaluate("document.activeElement.ariaLabel").startswith(order[1])
+    window.page.wait_for_function("path => document.activeElement.ariaLabel?.startsWith(path)", arg=order[1])
 
 
 @pytest.mark.parametrize("by", ["hover", "focus", "button"])
