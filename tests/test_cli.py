@@ -518,3 +518,18 @@ def test_a_job_logs_lines_of_json(
     failed = events()
     assert [(line["event"], line.get("code")) for line in failed] == [("started", None), ("error", 3), ("ended", 3)]
     assert "found nothing" in failed[1]["error"] and len({line["job"] for line in done + failed}) == 1
+
+
+def test_pictures_without_class_folders_are_trained_on_where_a_file_has_their_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: TrainConfig, given: frozenset[str]) -> None:
+        raise errors.TrainingError("reached")
+
+    monkeypatch.setattr("tlearn.training.job.train", train)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text("id,label\n1,cat\n")
+    words = ["train", str(tmp_path), "--output", str(tmp_path / "run")]
+    assert main(words) == 3 and "--labels FILE" in capfd.readouterr().err
+    assert main([*words, "--labels", str(tmp_path / "labels.csv")]) == 5
+    assert capfd.readouterr().err == "tlearn: reached\n"

@@ -398,7 +398,7 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for target in ("tlearn.training.job.train", "tlearn.scoring.job.score"):
         monkeypatch.setattr(target, stop)
     for target in ("tlearn.cli.check_paths", "tlearn.data.splits.find"):  # paths of the cluster are not here
-        monkeypatch.setattr(target, lambda config: None)
+        monkeypatch.setattr(target, lambda *_: None)
     words = shlex.split(line)
     if words[0] == "python":
         script = Path(words[1])

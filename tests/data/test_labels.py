@@ -147,6 +147,11 @@ FOLDERS = [f"{split}/{name}/{n}.jpg" for split in ("train", "val") for name in (
         ("beside,path\nval/cat/0.jpg,train/cat/0.jpg\nval/cat/0.jpg,train/dog/0.jpg\n",
          {"train/cat/0.jpg", "train/dog/0.jpg"}, {}),
         ("path,suggestion\n" + "".join(f"train/dog/{n}.jpg,relabel:dog\n" for n in range(3)), set(), {}),
+        # As the doctor writes it: several lines of one picture, of which those that only say look undo nothing.
+        ("path,suggestion\ntrain/cat/0.jpg,exclude\ntrain/cat/0.jpg,look\ntrain/cat/0.jpg,relabel:dog\n"
+         "train/cat/1.jpg,relabel:dog\ntrain/cat/1.jpg,look\n", {"train/cat/0.jpg"}, {"train/cat/1.jpg": "dog"}),
+        ("path,suggestion\ntrain/cat/0.jpg, EXCLUDE \ntrain/cat/1.jpg,Relabel: dog\n",
+         {"train/cat/0.jpg"}, {"train/cat/1.jpg": "dog"}),
     ],
 )  # fmt: skip
 def test_decisions_on_single_pictures_are_carried_out_and_counted(
@@ -156,7 +161,31 @@ def test_decisions_on_single_pictures_are_carried_out_and_counted(
     expected = {path: path.split("/")[1] for path in FOLDERS if path not in gone} | changed
     assert labels(listing) == expected
     assert (listing.excluded, listing.relabelled) == (len(gone), len(changed))
-    assert any(f"{len(gone)} pictures are left out, {len(changed)} have another" in each for each in listing.remarks)
+    said = f"leaves out {len(gone)} of {len(FOLDERS)} pictures, and corrects {len(changed)}"
+    assert any(said in each for each in listing.remarks)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("train/cat/0.jpg,delete\n", "exclude, look or relabel:CLASS for train/cat/0.jpg in .*, found delete"),
+        (
+            "val/cat/0.jpg,relabel:dog\nval/cat/0.jpg,relabel:cat\n",
+            "one class of val/cat/0.jpg in .*, found dog and cat",
+        ),
+        ("".join(f"{path},exclude\n" for path in FOLDERS), "does not leave out, found none"),
+    ],
+)
+def test_decisions_that_cannot_be_carried_out_are_refused(lines: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        listed(tmp_path, "path,suggestion\n" + lines, FOLDERS, "exclude")
+
+
+def test_a_picture_to_leave_out_may_be_named_by_its_whole_path(tmp_path: Path) -> None:
+    data = listed(tmp_path, "path\ntrain/cat/0.jpg\n", FOLDERS, "exclude")
+    assert data.excluded == 1
+    folder = next(path for path in tmp_path.rglob("train")).parent
+    assert listed(tmp_path, f"path\n{folder}/train/cat/0.jpg\n", FOLDERS, "exclude").excluded == 1
 
 
 def test_a_decision_on_a_picture_that_has_gone_is_a_note_and_meets_no_other(tmp_path: Path) -> None:

@@ -184,6 +184,15 @@ def test_a_check_is_of_the_pictures_that_training_would_take(tmp_path: Path) -> 
     assert Counter(found.train) + Counter(found.val) == {"a": 2, "b": 5}
 
 
+def test_a_folder_that_training_refuses_is_described_all_the_same(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat/0", "cat/1", "dog/0")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (30 * number, 0, 0)).save(tmp_path / f"{name}.png")
+    found = tlearn.check(tmp_path, quick=True)
+    assert found.code == 3 and found.refusal is not None and "dog" in found.refusal
+    assert found.train == {"cat": 2, "dog": 1} and not found.val
+
+
 def test_groups_in_two_splits_are_found(data: Path) -> None:
     found = tlearn.check(data, quick=True, groups=r"(\d)\.").findings
     assert "group_in_two_splits" in [finding.kind for finding in found]

@@ -134,8 +134,8 @@ def test_a_run_leaves_its_findings_and_says_the_most_important_one(
 def test_of_the_findings_of_a_run_a_wrong_label_is_said_first() -> None:
     kinds: tuple[Kind, ...] = ("exact_duplicates", "near_duplicates", "wrong_label", "dark")
     found = tuple(Finding(kind, f"1 is {kind}", (), "Look.") for kind in kinds)
-    assert Examined(found, True, 0.0).remarks == ("1 is wrong_label, see the report",)
-    assert Examined(found[:2], True, 0.0).remarks == ("1 is near_duplicates, see the report",)
+    assert Examined(found, True, 0.0).remarks == ("1 is wrong_label: see the findings in the report",)
+    assert Examined(found[:2], True, 0.0).remarks == ("1 is near_duplicates: see the findings in the report",)
     assert Examined(found[:1], True, 0.0).remarks == ()
 
 

@@ -19,7 +19,7 @@ from content import CLASSES, a_full_run, a_scored_folder
 from PIL import Image
 from pyarrow import fs
 
-from tlearn.errors import InputError, IntegrityError
+from tlearn.errors import InputError, IntegrityError, TlearnError
 from tlearn.report import wall
 from tlearn.report.page import write_report, write_scored
 from tlearn.report.wall import Picture
@@ -492,3 +492,26 @@ def test_thumbnails_that_are_too_large_are_made_smaller_then_left_out(monkeypatc
         shown = wall.content([Picture(f"{n}.jpg", thumbnail=image) for n, image in enumerate(images)], [], {})
         kept = [uri for uri in shown["thumbnail"] if uri]
         assert len(kept) >= least and sum(map(len, kept)) < 4 / 3 * limit + 40 * 30
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "findings.json"])
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000], ids=["list", "number", "deep"])
+def test_json_of_another_kind_is_a_damaged_run(run: Path, name: str, content: str) -> None:
+    (run / name).write_text(content)
+    with pytest.raises(IntegrityError, match="could not use it") as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "pictures.parquet", "validation.parquet"])
+def test_a_folder_in_the_place_of_a_file_is_an_error_of_ours(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    with pytest.raises(TlearnError):
+        write_report(run)
+
+
+def test_the_date_is_that_of_the_run_wherever_its_files_were_copied(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"ended": "2020-02-03T04:05:06+00:00"}))
+    assert "2020-02-03 04:05 UTC" in read(run).words

@@ -28,7 +28,8 @@ STRUCT = pa.struct([("cat", pa.float32()), ("dog", pa.float32())])
 def save_run(folder: Path, answers: dict[str, tuple[str, float]], train: str = "", kind: pa.DataType = STRUCT) -> Path:
     """A finished run: of each validation picture (by its bytes) the class and the probability of cat."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    for name in ("config.json", "summary.json"):
+        (folder / name).write_text("{}")
     files = [File("train", f"train/cat/{name}.jpg", "cat", 1, 1, name) for name in train]
     paths = {name: f"val/{label}/{folder.name}-{name}.jpg" for name, (label, _) in answers.items()}
     files += [File("val", paths[name], label, 1, 1, name) for name, (label, _) in answers.items()]
@@ -120,6 +121,18 @@ def damaged(root: Path) -> Path:
     return root / "odd"
 
 
+def stopped(root: Path) -> Path:
+    (save_run(root / "odd", A) / "summary.json").unlink()
+    return root / "odd"
+
+
+def hollow(root: Path) -> Path:
+    folder = save_run(root / "odd", A)
+    table = pq.read_table(folder / "validation.parquet")
+    pq.write_table(table.set_column(2, "prediction", pa.nulls(4, pa.string())), folder / "validation.parquet")
+    return folder
+
+
 def strange(root: Path) -> Path:
     return save_run(root / "odd", {"9": ("cat", 0.9)})
 
@@ -137,6 +150,8 @@ def model(root: Path) -> Path:
     [
         (unfinished, InputError, "expected a finished run .* no validation.parquet"),
         (damaged, IntegrityError, "expected validation.parquet of a run"),
+        (stopped, InputError, "expected a finished run .* no summary.json"),
+        (hollow, IntegrityError, "expected a value in each row of validation.parquet .* none of prediction"),
         (strange, InputError, r"both have, found none \(4 pictures of A are not in the other.*--data DIR"),
         (learned, InputError, r"found none \(4 pictures are training pictures of B"),
         (model, UsageError, "expected --data DIR for the model"),

@@ -29,7 +29,7 @@ def history(*figures: tuple[int, float, float]) -> list[Epoch]:
     ],
 )
 def test_a_phase_that_ends_worse_than_it_began_is_named(epochs: list[Epoch], said: list[str]) -> None:
-    found = remarks(epochs, epochs[0], GOOD)
+    found = remarks(epochs, epochs[0], GOOD, "finetune")
     assert len(found) == len(said)
     assert all(remark.startswith(start) and "epoch 1:" in remark for remark, start in zip(found, said, strict=True))
 
@@ -49,5 +49,6 @@ def test_a_model_no_better_than_the_largest_class_is_named(
 ) -> None:
     per_class = {f"class {number}": ClassQuality(None, None, count) for number, count in enumerate(counts)}
     quality = Quality(accuracy, None, None, None, None, per_class)
-    found = remarks(history((1, 0.3, 0.9)), history((1, 0.3, 0.9))[0], quality)
+    found = remarks(history((1, 0.3, 0.9)), history((1, 0.3, 0.9))[0], quality, "frozen")
     assert [f"class {counts.index(max(counts))}, always" in remark for remark in found] == [True] * is_said
+    assert not any("recipe frozen" in remark for remark in found)  # which it is

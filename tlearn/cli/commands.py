@@ -34,7 +34,7 @@ def _train(command: Command) -> int:
     from tlearn.data import splits
 
     config: TrainConfig = command.settings.config
-    splits.find(config.data)  # what follows takes seconds to import
+    splits.find(config.data, config.labels)  # what follows takes seconds to import
 
     from tlearn.training.job import train
 

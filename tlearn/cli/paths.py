@@ -51,6 +51,8 @@ def _model(path: Path, flag: str) -> None:
 
 def _place(path: Path, flag: str) -> None:
     """Raise StorageError where nothing can be put. What is not there yet is not made."""
+    if path.suffix in _FILES and path.is_dir():
+        raise InputError(f"expected a file for {flag}, found a folder of that name: {path}; choose another")
     there = _nearest(path.parent if path.suffix in _FILES else path)
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         reason = "Permission denied" if os.path.isdir(there) else f"{there} is a file"

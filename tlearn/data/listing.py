@@ -113,7 +113,7 @@ def _sorted_out(
             classes.require(named, "val/", ignored.hint())
         if lacking := sorted(set(classes.names).difference(named)):
             remarks.append(f"val/ has no images of {some(lacking)}: its figures say nothing of them")
-    else:
+    elif not lenient:
         splits.require_two(Counter(file.label for file in train))
     known = set(classes.names)
     test = [file for file in of["test"] if file.label in known]

@@ -88,7 +88,8 @@ def _no_train(data: str, present: list[str]) -> str:
         found.append(f"{num_loose:,} pictures that lie loose")
     return (
         f"expected a folder train/ in {data}, found {some(found) or 'no folder'}: "
-        f"put the images into train/<class>/ and perhaps val/<class>/{ignored.hint()}"
+        f"put the images into train/<class>/ and perhaps val/<class>/, or give their classes by --labels FILE"
+        f"{ignored.hint()}"
     )
 
 

@@ -97,7 +97,7 @@ def check(config: TrainConfig, *, quick: bool = False) -> Findings:
     started = time.monotonic()
     read_listing = read(config.data, labels=config.labels, groups=config.groups, exclude=config.exclude, lenient=True)
     files, pictures = seen.look(config.data, [*read_listing.files, *read_listing.unlabelled], config.preprocess)
-    listing = hold_out(read_listing.with_outcomes(files), config.val_fraction, config.seed)
+    listing, code, refusal = _held_out(read_listing.with_outcomes(files), config)
     splits = {file.path: file for file in listing.files}  # val may have been held out
     files = [splits.get(file.path, file) for file in files]
     numbers = {file.path: number for number, file in enumerate(files)}
@@ -110,7 +110,6 @@ def check(config: TrainConfig, *, quick: bool = False) -> Findings:
     if not quick and pictures:
         known = _with_features(known, listing, config)
     found = copies.find(files)
-    code, refusal = _refusal(listing, config.max_error_rate)
     return Findings(
         classes=listing.classes.names,
         train=dict(Counter(file.label for file in listing.of("train"))),
@@ -139,13 +138,15 @@ def _with_features(known: Known, listing: Listing, config: TrainConfig) -> Known
     return dataclasses.replace(known, featured=[usable[number] for number in found], points=points)
 
 
-def _refusal(listing: Listing, max_error_rate: float) -> tuple[int, str | None]:
+def _held_out(listing: Listing, config: TrainConfig) -> tuple[Listing, int, str | None]:
+    """With what training would hold out; with which code and words it would refuse the folder, if it would."""
     try:
+        listing = hold_out(listing, config.val_fraction, config.seed)
         listing.classes.require(sorted({file.label for file in listing.unlabelled if file.split == "val"}), "val/")
-        manifest.require_enough(listing, max_error_rate)
+        manifest.require_enough(listing, config.max_error_rate)
     except TlearnError as error:
-        return error.code, str(error)
-    return DONE, None
+        return listing, error.code, str(error)
+    return listing, DONE, None
 
 
 def lines(findings: Findings) -> Iterator[str]:

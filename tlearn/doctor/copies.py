@@ -11,6 +11,8 @@ _KEPT_FIRST = ("test", "val", "train")
 """Of copies in two splits the one that is judged on stays, so that figures on it stay comparable."""
 _ADVICE = "Exclude the copies: what is learned from must not be judged on, and what is there twice counts twice."
 
+_HARMLESS = "Look at them: within one split and class a copy does little harm; under two classes one label is wrong."
+
 
 def find(files: Sequence[File], pairs: Sequence[Pair]) -> list[Finding]:
     """Copies byte for byte; and, by the pairs of numbers of files that are one picture, all others."""
@@ -82,4 +84,5 @@ def _finding(kind: Kind, what: str, files: Sequence[File], suspects: Sequence[Su
     num_across = sum(one.split != other.split for one, other in twins.values())
     details = [f"{num_differ:,} under two classes"] * bool(num_differ)
     details += [f"{num_across:,} in two splits"] * bool(num_across)
-    return Finding(kind, what + (f" ({', '.join(details)})" if details else ""), tuple(ordered), _ADVICE)
+    advice = _ADVICE if any(suspect.suggestion == "exclude" for suspect in suspects) else _HARMLESS
+    return Finding(kind, what + (f" ({', '.join(details)})" if details else ""), tuple(ordered), advice)

@@ -27,7 +27,7 @@ class Examined:
     def remarks(self) -> tuple[str, ...]:
         """At most one line: the most important finding that nobody has been told of yet."""
         said = sorted((each for each in self.findings if each.kind in _SAID), key=lambda each: _SAID.index(each.kind))
-        return tuple(f"{each.what}, see the report" for each in said[:1])
+        return tuple(f"{each.what}: see the findings in the report" for each in said[:1])
 
     def to_json(self) -> dict[str, Any]:
         depth = "features" if self.has_features else "listing"

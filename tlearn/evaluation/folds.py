@@ -53,7 +53,7 @@ class Folds:
         low, high = self.accuracy_interval
         return [
             f"{self.num_folds} folds: accuracy {self.accuracy_mean:.3f} ± {self.accuracy_std:.3f} (standard deviation "
-            f"over folds), log-loss {self.log_loss_mean:.3f} ± {self.log_loss_std:.3f}; "
+            f"over folds), log-loss {self.log_loss_mean:.3f} ± {self.log_loss_std:.3f} calibrated; "
             f"{self.accuracy:.4f} of {self.num_images:,} images together (95% sure: {low:.3f} to {high:.3f})"
         ]
 

@@ -44,10 +44,11 @@ def write_scored(folder: str, target: str) -> None:
 
 def _write(location: str, target: str, read: Callable[[str], Content]) -> str:
     try:
-        page = render(read(location))
+        with storage.reached():
+            page = render(read(location))
     except TlearnError:
         raise
-    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, UndefinedError) as error:
         raise IntegrityError(
             f"expected what this version of tlearn leaves of a run in {location}, could not use it "
             f"({type(error).__name__}: {error}): train or score again for a report"

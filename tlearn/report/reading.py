@@ -40,16 +40,16 @@ class RunFiles:
 def of_run(location: str) -> RunFiles:
     """Raises InputError where a file that every run has is missing."""
     settings, summary, epochs = (_content(location, name) for name in ("config.json", "summary.json", "metrics.jsonl"))
-    config = json.loads(settings.data)
+    config, said = json.loads(settings.data), json.loads(summary.data)
     manifest = _table(location, "manifest.parquet")
     validation = _table(location, "validation.parquet").to_pylist()
     findings = optional_json(location, "findings.json")
     pictures = wall.read(location)
     return RunFiles(
         settings=config,
-        summary=json.loads(summary.data),
+        summary=said,
         # When the run ended, not when the page was made: the same run gives the same page.
-        ended=datetime.fromtimestamp(summary.modified // 10**6, UTC),
+        ended=_ended(said, summary.modified),
         epochs=[json.loads(line) for line in epochs.data.splitlines()],
         counts=_counts(manifest),
         skipped=_skipped(manifest),
@@ -85,6 +85,12 @@ def _of_finished_run(location: str, name: str) -> Iterator[str]:
         yield storage.join(location, name)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"expected a finished run in {location}, found no {name}: run `tlearn train` first") from None
+
+
+def _ended(summary: Mapping[str, Any], modified: int) -> datetime:
+    """Of an older run, which does not say it, the time of its summary, in microseconds."""
+    said = summary.get("ended")
+    return datetime.fromisoformat(said) if said else datetime.fromtimestamp(modified // 10**6, UTC)
 
 
 def _counts(manifest: Any) -> dict[tuple[str, str], int]:

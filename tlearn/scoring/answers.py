@@ -31,7 +31,7 @@ def find(config: CompareConfig, location: str) -> Answers:
         return _evaluated(config, location)
     if storage.exists(storage.join(location, "model.json")):
         raise UsageError(f"expected --data DIR for the model {location}, got none: or give the runs")
-    if storage.exists(storage.join(location, "config.json")):
+    if any(storage.exists(storage.join(location, name)) for name in ("config.json", "validation.parquet")):
         return _validated(location)
     rows = [row for row in table.latest(location).to_pylist() if row["label"] is not None and row["status"] in SCORED]
     return Answers(rows, None)
@@ -62,6 +62,8 @@ def _evaluated(config: CompareConfig, location: str) -> Answers:
 
 def _validated(run: str) -> Answers:
     """Of a run: what it says of its validation images."""
+    if not storage.exists(storage.join(run, "summary.json")):
+        raise InputError(f"expected a finished run in {run}, found no summary.json: run `tlearn train` first")
     files = _manifest(run)
     digests = {file["path"]: file["sha256"] for file in files if file["split"] == "val"}
     rows = _rows(run, "validation.parquet", ["path", "label", "prediction", "probability", "probabilities"])
@@ -81,8 +83,13 @@ def _rows(run: str, name: str, columns: list[str]) -> list[dict[str, Any]]:
     location = storage.join(run, name)
     try:
         with storage.open_input(location) as file:
-            return pq.read_table(file, columns=columns).to_pylist()  # type: ignore[no-any-return]
+            found = pq.read_table(file, columns=columns)
     except FileNotFoundError:
         raise InputError(f"expected a finished run in {run}, found no {name}: run `tlearn train` first") from None
     except pa.ArrowException as error:
         raise IntegrityError(f"expected {name} of a run in {run}, could not use it ({error}): train again") from error
+    if lacking := [column for column in columns if column != "sha256" and found[column].null_count]:
+        raise IntegrityError(
+            f"expected a value in each row of {name} in {run}, found none of {lacking[0]}: train again"
+        )
+    return found.to_pylist()  # type: ignore[no-any-return]

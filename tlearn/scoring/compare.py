@@ -101,7 +101,9 @@ class Comparison:
         yield ""
         yield f"{self.num_images:,} pictures compared: only B has {self.only_b:,} right, only A {self.only_a:,}"
         yield f"accuracy of B less that of A: {self._difference()}"
-        yield f"McNemar's exact test: p = {self.p_value:.3g}{'' if self.p_value < 0.05 else ', which may be chance'}"
+        differ = self.only_a + self.only_b
+        chance = "" if self.p_value < 0.05 else ", which may be chance" if differ else ": both have the same ones right"
+        yield f"McNemar's exact test: p = {self.p_value:.3g}{chance}"
         sure = f" (95% sure: {_between(self.log_loss_interval, '+.4f')})" if self.log_loss_interval else ""
         yield f"log-loss of B less that of A: {self.log_loss_difference:+.4f}{sure}"
         if shown := self.disagreements[:_MAX_SHOWN]:

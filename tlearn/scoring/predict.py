@@ -73,7 +73,10 @@ class Predictor:
         """
         if isinstance(paths, str | PathLike):
             raise UsageError(f"expected a list of paths, got one path: predict([{fspath(paths)!r}])")
-        names = [fspath(path) for path in paths]
+        try:
+            names = [fspath(path) for path in paths]
+        except TypeError:
+            raise UsageError(f"expected a list of paths, got {paths!r}") from None
         files = zip(names, _decoded(names, self.classifier.description.preprocess), strict=True)
         return chain.from_iterable(scores.rows for scores in self.scores(files))
 

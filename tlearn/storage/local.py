@@ -3,6 +3,7 @@
 Names are bytes here, because a name need not be UTF-8.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -105,8 +106,9 @@ class Local:
             sync_folder(self.path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
+            advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
             raise StorageError(
-                f"could not write {self.path}: {error.strerror or error}; free some space or choose another place"
+                f"could not write {self.path}: {error.strerror or error}; {advice} another place"
             ) from error
         except BaseException:
             temporary.unlink(missing_ok=True)

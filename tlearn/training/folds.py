@@ -48,7 +48,10 @@ def cross_validate(
         logits[number] = of
         loss, accuracy = loop.measure(of, _labels(parts[number])).rates()
         event("fold", run=run.location, fold=number + 1, val_loss=loss, val_accuracy=accuracy)
-        say(f"fold {number + 1} of {len(parts)}: accuracy {accuracy:.4f} of {len(of):,} images, loss {loss:.4f}")
+        say(
+            f"fold {number + 1} of {len(parts)}: accuracy {accuracy:.4f} of {len(of):,} images, "
+            f"loss {loss:.4f} before calibration"
+        )
     labels = [_labels(part) for part in parts]
     calibrated = folds.calibrated([logits[number] for number in range(len(parts))], labels)
     seconds = round(time.monotonic() - started, 2)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -264,9 +265,11 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         model_digest=model_digest,
         test=test if test is None else test.quality(temperature, classes),
         seconds_total=round(time.monotonic() - started, 2),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
         remarks=(
             *groups.remarks(task.listing.files),
-            *remarks(learned.history, best, measured),
+            *_decided_upon(task.listing),
+            *remarks(learned.history, best, measured, config.recipe),
             *examined.remarks,
         ),
         ignored_names=dict(task.listing.ignored.names.most_common()),
@@ -301,6 +304,12 @@ def _save_model(
     frozen_tensors = {name: task.tensors[name] for name in learned.frozen.layers.state_dict()}
     run.lease.check()
     return model.save(run.path / "model", frozen_tensors, learned.trainable, draft)
+
+
+def _decided_upon(listing: Listing) -> list[str]:
+    if not listing.excluded and not listing.relabelled:
+        return []
+    return [f"pictures left out by hand: {listing.excluded:,}; given another class: {listing.relabelled:,} (--exclude)"]
 
 
 def _write_card(task: _Task, run: RunFolder, learned: Learned, summary: Summary) -> None:

@@ -60,7 +60,7 @@ PLACES = ("data", "weights")
 _TABLES = ("labels", "groups", "exclude")
 """Settings that are known by what they say of the files."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
-_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds", "baseline")
+_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds", "baseline", "ended")
 """Of the summary: not in its JSON where there is nothing to say."""
 _FOLDS = "folds"
 """Folder of what is kept until the cross-validation is done."""
@@ -120,6 +120,8 @@ class Summary:
     folds: Folds | None = None
     """Cross-validation, where it was asked for."""
     baseline: Baseline | None = None
+    ended: str = ""
+    """When the model was there, in UTC as ISO 8601 has it."""
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {}
