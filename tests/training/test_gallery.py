@@ -119,7 +119,7 @@ def test_of_more_pictures_than_are_shown_the_wrong_and_the_least_certain_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery, "most_shown", lambda num_classes: 20)
-    monkeypatch.setattr(gallery, "_MAX_TRAIN_SHOWN", 5)
+    monkeypatch.setattr(gallery, "MAX_TRAIN_SHOWN", 5)
     alone.train(draw(tmp_path / "data", 3), tmp_path / "run", optim={"num_epochs": 1, "lr": 1e-9})
     shown = rows(tmp_path / "run")
     assert [sum(row["split"] == split for row in shown) for split in ("val", "test", "train")] == [10, 10, 5]

@@ -5,9 +5,10 @@ a thumbnail, of the square that the network sees. A file that is gone by then ha
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -105,13 +106,24 @@ def worth_showing(certainty: np.ndarray[Any, Any], most: int) -> np.ndarray[Any,
     return np.sort(np.concatenate([first, spread]))
 
 
-def table(pictures: Sequence[Picture], folder: str, preprocess: PreprocessConfig) -> pa.Table:
-    """Open each picture of a folder, in threads; in PICTURES."""
-    max_bytes = _THUMBNAIL_BYTES // max(len(pictures), 1)
+def table(
+    pictures: Sequence[Picture],
+    folder: str,
+    preprocess: PreprocessConfig,
+    known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> pa.Table:
+    """In PICTURES, of pictures of a folder. What is not `known` of them by path, `opened` gives."""
+    missing = [picture.path for picture in pictures if picture.path not in known]
+    looks = {**known, **opened(missing, folder, preprocess, len(pictures))}
+    return pa.Table.from_pylist([_row(picture) | looks[picture.path] for picture in pictures], PICTURES)
+
+
+def opened(paths: Sequence[str], folder: str, preprocess: PreprocessConfig, count: int) -> dict[str, dict[str, Any]]:
+    """By path the columns that opening a picture gives, in threads; its thumbnail is one of so many on a page."""
+    max_bytes = _THUMBNAIL_BYTES // max(count, 1)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        opened = threads.map(lambda picture: _opened(folder, picture.path, preprocess, max_bytes), pictures)
-        rows = [_row(picture) | looks for picture, looks in zip(pictures, opened, strict=True)]
-    return pa.Table.from_pylist(rows, PICTURES)
+        looks = threads.map(lambda path: _opened(folder, path, preprocess, max_bytes), paths)
+        return dict(zip(paths, looks, strict=True))
 
 
 def _row(picture: Picture) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
-from tlearn.training import checkpoint, live, worker
+from tlearn.training import aside, checkpoint, live, worker
+from tlearn.training.aside import Aside
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.run import RunFolder, essential
 from tlearn.training.worker import Attempt, Job
@@ -47,6 +48,7 @@ class Learned:
 
     listing: Listing
     """Each file with what became of it."""
+    aside: Aside
     phases: tuple[Phase, ...]
     phase: Phase
     """In which the best checkpoint was written."""
@@ -102,6 +104,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
         phases=phases,
         val_labels=tuple(classes.indices[file.label] for file in listing.usable("val")),
     )
+    beside = aside.begin(config, listing, frozens.cut(5))
     best, history = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
     with best.as_directory() as folder:
@@ -113,6 +116,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     trainable.load_state_dict(tensors)
     return Learned(
         listing=listing,
+        aside=beside.result(),
         phases=phases,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),

@@ -34,7 +34,7 @@ _MAX_CONVOLVED = 256
 """The same where blocks have to run on each."""
 _MAX_CONVOLVED_SHOWN = 1000
 """Pictures that are shown where blocks have to run on each."""
-_MAX_TRAIN_SHOWN = 500
+MAX_TRAIN_SHOWN = 500
 _NUM_NEAREST = 3
 _NUM_CLUSTERS = 8
 _BATCH_SIZE = 64
@@ -209,7 +209,7 @@ def _of_train(shown: Sequence[Picture]) -> list[Picture]:
     """The training pictures that these name, the nearest of each first."""
     by_rank = itertools.zip_longest(*(picture.nearest for picture in shown))
     named = {near["path"]: near["label"] for nears in by_rank for near in nears if near}
-    first = itertools.islice(named.items(), _MAX_TRAIN_SHOWN)
+    first = itertools.islice(named.items(), MAX_TRAIN_SHOWN)
     return [Picture(path=path, split="train", label=label, status="ok") for path, label in first]
 
 

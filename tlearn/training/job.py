@@ -18,7 +18,6 @@ from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
-from tlearn.doctor import training as doctor
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
 from tlearn.evaluation.interval import accuracy_interval
@@ -223,7 +222,7 @@ def _show(task: _Task, run: RunFolder, learned: Learned, test: Judged | None, te
     known, val = Known.of(learned), Judged(learned.val_files, learned.phase.val, learned.val_logits)
     judged = [val] if test is None else [val, test]
     shown = gallery.pictures(task.config, learned, known, judged, temperature)
-    opened = pictures.table(shown, task.config.data, task.config.preprocess)
+    opened = pictures.table(shown, task.config.data, task.config.preprocess, learned.aside.opened)
     run.write_pictures(opened, layers.table(task.config, learned, val))
     return gallery.baseline(learned, known)
 
@@ -240,8 +239,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.publish_model()
     measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
     baseline = _show(task, run, learned, test, temperature)
-    examined = doctor.examined(config, learned.listing, Frozens(config, task.tensors, learned.frozen.arithmetic).cut(5))
-    run.write_findings(examined.to_json())
+    run.write_findings(learned.aside.examined.to_json())
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -270,7 +268,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
             *groups.remarks(task.listing.files),
             *_decided_upon(task.listing),
             *remarks(learned.history, best, measured, config.recipe),
-            *examined.remarks,
+            *learned.aside.examined.remarks,
         ),
         ignored_names=dict(task.listing.ignored.names.most_common()),
         excluded=task.listing.excluded,
