@@ -69,7 +69,7 @@ class Better:
 
 BETTER = {
     "notebook": Better("frozen", math.inf),
-    "finetune": Better("frozen", 100),
+    "finetune": Better("auto", 100),
     "frozen": Better("auto", 100),
 }
 
