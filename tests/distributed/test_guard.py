@@ -38,6 +38,16 @@ sys.exit(cli.main())
 NOTHING: tuple[int, str] = (0, "")
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """As in a terminal: what nohup starts, or a script in its background, ignores some signals."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def command(*lines: str) -> Iterator[subprocess.Popen[str]]:
     code = PROGRAM.format(work="\n".join(f"    {line}" for line in lines))

@@ -175,7 +175,7 @@ def plant(folder: Path) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twelve_faults_are_all_named_and_nothing_else(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

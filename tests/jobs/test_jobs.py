@@ -161,6 +161,7 @@ def test_scores_of_validation_images_equal_the_last_evaluation(run: Path, data: 
         assert found["probabilities"]["dog"] == pytest.approx(row["probabilities"]["dog"], abs=1e-3)
 
 
+@pytest.mark.long
 def test_two_workers_make_the_weights_that_one_makes(data: Path, features: Path, tmp_path: Path) -> None:
     more = ["--optim.num-epochs", "2", "--optim.global-batch-size", "22", "--quiet"]
     for count in ("1", "2"):

@@ -108,6 +108,7 @@ def test_every_picture_has_one_row(undisturbed: list[dict[str, Any]]) -> None:
     assert torch.tensor([row["probability"] for row in undisturbed]).isfinite().all()
 
 
+@pytest.mark.long
 def test_a_run_that_is_ended_again_and_again_ends_as_if_it_had_not_been(
     place: Path, undisturbed: list[dict[str, Any]], hold: Path, tmp_path: Path
 ) -> None:

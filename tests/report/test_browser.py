@@ -13,7 +13,7 @@ from content import CLASSES, a_full_run, a_scored_folder
 
 from tlearn.report.page import write_report, write_scored
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "</script><img src=http://evil.test/x onerror=alert(1)>"
 PHONE, DESK = (390, 800), (1280, 900)
@@ -117,9 +117,9 @@ def test_a_cell_of_the_confusion_matrix_filters_the_wall(window: Window, reports
     window.page.goto(reports["two"])
     everything = window.page.locator("#shown").text_content()
     act(window, "[data-cell='1,0']", by)
+    window.page.wait_for_selector("[data-cell='1,0'][aria-pressed=true]")
     tiles = shown(window)
     assert tiles and all(", predicted disc" in of and of.endswith("true bar") for of in tiles)
-    assert window.page.locator("[data-cell='1,0']").get_attribute("aria-pressed") == "true"
     act(window, "[data-cell='1,0']", by)
     window.page.wait_for_function("text => document.getElementById('shown').textContent === text", arg=everything)
 
