@@ -32,6 +32,7 @@ REASONS = {
     "distributed/tasks.py run ray.wait([*running])": "as long as training takes; the guard ends what stands still",
     "storage/lease.py Lease.__exit__ self._thread.join()": "its requests have limits, and it has been told to stop",
     "training/fit.py learn beside.result()": "computes in this process, as a call would",
+    "storage/lease.py Lease._is_alive while holder.is_running and time.monotonic() < deadline": "has a limit",
     "training/fit.py _checkpoint_and_stop while time.monotonic() < deadline": "has a deadline",
     "training/live.py followed thread.join()": "its requests have limits, and it has been told to stop",
     "training/track.py _watch process.wait()": "a daemon thread; the end of a run ends what it watches",

@@ -226,3 +226,13 @@ def test_of_many_that_want_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
     time.sleep(1)
     go.touch()
     assert sorted(racer.communicate()[0].strip() for racer in racers) == ["lost"] * 5 + ["won"]
+
+
+def test_a_holder_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    """As one that was killed, and whose memory the kernel still gives back."""
+    holds = "import sys, time; from tlearn.storage.lease import Lease; Lease(sys.argv[1]).__enter__()"
+    code = f"{holds}; print(1, flush=True); time.sleep(1); import os; os._exit(0)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with Lease(str(tmp_path)):
+            pass

@@ -23,6 +23,9 @@ LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 """How long a run on an object store waits before it looks whether the lease is still its own."""
 
+_DYING_SECONDS = 2.0
+"""A process that was killed may take so long to be gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -157,6 +160,9 @@ class Lease:
 
     def _is_alive(self, holder: Holder | None) -> bool:
         if holder is not None and holder.is_of_this_machine:
+            deadline = time.monotonic() + (_DYING_SECONDS if holder.pid != os.getpid() else 0.0)
+            while holder.is_running and time.monotonic() < deadline:
+                time.sleep(0.05)
             return holder.is_running
         clock = storage.join(self.folder, f".{self.owner}.clock")
         storage.write_bytes(clock, b"")
