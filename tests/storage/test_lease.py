@@ -217,7 +217,7 @@ def test_of_many_that_want_a_dead_lease_one_gets_it(tmp_path: Path) -> None:
     code = (
         "import sys, time, os; from tlearn.errors import LockedError; from tlearn.storage.lease import Lease\n"
         "while not os.path.exists(sys.argv[2]): time.sleep(0.001)\n"
-        "try:\n with Lease(sys.argv[1]) as lease:\n  time.sleep(1.5); lease.check(); print('won')\n"
+        "try:\n with Lease(sys.argv[1]) as lease:\n  time.sleep(5); lease.check(); print('won')\n"
         "except LockedError: print('lost')"
     )
     go = tmp_path / "go"
