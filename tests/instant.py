@@ -73,4 +73,4 @@ def score(config: ScoreConfig, run: Run, missing: list[int], computed: list[str]
             entries = planned.entries(number)
             rows = [row_of(config, entry, run) for entry in entries]
             computed += [entry.path for entry in entries]
-            parts.write(f"{run.folder}/{parts.name(number)}", rows, None)
+            parts.write(f"{run.folder}/{parts.name(number)}", rows, {})

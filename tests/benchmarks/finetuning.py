@@ -47,7 +47,7 @@ def figures(run: Path, data: str) -> list[tuple[float, float]]:
     """(log-loss, accuracy) of the images as they are, and with their mirror images averaged in."""
     kept = run / "figures.json"
     if not kept.exists():
-        trained, found = model.load(str(run / "model")).prepare(), images(data)
+        trained, found = model.load(str(run / "model")).large.prepare(), images(data)
         description = trained.description
         labels = torch.tensor([description.classes.indices[label] for _, label in found])
         plain, mirrored = [], []

@@ -35,13 +35,17 @@ def test_too_few_images_say_nothing() -> None:
     known = Reference.of(sample(0, 500))
     value, sentence = drift.judge(known, known.count(sample(1, 29, shift=1.0)))
     assert value is None and "too few" in sentence
-    assert drift.judge(None, None)[0] is None and Reference.from_json({}) is None
+    assert drift.judge(None, [])[0] is None and Reference.from_json({}) is None
 
 
 def test_histograms_of_chunks_add_up_to_that_of_all() -> None:
     known, values = Reference.of(sample(0, 500)), sample(1, 100)
-    parts = drift.add(None, known.count(values[:, :40]))
-    assert drift.add(parts, known.count(values[:, 40:])) == known.count(values)
+    parts = drift.add(None, {"small": known.count(values[:, :40])})
+    both = drift.add(parts, {"small": known.count(values[:, 40:])})
+    assert both == {"small": known.count(values)}
+    mixed = drift.add(both, {"large": known.count(values[:, :30])})
+    assert mixed["small"] == both["small"] and drift.chief(mixed) == ("small", both["small"])
+    assert drift.chief(None) == drift.chief({}) == ("large", [])
 
 
 def test_the_index_is_zero_for_equal_histograms_and_grows_with_distance() -> None:

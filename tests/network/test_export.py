@@ -23,10 +23,10 @@ from tlearn.data import images
 from tlearn.errors import UsageError
 from tlearn.network import as_torchvision, export, weights
 from tlearn.network.description import Description
-from tlearn.network.export import Made, Network, each_class
+from tlearn.network.export import Made, Program, each_class
 from tlearn.network.frozen import FP32, Frozen
 from tlearn.network.layers import channels
-from tlearn.network.model import Model
+from tlearn.network.model import Model, Network
 
 PROJECT = Path(__file__).parent.parent.parent
 SIZES = [
@@ -71,13 +71,14 @@ def a_model(
     with torch.no_grad():
         features = frozen.prepare()(images.resize(picture(90, 80), preprocess)[None]).float()
         trainable.head.scale.copy_(trainable.head.inputs(features).std() / 2)
-    return Model(description, frozen, trainable.head.eval().requires_grad_(False))
+    head = trainable.head.eval().requires_grad_(False)
+    return Model(description, Network(frozen, head, description.temperature, None), None)
 
 
 def probabilities(model: Model, pixels: Tensor) -> Tensor:
     """(1, classes), as a score table has them."""
     seen = images.resize(pixels, model.description.preprocess)[None]
-    return each_class(model.prepare().outputs(seen)[0]).softmax(1)
+    return each_class(model.large.prepare().outputs(seen)[0]).softmax(1)
 
 
 @pytest.mark.parametrize("config", [CROP, SQUASH, PreprocessConfig(), PreprocessConfig(image_size=33, short_side=33)])
@@ -144,7 +145,7 @@ def test_an_onnx_file_says_what_it_takes_and_of_which_model_it_is(model: Model, 
 
 def test_a_batch_norm_is_in_the_graph() -> None:
     model = a_model(arch="vgg11_bn")
-    found = Network(model).eval()(picture(90, 80)[None])
+    found = Program(model).eval()(picture(90, 80)[None])
     torch.testing.assert_close(found, probabilities(model, picture(90, 80)), rtol=0, atol=1e-4)
 
 
@@ -209,7 +210,8 @@ def without_weights(**changes: Any) -> Model:
         frozen = Frozen(5, preprocess, arch=description.arch)
     _, trainable = build(5, preprocess, head, 1, description.arch)
     assert trainable.head.channels == channels(description.arch)[-1]
-    return Model(description, frozen, trainable.head.eval().requires_grad_(False))
+    head = trainable.head.eval().requires_grad_(False)
+    return Model(description, Network(frozen, head, description.temperature, None), None)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,9 @@ def test_what_torchvision_s_network_cannot_compute_is_said_in_one_line(changes: 
 @pytest.mark.parametrize("kind", ["dense", "pooled"])
 def test_a_map_up_to_7_x_7_is_read_from_torchvision_s_average_of_it(side: int, kind: Any) -> None:
     preprocess = PreprocessConfig(image_size=32 * side, short_side=32 * side)
-    head = without_weights(arch="vgg_tiny", head=dataclasses.replace(PLAIN, kind=kind), preprocess=preprocess).head
+    head = without_weights(
+        arch="vgg_tiny", head=dataclasses.replace(PLAIN, kind=kind), preprocess=preprocess
+    ).large.head
     maps = torch.rand(2, 16, side, side, generator=torch.Generator().manual_seed(0)).double()
     weight = as_torchvision._on_torchvisions_grid(head.first.weight.double(), head, side)
     found = torch.nn.functional.adaptive_avg_pool2d(maps, 7).flatten(1) @ weight.T

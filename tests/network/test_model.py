@@ -81,7 +81,7 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(saved: Path) -> None:
     with torch.no_grad():
         expected = trainable.eval()(frozen.prepare()(pixels()))
     for location in (str(saved), f"file://{saved}", f"{saved}/"):
-        loaded = model.load(location).prepare()
+        loaded = model.load(location).large.prepare()
         torch.testing.assert_close(loaded.outputs(pixels())[0], expected, rtol=1e-3, atol=1e-3)
     assert expected.abs().max() > 0
 
@@ -93,8 +93,9 @@ def test_a_model_of_another_arch_comes_back_as_it_was(tmp_path: Path) -> None:
     load_pretrained(frozen.layers, tensors)
     load_pretrained(trainable.layers, tensors)
     digest = model.save(tmp_path / "model", frozen.layers.state_dict(), trainable, draft)
-    loaded = model.load(str(tmp_path / "model")).prepare()
-    assert (loaded.description.arch, loaded.description.digest) == ("vgg11_bn", digest)
+    found = model.load(str(tmp_path / "model"))
+    assert (found.description.arch, found.description.digest) == ("vgg11_bn", digest)
+    loaded = found.large.prepare()
     with torch.no_grad():
         expected = trainable.eval()(frozen.prepare()(pixels()))
     atol = 1e-3 * expected.abs().max().item()
@@ -105,7 +106,7 @@ def test_a_model_of_another_arch_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_logits_are_divided_by_the_temperature(saved: Path, tmp_path: Path) -> None:
     save(tmp_path / "model", draft=dataclasses.replace(DRAFT, temperature=2.5))
-    plain, calibrated = (model.load(str(folder)).prepare() for folder in (saved, tmp_path / "model"))
+    plain, calibrated = (model.load(str(folder)).large.prepare() for folder in (saved, tmp_path / "model"))
     (logits, pooled), (divided, same) = plain.outputs(pixels()), calibrated.outputs(pixels())
     torch.testing.assert_close(divided, logits / 2.5)
     assert torch.equal(pooled, same) and "2.500" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
@@ -132,14 +133,14 @@ def test_the_file_holds_every_tensor_in_float32(saved: Path) -> None:
 
 def test_a_loaded_model_is_not_for_training(saved: Path) -> None:
     loaded = model.load(str(saved))
-    assert not loaded.head.training
-    assert not any(parameter.requires_grad for parameter in loaded.head.parameters())
+    assert not loaded.large.head.training
+    assert not any(parameter.requires_grad for parameter in loaded.large.head.parameters())
 
 
 def test_the_arithmetic_is_that_of_training_unless_told(saved: Path) -> None:
-    assert model.load(str(saved)).convolutions.arithmetic == Arithmetic()
+    assert model.load(str(saved)).large.convolutions.arithmetic == Arithmetic()
     told = Arithmetic("openvino", "bf16")
-    assert model.load(str(saved), told).convolutions.arithmetic == told
+    assert model.load(str(saved), told).large.convolutions.arithmetic == told
 
 
 def flip(data: bytes, position: int, bit: int = 0) -> bytes:
@@ -259,9 +260,11 @@ def test_a_model_of_before_unit_length_gives_the_logits_of_then(damaged: Path) -
     trainable.load_state_dict(parts()[1].state_dict())
     with torch.no_grad():
         then = trainable.eval()(frozen.prepare()(pixels()))
-    assert not torch.allclose(then, model.load(str(damaged)).prepare().outputs(pixels())[0], atol=1e-2)
+    assert not torch.allclose(then, model.load(str(damaged)).large.prepare().outputs(pixels())[0], atol=1e-2)
     rewritten(damaged, lambda values: values["head"].pop("unit_length"))
-    torch.testing.assert_close(model.load(str(damaged)).prepare().outputs(pixels())[0], then, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        model.load(str(damaged)).large.prepare().outputs(pixels())[0], then, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_every_setting_that_models_keep_was_there_at_first_or_has_what_held_before_it() -> None:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from tlearn.network.device import Device
 from tlearn.scoring import actor, job, plan, predict, table
 from tlearn.scoring.actor import Score
 from tlearn.scoring.table import Row
-from tlearn.scoring.task import Task
+from tlearn.scoring.task import Limits, Task
 from tlearn.storage import Entry
 
 PREPROCESS = PreprocessConfig(image_size=64, short_side=72, max_bytes=40_000, max_pixels=20_000)
@@ -91,7 +90,7 @@ def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: A
 
 
 def rows_of(scoring: Score, entries: list[Entry]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(row) for row in scoring.rows(entries, scoring.decode)[0]]
+    return [dataclasses.asdict(row) for row in scoring.rows(entries).rows]
 
 
 def planned(parts: Path, entries: list[Entry]) -> Chunk:
@@ -151,7 +150,7 @@ def test_a_row_below_the_limit_is_uncertain_and_keeps_its_prediction(folder: Pat
     entries = listed(folder)
     plain = rows_of(score(folder, saved, tmp_path / "parts"), entries)
     limit = sorted(row["probability"] for row in plain if row["status"] == "scored")[2]
-    rows = rows_of(score(folder, saved, tmp_path / "parts", abstain_below=limit), entries)
+    rows = rows_of(score(folder, saved, tmp_path / "parts", limits=Limits(limit)), entries)
     assert [row["status"] for row in rows].count("uncertain") == 2
     for row, other in zip(rows, plain, strict=True):
         is_uncertain = other["status"] == "scored" and other["probability"] < limit
@@ -190,14 +189,14 @@ def test_probabilities_are_those_of_the_cached_features(folder: Path, saved: Pat
     rows = rows_of(score(folder, saved, tmp_path / "parts"), listed(folder))
     scored = [row for row in rows if row["status"] == "scored"]
     loaded = model.load(str(saved))
-    digest = loaded.convolutions.digest()
+    digest = loaded.large.convolutions.digest()
     cut = Cut("none", str(tmp_path / "cache"), 5, PREPROCESS, Arithmetic(), digest, loaded.description.arch)
     files = [File("val", row["path"], "cat", row["bytes"], 0, row["sha256"]) for row in scored]
     (todo,) = planned_features([(files, ("plain",))], cut)
     Compute(FeaturesTask(str(folder), cut), Threads(1, Here(1)))(todo)
     held = Features(outcomes(files, "plain", cut).places, cut.shape)
     with torch.no_grad():
-        expected = metrics.probabilities(loaded.head(held.gather(range(len(files))).float()))
+        expected = metrics.probabilities(loaded.large.head(held.gather(range(len(files))).float()))
     for row, values in zip(scored, expected.tolist(), strict=True):
         assert list(row["probabilities"].values()) == pytest.approx(values, abs=1e-4)
 
@@ -221,19 +220,22 @@ def test_files_anywhere_have_without_ray_the_rows_that_an_actor_makes(
     assert list(model.predict([])) == []
 
 
-def test_the_rows_of_a_batch_come_before_later_files_are_read(folder: Path, saved: Path) -> None:
-    """Two batches are under way; nothing else waits for the end of the files."""
+def test_the_first_rows_come_before_later_files_are_read(
+    folder: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = dataclasses.replace(predict.load(str(saved), "torch", "fp32"), device=Device.here(1, batch_size=2))
     read: list[str] = []
 
-    def files() -> Iterator[tuple[str, Fetched]]:
-        for number in range(20):
-            read.append(str(number))
-            bad = Fetched(status="missing", error="gone")
-            yield str(number), fetch(str(folder), "a.png", PREPROCESS) if number % 2 else bad
+    def counted(folder: str, path: str, config: PreprocessConfig) -> Fetched:
+        read.append(path)
+        return fetch(folder, path, config)
 
-    first = next(predictor.scores(files()))
-    assert [row.path for row in first.rows] == read[:4] and len(read) == 8
+    monkeypatch.setattr(predict, "fetch", counted)
+    monkeypatch.setattr(predict.os, "cpu_count", lambda: 2)
+    paths = [str(folder / name) for name in ("a.png", "none.png")] * 50
+    rows = predictor.predict(paths)
+    assert next(rows).path == paths[0] and len(read) <= 16 + 4 * 2 + 2
+    assert [row.path for row in rows] == paths[1:]
 
 
 def test_plan_table_ledger_and_prediction_do_not_load_ray() -> None:
@@ -294,7 +296,7 @@ def test_a_chunk_whose_part_exists_is_not_computed_again(
     path = tmp_path / "parts" / "000000.parquet"
     before = (path.stat().st_mtime_ns, path.read_bytes())
 
-    def refuse(self: Score, *_: Any) -> None:
+    def refuse(self: Score, *_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(Score, "rows", refuse)
@@ -342,7 +344,7 @@ def test_the_schema_names_what_the_readme_of_a_table_needs() -> None:
 def test_a_model_that_gives_no_numbers_gives_no_rows(value: float, folder: Path, saved: Path, tmp_path: Path) -> None:
     """Loading refuses such weights; what is left is an overflow on the way."""
     scoring = score(folder, saved, tmp_path / "parts")
-    for parameter in scoring.predictor.classifier.head.parameters():
+    for parameter in scoring.predictor.large.head.parameters():
         parameter.data.fill_(value)
     with pytest.raises(IntegrityError, match="no number"):
         rows_of(scoring, listed(folder))

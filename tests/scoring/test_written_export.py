@@ -18,7 +18,7 @@ import tlearn
 from tlearn.cli import main
 from tlearn.config import PreprocessConfig
 from tlearn.network import export as making
-from tlearn.network.export import Made, Network
+from tlearn.network.export import Made, Program
 from tlearn.network.model import Model
 from tlearn.scoring import export
 
@@ -26,19 +26,19 @@ PREPROCESS = PreprocessConfig(image_size=32, short_side=36)
 
 
 def exact(model: Model) -> Made:
-    return Made(b"whole file", Network(model).eval(), model.prepare())
+    return Made(b"whole file", Program(model).eval(), model.large.prepare())
 
 
 def off_by(amount: float) -> Any:
     def made(model: Model) -> Made:
-        network = Network(model).eval()
+        network = Program(model).eval()
 
         def run(images: Tensor) -> Tensor:
             said: Tensor = network(images)
             # Of one picture among those that are compared.
             return said + amount * (images.shape[2] == 80)
 
-        return Made(b"another file", run, model.prepare())
+        return Made(b"another file", run, model.large.prepare())
 
     return made
 

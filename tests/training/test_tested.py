@@ -25,11 +25,11 @@ def measured(files: list[File], monkeypatch: pytest.MonkeyPatch) -> tuple[Qualit
     features = torch.rand(len(files), 16, 1, 1, generator=torch.Generator().manual_seed(1))
     asked: list[Any] = []
 
-    def plain_features(config: TrainConfig, wanted: list[File], cut: int, *what: str) -> tuple[list[File], Any, int]:
+    def usable(config: TrainConfig, wanted: list[File], cut: int, *what: str) -> Any:
         asked.append((wanted, cut))
-        return wanted[:-1], SimpleNamespace(gather=features.__getitem__), 0
+        return SimpleNamespace(files=wanted[:-1], features=SimpleNamespace(gather=features.__getitem__))
 
-    monkeypatch.setattr(job, "_plain_features", plain_features)
+    monkeypatch.setattr(job, "usable", usable)
     monkeypatch.setattr(job, "Frozens", lambda config, tensors, arithmetic: SimpleNamespace(cut=lambda blocks: blocks))
     config = TrainConfig(data="d", output="o", preprocess=PREPROCESS)
     task = job._Task(config, Listing(files, CLASSES), {}, ())

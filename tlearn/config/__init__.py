@@ -55,6 +55,9 @@ from tlearn.config.values import (
     Arch as Arch,
 )
 from tlearn.config.values import (
+    CascadeChoice as CascadeChoice,
+)
+from tlearn.config.values import (
     DecodeChoice as DecodeChoice,
 )
 from tlearn.config.values import (

@@ -5,7 +5,16 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from tlearn.config.values import DecodeChoice, EngineChoice, PrecisionChoice, as_workers, at_least, between, check_types
+from tlearn.config.values import (
+    CascadeChoice,
+    DecodeChoice,
+    EngineChoice,
+    PrecisionChoice,
+    as_workers,
+    at_least,
+    between,
+    check_types,
+)
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
 
@@ -34,6 +43,12 @@ class ScoreConfig:
     abstain_below: float | None = None
     """Rows whose probability is lower get the status uncertain; the prediction stays. --rescore applies it to rows
     that are there."""
+    unknown_rate: float = 0.01
+    """Rows that look stranger than all but this share of the validation images get the status unknown; the prediction
+    stays. 0 calls none so."""
+    cascade: CascadeChoice = "auto"
+    """auto: where the model has a small network that may answer first, it does, about twice as fast (not on GPUs). off:
+    the large one answers for every picture."""
     rescore: bool = False
     """Score everything again, beside the old rows of DIR/."""
     workers: int | str | None = None
@@ -67,6 +82,7 @@ class ScoreConfig:
         _check_report(self.report)
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
+        between("unknown_rate", self.unknown_rate, 0, 1)
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
         at_least("wait_seconds", self.wait_seconds, 0)
@@ -106,6 +122,8 @@ class EvaluateConfig:
     """What computes the convolutions; auto takes openvino on processors if it is installed."""
     precision: PrecisionChoice = "auto"
     """Their arithmetic; auto takes the training's where this machine has it, else bf16 or fp32."""
+    cascade: CascadeChoice = "off"
+    """off: the figures of the model. auto: those of tlearn score, where a small network answers first."""
     cache: str = field(default_factory=default_cache)
     """Folder for the rows while they are needed; safe to delete."""
     json: bool = False

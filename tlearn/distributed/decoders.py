@@ -38,13 +38,18 @@ def decoder(
 
 
 def surviving(started: str, decode: Decoder, careful: Careful) -> Decoder:
-    """What decodes a chunk: `decode`, or `careful` where an earlier process died over the same chunk.
+    """What decodes a chunk: `decode`, or `careful` where an earlier process died over the same chunk."""
+    return careful if is_second(started) else decode
 
-    For that it leaves the file `started`. So a picture that kills its decoder costs one picture.
+
+def is_second(started: str) -> bool:
+    """Whether an earlier process began the chunk of the file `started`, which is left for the next one.
+
+    So a picture that kills its decoder costs one picture.
     """
-    is_second = storage.exists(started)
+    found = storage.exists(started)
     storage.write_bytes(started, b"")
-    return careful if is_second else decode
+    return found
 
 
 def _on_cluster(

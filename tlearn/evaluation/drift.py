@@ -24,7 +24,10 @@ USUAL = 0.1
 MIN_IMAGES = 30
 """Fewer say too little."""
 
-Histograms = list[list[int]]
+Counts = list[list[int]]
+"""Images in each bin of each series."""
+Histograms = dict[str, Counts]
+"""By the network whose features they are of: the small one of a cascade sees all images, the large one some."""
 
 
 def projections(num_channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -53,7 +56,7 @@ class Reference:
 
     edges: list[list[float]]
     """Of the bins of each series, without the outermost."""
-    counts: Histograms
+    counts: Counts
     num_images: int
 
     @classmethod
@@ -63,7 +66,7 @@ class Reference:
         edges = [np.unique(np.quantile(row, quantiles)).tolist() for row in values]
         return cls(edges, _histograms(edges, values), values.shape[1])
 
-    def count(self, values: np.ndarray[Any, Any]) -> Histograms:
+    def count(self, values: np.ndarray[Any, Any]) -> Counts:
         """Images of series (series, images) in each bin of each series."""
         return _histograms(self.edges, values)
 
@@ -95,7 +98,7 @@ class Reference:
             raise ValueError("other histograms")
 
 
-def _histograms(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histograms:
+def _histograms(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Counts:
     return [
         np.bincount(np.searchsorted(inner, row, side="right"), minlength=len(inner) + 1).tolist()
         for inner, row in zip(edges, values, strict=True)
@@ -103,9 +106,19 @@ def _histograms(edges: list[list[float]], values: np.ndarray[Any, Any]) -> Histo
 
 
 def add(left: Histograms | None, right: Histograms) -> Histograms:
-    if left is None:
-        return right
-    return [[a + b for a, b in zip(*histograms, strict=True)] for histograms in zip(left, right, strict=True)]
+    found = dict(left or {})
+    for network, counts in right.items():
+        pairs = zip(found[network], counts, strict=True) if network in found else None
+        found[network] = [[a + b for a, b in zip(*pair, strict=True)] for pair in pairs] if pairs else counts
+    return found
+
+
+def chief(histograms: Histograms | None) -> tuple[str, Counts]:
+    """The network that most images were counted by, and their counts; ("large", []) where there are none.
+
+    A run that was stopped may have been begun without a cascade.
+    """
+    return max((histograms or {"large": []}).items(), key=lambda item: sum(item[1][0]) if item[1] else 0)
 
 
 def psi(expected: list[int], actual: list[int]) -> float:
@@ -122,9 +135,7 @@ def _parts(expected: list[int], actual: list[int]) -> list[tuple[float, float]]:
     return [(p, (count + 0.5) / (m + 0.5 * num_bins)) for p, count in zip(shares, expected, strict=True)]
 
 
-def shares(
-    reference: Reference, counts: Histograms, values: np.ndarray[Any, Any]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def shares(reference: Reference, counts: Counts, values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(images,): how much each image of series (series, images) adds to the drift of the histograms `counts`.
 
     The share of its bin in the index, where the bin holds more than it should, divided by the images in that bin;
@@ -138,10 +149,10 @@ def shares(
     return found
 
 
-def judge(reference: Reference | None, counts: Histograms | None) -> tuple[float | None, str]:
+def judge(reference: Reference | None, counts: Counts) -> tuple[float | None, str]:
     """One number and one sentence. Below 0.1 is usual, above 0.25 calls for a look (the index's usual limits)."""
     num_images = sum(counts[0]) if counts else 0
-    if reference is None or counts is None or num_images < MIN_IMAGES:
+    if reference is None or num_images < MIN_IMAGES:
         return None, f"{num_images} new images are too few to tell drift"
     indices = [psi(expected, actual) for expected, actual in zip(reference.counts, counts, strict=True)]
     of_probabilities, of_features = indices[0], sum(indices[1:]) / len(indices[1:])

@@ -21,7 +21,7 @@ from tlearn.data.status import SETTLED, Status
 from tlearn.distributed import decoders, launch, meters, pool
 from tlearn.distributed.chunks import Chunk, ChunkResult, chunk_size
 from tlearn.distributed.nodes import Pool, Threads
-from tlearn.features.cache import JUDGED, index
+from tlearn.features.cache import JUDGED, Features, index, outcomes
 from tlearn.features.cut import Cut, View
 from tlearn.network.device import Device
 from tlearn.network.frozen import require_finite
@@ -197,6 +197,24 @@ def compute(config: TrainConfig, plan: Sequence[Chunk], cut: Cut, what: str = "f
         num_computed, _ = run(plan, config.data, cut, actors, progress)
     meters.count("features_computed", num_computed)
     return num_computed
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """Images that have features, without mirror images."""
+
+    files: list[File]
+    features: Features
+    num_computed: int
+    """The others were there."""
+
+
+def usable(config: TrainConfig, files: Sequence[File], cut: Cut, what: str = "features") -> Usable:
+    """Those of the files that can be read, with their features; what the cache lacks is computed."""
+    num_computed = compute(config, plan([(files, ("plain",))], cut), cut, what)
+    found = outcomes(files, "plain", cut)
+    readable = [file for file in found.files if file.status == "ok"]
+    return Usable(readable, Features(found.places, cut.shape), num_computed)
 
 
 def run(plan: Sequence[Chunk], data: str, cut: Cut, actors: Pool, progress: Progress) -> tuple[int, int]:

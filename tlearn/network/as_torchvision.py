@@ -32,7 +32,7 @@ def to_torchvision(model: Model) -> Made:
     """safetensors with torchvision's names. Raises UsageError for what its network cannot compute."""
     description = model.description
     _require_expressible(description)
-    state = {**_features(model), **_classifier(model.head, description)}
+    state = {**_features(model), **_classifier(model.large.head, description)}
     normalization = _normalization(description.preprocess)
     data = save_safetensors(state, facts(description) | {"normalization": json.dumps(normalization)})
     with torch.device("meta"):
@@ -44,9 +44,12 @@ def to_torchvision(model: Model) -> Made:
     seen = v2.Compose(
         [*_resize(description.preprocess), v2.ToDtype(torch.float32, scale=True), v2.Normalize(**normalization)]
     )
-    layers = fused(model.convolutions.layers)
+    layers = fused(model.large.convolutions.layers)
     # As everywhere but for the rounding of the features to float16, which torchvision's network does not do.
-    original = Classifier(description, lambda pixels: layers(normalize(pixels, description.preprocess)), model.head)
+    preprocess = description.preprocess
+    original = Classifier(
+        preprocess, lambda pixels: layers(normalize(pixels, preprocess)), model.large.head, description.temperature
+    )
     return Made(data, lambda images: network(seen(images)).softmax(1), original)
 
 
@@ -69,7 +72,7 @@ def _require_expressible(description: Description) -> None:
 def _features(model: Model) -> dict[str, Tensor]:
     names = {operation.name: f"features.{place}" for place, operation in enumerate(operations(model.description.arch))}
     state = {}
-    for name, tensor in model.convolutions.layers.state_dict().items():
+    for name, tensor in model.large.convolutions.layers.state_dict().items():
         layer, _, kind = name.rpartition(".")
         state[f"{names[layer]}.{kind}"] = tensor
         if kind == "running_var":

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -19,10 +20,40 @@ from tlearn.network import layers
 from tlearn.network.arithmetic import Arithmetic
 
 _FORMAT = 1
+POINTS, CASCADE, CASCADE_POINTS = "novelty.points", "cascade.", "cascade.novelty.points"
+"""Of model.safetensors: features of training images in float16, and what the small network has for itself."""
 _MAX_SHOWN = 5
 """Classes."""
 # What held before there was such a setting. Only a setting that is new since model.json was written may lack there.
 _BEFORE = {"preprocess": {"jpeg_scaling": False}, "head": {"unit_length": False}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Novelty:
+    """How far pictures are from what was trained on, as one network sees them."""
+
+    num_points: int
+    """Training images whose features the model keeps."""
+    distances: tuple[float, ...]
+    """Of validation images to these, sorted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cascade:
+    """The small network before the large one: the same convolutions on smaller pictures, with a linear head."""
+
+    preprocess: PreprocessConfig
+    arithmetic: Arithmetic
+    """Of the frozen layers, when the features were computed that the head was fitted to."""
+    limit: float
+    """Margin (the largest calibrated logit less the second; of one logit its size) from which it answers."""
+    novelty: Novelty
+    max_novelty: float
+    """Percentile up to which it answers."""
+    reference: dict[str, Any]
+    """As that of the model, of what both networks say together and of the small one's features."""
+    figures: dict[str, float]
+    """What it does to the answers for the validation images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +74,8 @@ class Draft:
     arch: Arch = "vgg16"
     temperature: float = 1.0
     """By which logits are divided, so that probabilities are calibrated on the validation set."""
+    novelty: Novelty | None = None
+    cascade: Cascade | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.frozen_blocks <= 5 or not self.temperature > 0:
@@ -56,6 +89,10 @@ class Description(Draft):
     weights_sha256: str
     digest: str
     """Names the model: SHA-256 over all the above, 16 hex digits."""
+
+    def reference_of(self, network: str) -> dict[str, Any]:
+        """What the histograms are compared with that were counted by `large`, or by `small` of the cascade."""
+        return self.reference if self.cascade is None or network == "large" else self.cascade.reference
 
     def __repr__(self) -> str:
         names = self.classes.names
@@ -76,7 +113,7 @@ def to_json(draft: Draft, weights_sha256: str) -> dict[str, Any]:
         "classes": list(draft.classes.names),
         **part("frozen_blocks", "preprocess", "head", "arithmetic"),
         "weights_sha256": weights_sha256,
-        **part("training", "metrics", "reference", "temperature"),
+        **part("training", "metrics", "reference", "temperature", "novelty", "cascade"),
     }
     return {**content, "digest": _content_digest(content)}
 
@@ -118,7 +155,7 @@ def describe(location: str) -> Description:
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Description. What an earlier version did not write yet has the value that held then."""
-    fields: dict[str, Any] = {"temperature": 1.0, "reference": {}} | values
+    fields: dict[str, Any] = {"temperature": 1.0, "reference": {}, "novelty": None, "cascade": None} | values
     for name, before in _BEFORE.items():
         if isinstance(values[name], dict):
             fields[name] = before | values[name]
@@ -141,6 +178,9 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
             raise TypeError(f"{name}{odd} is {'missing' if odd in kinds else 'unknown'}")
         return kind(**{field: _typed(value[field], kinds[field], f"{name}{field}.") for field in kinds})
     origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is UnionType:
+        (some,) = (argument for argument in arguments if argument is not NoneType)
+        return None if value is None else _typed(value, some, name)
     if origin is tuple and isinstance(value, list):
         return tuple(_typed(item, arguments[0], name) for item in value)
     if origin is Literal:
@@ -185,16 +225,25 @@ def tensor_shapes(draft: Draft) -> dict[str, tuple[int, ...]]:
     for name, width in [*hidden, ("last", draft.classes.num_logits)]:
         result[f"trainable.head.{name}.weight"], result[f"trainable.head.{name}.bias"] = (width, units), (width,)
         units = width
-    return {**result, "trainable.head.scale": ()}
+    result["trainable.head.scale"] = ()
+    width = layers.channels(draft.arch)[-1]
+    if draft.novelty is not None:
+        result[POINTS] = (draft.novelty.num_points, width)
+    if draft.cascade is not None:
+        result[CASCADE_POINTS] = (draft.cascade.novelty.num_points, width)
+        result[f"{CASCADE}last.weight"] = (draft.classes.num_logits, width)
+        result[f"{CASCADE}last.bias"] = (draft.classes.num_logits,)
+    return result
 
 
 def _check_tensors(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise IntegrityError unless these are safetensors of just these names and shapes, float32 and finite."""
+    """Raise IntegrityError unless these are safetensors of just these names, types and shapes, and finite."""
     try:
         tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise IntegrityError(f"expected safetensors in {where}, could not read it: {error}; train it again") from None
-    wanted = {name: f"float32 {shape}" for name, shape in shapes.items()}
+    halves = (POINTS, CASCADE_POINTS)
+    wanted = {name: f"{'float16' if name in halves else 'float32'} {shape}" for name, shape in shapes.items()}
     found = {name: f"{tensor.dtype} {tensor.shape}" for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

@@ -44,14 +44,14 @@ class Made:
     """What it must agree with, in float32."""
 
 
-class Network(nn.Module):
+class Program(nn.Module):
     """All of a model but the decoding."""
 
     def __init__(self, model: Model):
         super().__init__()
         self.preprocess = model.description.preprocess
         self.temperature = model.description.temperature
-        self.layers, self.head = fused(model.convolutions.layers), model.head
+        self.layers, self.head = fused(model.large.convolutions.layers), model.large.head
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) uint8 -> probabilities (batch, classes)."""
@@ -125,7 +125,7 @@ def program(model: Model) -> torch.export.ExportedProgram:
     """The network as a graph whose batch, height and width may vary."""
     sizes = {axis: torch.export.Dim(name) for axis, name in _AXES.items()}
     example = torch.zeros(2, 3, 300, 400, dtype=torch.uint8)
-    exported = torch.export.export(Network(model).eval(), (example,), dynamic_shapes=(sizes,))
+    exported = torch.export.export(Program(model).eval(), (example,), dynamic_shapes=(sizes,))
     for node in exported.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of this machine
     return exported
@@ -138,7 +138,7 @@ def to_torch(model: Model) -> Made:
     torch.export.save(program(model), file, extra_files=extra)
     # Bytes of our own: what others wrote is not loaded so, it could run code.
     loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
-    return Made(file.getvalue(), loaded, model.prepare())
+    return Made(file.getvalue(), loaded, model.large.prepare())
 
 
 def to_onnx(model: Model) -> Made:
@@ -168,4 +168,4 @@ def to_onnx(model: Model) -> Made:
         (probabilities,) = session.run([_OUTPUT], {_INPUT: images.numpy()})
         return torch.from_numpy(probabilities)
 
-    return Made(data, run, model.prepare())
+    return Made(data, run, model.large.prepare())

@@ -1,5 +1,7 @@
 """What a scoring actor does with a chunk of paths."""
 
+from collections.abc import Iterator, Sequence
+
 import pyarrow.parquet as pq
 
 from tlearn import storage
@@ -11,12 +13,10 @@ from tlearn.distributed import decoders
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Threads
 from tlearn.errors import IntegrityError, StorageError
-from tlearn.evaluation import drift
-from tlearn.evaluation.drift import Histograms
 from tlearn.network import model
 from tlearn.network.device import Device
 from tlearn.scoring import parts, plan
-from tlearn.scoring.predict import Predictor
+from tlearn.scoring.predict import Predictor, Scores
 from tlearn.scoring.table import Row
 from tlearn.scoring.task import Task
 from tlearn.storage import Entry
@@ -33,10 +33,10 @@ class Score:
         self.task = task
         self.device = Device.here(threads.compute, task.num_images, task.batch_size)
         self.predictor = _predictor(task, self.device)
-        self.description = self.predictor.classifier.description
-        preprocess, batch_size = self.description.preprocess, self.device.batch_size
-        self.decode = decoders.decoder(task.input, preprocess, threads.decode, batch_size, fetch)
-        self.careful = Careful(task.input, preprocess, fetch)
+        sizes = [stage.classifier.preprocess for stage in self.predictor.stages]
+        batch_size = self.device.batch_size
+        self.decode = [decoders.decoder(task.input, size, threads.decode, batch_size, fetch) for size in sizes]
+        self.careful: list[Decoder] = [Careful(task.input, size, fetch) for size in sizes]
 
     @storage.reached()
     def __call__(self, chunk: Chunk) -> ChunkResult:
@@ -50,31 +50,33 @@ class Score:
             with plan.opened(self.task.run_folder) as opened:
                 entries = opened.entries(number)
             started = storage.join(self.task.run_folder, f"{chunk.id}.started")
-            rows, histograms = self.rows(entries, decoders.surviving(started, self.decode, self.careful))
-            parts.write(part, rows, histograms)
-            statuses = [row.status for row in rows]
+            scores = self.rows(entries, careful=decoders.is_second(started))
+            parts.write(part, scores.rows, scores.histograms)
+            statuses = [row.status for row in scores.rows]
         num_failed = sum(status not in SCORED for status in statuses)
         return ChunkResult(chunk.id, len(statuses), num_failed)
 
-    def rows(self, entries: list[Entry], decode: Decoder) -> tuple[list[Row], Histograms | None]:
-        """One row for every entry in its order, and the histograms of those that were scored."""
-        paths = [entry.path for entry in entries]
-        files = zip(paths, map(_as_listed, entries, decode(paths)), strict=True)
-        rows: list[Row] = []
-        histograms: Histograms | None = None
-        for scores in self.predictor.scores(files):
-            rows += scores.rows
-            if scores.histograms is not None:
-                histograms = drift.add(histograms, scores.histograms)
-        _require_storage(self.task.input, rows)
-        return rows, histograms
+    def rows(self, entries: list[Entry], *, careful: bool = False) -> Scores:
+        """One row for every entry in its order, and the histograms of those that were scored.
+
+        `careful`: an earlier process died over one of them.
+        """
+        decode, listed = self.careful if careful else self.decode, {entry.path: entry for entry in entries}
+
+        def found(stage: int, paths: Sequence[str]) -> Iterator[Fetched]:
+            return map(_as_listed, [listed[path] for path in paths], decode[stage](paths))
+
+        paths = list(listed)
+        scores = self.predictor.scores(zip(paths, found(0, paths), strict=True), lambda rest: found(-1, rest))
+        _require_storage(self.task.input, scores.rows)
+        return scores
 
 
 def _predictor(task: Task, device: Device) -> Predictor:
     loaded = model.load(task.model, task.arithmetic)
     if loaded.description.digest != task.model_digest:
         raise IntegrityError(f"expected model {task.model_digest} in {task.model}, got another: it was replaced")
-    return Predictor.of(loaded, device, task.abstain_below, task.run)
+    return Predictor.of(loaded, device, task.limits, task.run, cascade=task.cascade)
 
 
 def _require_storage(folder: str, rows: list[Row]) -> None:

@@ -46,9 +46,8 @@ def _evaluated(config: CompareConfig, location: str) -> Answers:
         location = storage.join(location, "model")
     else:
         run = storage.absolute(location.rstrip("/")).rpartition("/")[0]
-    asked: dict[str, Any] = {
-        field.name: getattr(config, field.name, None) for field in dataclasses.fields(EvaluateConfig)
-    }
+    names = {field.name for field in dataclasses.fields(EvaluateConfig)}
+    asked = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
     found = evaluate.labelled_rows(EvaluateConfig(**asked | {"model": location, "output": None}))
     if found.scored.exceeds(config.max_error_rate):
         raise TooManyBadFiles(

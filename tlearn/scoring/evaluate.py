@@ -106,6 +106,7 @@ def labelled_rows(config: EvaluateConfig) -> LabelledRows:
                 workers=config.workers,
                 engine=config.engine,
                 precision=config.precision,
+                cascade=config.cascade,
                 cache=config.cache,
                 quiet=config.quiet,
                 verbose=config.verbose,
@@ -132,7 +133,7 @@ def _table(config: EvaluateConfig, model_digest: str, folder: str) -> Iterator[s
             raise UsageError(f"expected --output NAME.parquet, got {config.output}: an evaluation is a single file")
         yield config.output
         return
-    name = digest([model_digest, storage.absolute(folder)])  # the same one goes on where it was stopped
+    name = digest([model_digest, storage.absolute(folder), config.cascade])  # the same one goes on where it was stopped
     location = storage.join(storage.absolute(config.cache), "evaluations", f"{name}.parquet")
     try:
         yield location

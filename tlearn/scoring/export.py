@@ -81,7 +81,7 @@ def export(config: ExportConfig) -> Exported:
 @torch.inference_mode()
 def _difference(made: Made, pixels: Tensor) -> float:
     """Of the probabilities of a picture, (3, height, width) uint8."""
-    seen = images.resize(pixels, made.original.description.preprocess)
+    seen = images.resize(pixels, made.original.preprocess)
     logits, _ = made.original.outputs(seen[None])
     return (made.run(pixels[None].contiguous()) - each_class(logits).softmax(1)).abs().max().item()
 

@@ -36,7 +36,7 @@ from tlearn.scoring.output import GrowingTable, Snapshot
 from tlearn.scoring.plan import Facts, Run
 from tlearn.scoring.summary import Finished, Scored, histograms, summarize
 from tlearn.scoring.table import Row
-from tlearn.scoring.task import Task
+from tlearn.scoring.task import Limits, Task
 from tlearn.storage import Entry
 from tlearn.storage.lease import Lease
 
@@ -109,6 +109,8 @@ class _Job:
             rescore=self.config.rescore,
             abstain_below=self.config.abstain_below,
             number=number,
+            cascade=self.config.cascade,
+            unknown_rate=self.config.unknown_rate,
         )
 
     def fill_index(self, *, rescore: bool) -> tuple[Counts, Ignored]:
@@ -204,8 +206,7 @@ def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int)
 
 def _compute_here(config: ScoreConfig, run: Run, entry: Entry) -> Row:
     """The row of a file that was to share the row of another, which has failed: too few for a pool."""
-    scorer = _scorer(_task(config, run, 1, on_gpu=False))
-    return scorer.rows([entry], scorer.decode)[0][0]
+    return _scorer(_task(config, run, 1, on_gpu=False)).rows([entry]).rows[0]
 
 
 @functools.cache
@@ -226,6 +227,7 @@ def _task(config: ScoreConfig, run: Run, num_images: int, *, on_gpu: bool) -> Ta
         run=run.id,
         run_folder=run.folder,
         batch_size=config.batch_size,
-        abstain_below=config.abstain_below,
+        limits=Limits(config.abstain_below or 0.0, config.unknown_rate),
+        cascade=config.cascade == "auto" and not on_gpu,
         num_images=num_images,
     )

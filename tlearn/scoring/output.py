@@ -135,7 +135,7 @@ class GrowingTable:
         for run in plan.ids(self.work):
             if plan.is_whole(plan.run_folder(self.work, run)):
                 with plan.opened(plan.run_folder(self.work, run)) as stopped:
-                    is_same = all(stopped.facts.get(name) == value for name, value in facts.to_json().items())
+                    is_same = facts.agree(stopped.facts)
                 if is_same:
                     yield run
 

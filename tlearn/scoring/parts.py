@@ -31,7 +31,7 @@ def name(chunk: int) -> str:
     return f"{chunk:06}.parquet"
 
 
-def write(location: str, rows: Sequence[Row], histograms: Histograms | None) -> None:
+def write(location: str, rows: Sequence[Row], histograms: Histograms) -> None:
     part = table.of_rows(rows).replace_schema_metadata({"histograms": json.dumps(histograms)})
     storage.write(location, lambda sink: pq.write_table(part, sink, write_page_checksum=True))
 
@@ -39,7 +39,9 @@ def write(location: str, rows: Sequence[Row], histograms: Histograms | None) -> 
 def _read(location: str) -> tuple[pa.Table, Histograms | None]:
     file = pa.BufferReader(storage.read(location).data)
     part = pq.ParquetFile(file, page_checksum_verification=True).read()
-    return table.current(part), json.loads(part.schema.metadata[b"histograms"])
+    histograms = json.loads(part.schema.metadata[b"histograms"])
+    # An earlier version knew one network.
+    return table.current(part), {"large": histograms} if isinstance(histograms, list) else histograms
 
 
 def missing(run: Run, plan: Plan) -> list[int]:

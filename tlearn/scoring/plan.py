@@ -6,7 +6,7 @@ A row group is a chunk, its number the chunk's id; the groups after the chunks a
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +43,18 @@ class Facts:
     abstain_below: float | None
     number: int
     """Of the commit in a growing table; 0 for a single file."""
+    cascade: str = "auto"
+    unknown_rate: float = 0.01
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def agree(self, others: Mapping[str, Any]) -> bool:
+        """Whether a plan has the same ones; one of an earlier version lacks those that have a default."""
+        return all(others.get(name, _DEFAULTS.get(name)) == value for name, value in self.to_json().items())
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Facts)}
 
 
 @dataclass(frozen=True, slots=True)

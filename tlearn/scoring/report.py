@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tlearn.data.fetch import fetch
 from tlearn.evaluation import drift, similar
 from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.network import explain
+from tlearn.network.description import Description
 from tlearn.report import page, pictures
 from tlearn.report.pictures import Picture, most_shown, worth_showing
 from tlearn.scoring import predict
@@ -53,15 +55,14 @@ def write(
         warn(f"no page in {config.report}: no picture has a score")
         return
     predictor = predict.load(config.model, config.engine, config.precision)
-    model = predictor.classifier.description
+    model = predictor.description
     chosen = worth_showing(rows["probability"].to_numpy(), most_shown(len(model.classes.names)))
     shown = rows.take(chosen).to_pylist(maps_as_pydicts="strict")
     say(f"looking at {len(shown):,} pictures for {config.report}")
     described = {each.path: each for each in _described(predictor, folder, shown)}
     wall = [_picture(row, model.temperature, described.get(row["path"]), labels) for row in shown]
     has_drift = scored.drift is not None and scored.drift >= drift.USUAL
-    reference = Reference.from_json(model.reference) if has_drift else None
-    driving = _driving(reference, histograms, list(described.values()))
+    driving = _driving(model, histograms, list(described.values())) if has_drift else []
     with tempfile.TemporaryDirectory() as temporary:
         pq.write_table(pictures.table(wall, folder, model.preprocess), Path(temporary, "pictures.parquet"))
         Path(temporary, "scored.json").write_text(json.dumps(scored.to_json()))
@@ -77,42 +78,60 @@ class _Described:
     path: str
     columns: dict[str, Any]
     """Of a Picture."""
-    series: np.ndarray[Any, Any]
-    """(series,): by which drift is measured."""
+    series: dict[str, np.ndarray[Any, Any]]
+    """(series,) of each network: by which drift is measured."""
 
 
 def _described(predictor: Predictor, folder: str, rows: Sequence[dict[str, Any]]) -> Iterator[_Described]:
     """Of those of at most 500 rows whose file is still there."""
     chosen = worth_showing(np.array([row["probability"] for row in rows]), _MAX_DESCRIBED)
-    model, batch_size = predictor.classifier.description, predictor.device.batch_size
-    seen, attention, pooled = [], [], []
-    with ThreadPoolExecutor(predictor.device.num_threads) as threads:
-        for start in range(0, len(chosen), batch_size):
-            batch = [rows[row] for row in chosen[start : start + batch_size]]
-            files = threads.map(lambda row: fetch(folder, row["path"], model.preprocess), batch)
-            found = [(row, file.pixels) for row, file in zip(batch, files, strict=True) if file.pixels is not None]
-            if not found:
-                continue
-            maps = predictor.classifier.extract(predictor.device.stack([pixels for _, pixels in found]))
-            predicted = _indices([row for row, _ in found], model.classes.indices).to(maps.device)
-            attention.append(explain.attention(predictor.classifier.head, maps, predicted).cpu().numpy())
-            pooled.append(maps.float().mean((2, 3)).cpu())
-            seen += [row for row, _ in found]
+    classes, device = predictor.description.classes, predictor.device
+    seen: list[dict[str, Any]] = []
+    attention: list[np.ndarray[Any, Any]] = []
+    pooled: dict[str, list[Tensor]] = {stage.name: [] for stage in predictor.stages}
+    with ThreadPoolExecutor(device.num_threads) as threads:
+        for start in range(0, len(chosen), device.batch_size):
+            batch = [rows[row] for row in chosen[start : start + device.batch_size]]
+            found, maps = _maps(predictor, folder, batch, threads)
+            if found:
+                for name, of in maps.items():
+                    pooled[name].append(of.float().mean((2, 3)).cpu())
+                predicted = _indices(found, classes.indices).to(maps["large"].device)
+                attention.append(explain.attention(predictor.large.head, maps["large"], predicted).cpu().numpy())
+                seen += found
     if not seen:
         return
-    features, predictions = torch.cat(pooled), _indices(seen, model.classes.indices)
-    probabilities = np.array([[row["probabilities"][name] for name in model.classes.names] for row in seen])
+    joined = {name: torch.cat(of) for name, of in pooled.items()}
+    features, predictions = joined["large"], _indices(seen, classes.indices)
+    probabilities = np.array([[row["probabilities"][name] for name in classes.names] for row in seen])
+    series = {name: drift.series(probabilities, of.numpy()) for name, of in joined.items()}
     columns = zip(
         seen,
         np.concatenate(attention),
         similar.typicality(features, predictions, None, predictions).tolist(),
         similar.clusters(features, _NUM_CLUSTERS, seed=0).tolist(),
-        drift.series(probabilities, features.numpy()).T,
         strict=True,
     )
-    for row, heat, typical, cluster, series in columns:
+    for at, (row, heat, typical, cluster) in enumerate(columns):
         typicality = None if np.isnan(typical) else typical
-        yield _Described(row["path"], {"attention": heat, "typicality": typicality, "cluster": cluster}, series)
+        facts = {"attention": heat, "typicality": typicality, "cluster": cluster}
+        yield _Described(row["path"], facts, {name: of[:, at] for name, of in series.items()})
+
+
+def _maps(
+    predictor: Predictor, folder: str, rows: list[dict[str, Any]], threads: ThreadPoolExecutor
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Those of the rows whose file is still there, and their last feature maps by the name of the network."""
+    paths = [row["path"] for row in rows]
+    sizes = [partial(fetch, folder, config=stage.classifier.preprocess) for stage in predictor.stages]
+    pixels = [[file.pixels for file in threads.map(fetch_so, paths)] for fetch_so in sizes]
+    there = [at for at, of in enumerate(zip(*pixels, strict=True)) if all(each is not None for each in of)]
+    maps: dict[str, Tensor] = {}
+    for stage, found in zip(predictor.stages, pixels, strict=True):
+        kept = [each for at in there if (each := found[at]) is not None]
+        if kept:
+            maps[stage.name] = stage.classifier.extract(predictor.device.stack(kept))
+    return [rows[at] for at in there], maps
 
 
 def _indices(rows: Sequence[dict[str, Any]], indices: Mapping[str, int]) -> Tensor:
@@ -138,10 +157,12 @@ def _before_calibration(probabilities: Mapping[str, float], temperature: float) 
     return dict(zip(probabilities, (powers / powers.sum()).tolist(), strict=True))
 
 
-def _driving(reference: Reference | None, histograms: Histograms | None, described: Sequence[_Described]) -> list[str]:
+def _driving(model: Description, histograms: Histograms | None, described: Sequence[_Described]) -> list[str]:
     """Paths of the pictures by which the drift comes about, most first."""
-    if reference is None or histograms is None or not described:
+    network, counts = drift.chief(histograms)
+    reference = Reference.from_json(model.reference_of(network))
+    if reference is None or not described:
         return []
-    shares = drift.shares(reference, histograms, np.stack([each.series for each in described], axis=1))
+    shares = drift.shares(reference, counts, np.stack([each.series[network] for each in described], axis=1))
     order = np.argsort(-shares, kind="stable")[:_MAX_DRIVERS]
     return [described[row].path for row in order if shares[row] > 0]

@@ -35,8 +35,9 @@ class Scored:
     unchanged: int
     """Files whose row is as they are."""
     scored: int
-    """Files with a prediction, `uncertain` ones too."""
+    """Files with a prediction, `uncertain` and `unknown` ones too."""
     uncertain: int
+    unknown: int
     failed: int
     labelled: int
     """Rows with a prediction and a label: a folder of the path is named as a class."""
@@ -94,12 +95,14 @@ def summarize(
     num_scored = sum(statuses[status] for status in SCORED)
     num_labelled = sum(run.merged.num_labelled for run in runs)
     accuracy = sum(run.merged.num_right for run in runs) / num_labelled if num_labelled else None
-    value, sentence = drift.judge(Reference.from_json(model.reference), histograms(runs))
+    network, counted = drift.chief(histograms(runs))
+    value, sentence = drift.judge(Reference.from_json(model.reference_of(network)), counted)
     return Scored(
         listed=counts.listed,
         unchanged=counts.unchanged,
         scored=num_scored,
         uncertain=statuses["uncertain"],
+        unknown=statuses["unknown"],
         failed=statuses.total() - num_scored,
         labelled=num_labelled,
         accuracy=accuracy,

@@ -15,7 +15,9 @@ from tlearn.console import warn
 from tlearn.errors import InputError, IntegrityError, UsageError, printable
 from tlearn.scoring.ledger import FOLDER, Ledger
 
-COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")
+COPIED = (
+    "status", "prediction", "probability", "probabilities", "novelty", "stage", "error", "width", "height", "sha256",
+)  # fmt: skip
 """Columns that two paths with the same bytes share."""
 
 LATEST = """
@@ -32,6 +34,8 @@ SCHEMA = pa.schema(
         ("probability", pa.float32()),
         # The same type whatever the classes: models with other classes may add to one table.
         ("probabilities", pa.map_(pa.string(), pa.float32())),
+        ("novelty", pa.float32()),
+        ("stage", pa.int32()),
         ("label", pa.string()),
         ("error", pa.string()),
         ("width", pa.int32()),
@@ -64,6 +68,10 @@ class Row:
     """Of the prediction."""
     probabilities: dict[str, float] | None = None
     """Of every class."""
+    novelty: float | None = None
+    """Percentile of the validation images: so many in a hundred are nearer to what was trained on."""
+    stage: int | None = None
+    """Size in pixels of the pictures that the network sees which answered."""
     label: str | None = None
     error: str | None = None
     width: int | None = None

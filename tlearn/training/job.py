@@ -18,18 +18,18 @@ from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
-from tlearn.evaluation import drift, metrics, quality
-from tlearn.evaluation.drift import Reference
+from tlearn.evaluation import metrics, quality
 from tlearn.evaluation.interval import accuracy_interval
-from tlearn.features.cache import Features, outcomes, pooled
+from tlearn.features.cache import pooled
 from tlearn.features.choice import arithmetics
-from tlearn.features.compute import compute, plan
+from tlearn.features.compute import usable
 from tlearn.features.cut import Cut, Frozens
-from tlearn.network import card, model, weights
+from tlearn.network import card, description, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.report import pictures
-from tlearn.training import auto, fit, gallery, gate, layers, live, loop, track
+from tlearn.training import auto, cascade, fit, gallery, gate, layers, live, loop, track
+from tlearn.training.cascade import Small
 from tlearn.training.fit import Learned
 from tlearn.training.folds import cross_validate
 from tlearn.training.gallery import Judged, Known
@@ -49,8 +49,6 @@ from tlearn.training.run import (
     versions,
 )
 from tlearn.training.samples import Samples
-
-_MAX_REFERENCE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,27 +163,17 @@ def _learn(
     return task, learned, figures
 
 
-def _plain_features(
-    config: TrainConfig, files: list[File], cut: Cut, what: str = "features"
-) -> tuple[list[File], Features, int]:
-    """The files that can be read, their features without mirror images, and how many of these were computed."""
-    num_computed = compute(config, plan([(files, ("plain",))], cut), cut, what)
-    outcome = outcomes(files, "plain", cut)
-    usable = [file for file in outcome.files if file.status == "ok"]
-    return usable, Features(outcome.places, cut.shape), num_computed
-
-
 def _decided(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Task, int]:
     """Of recipe auto, which case the data are, by the features that every case needs, and how many were computed."""
     config, classes = task.config, task.listing.classes
     if config.recipe != "auto":
         return task, 0
     cut = Frozens(config, task.tensors, first).cut(5)
-    files, source, num_computed = _plain_features(config, task.listing.of("train"), cut)
-    labels = torch.tensor([classes.indices[file.label] for file in files])
-    choice = auto.decide(config, pooled(source), labels, len(classes.names), given)
+    found = usable(config, task.listing.of("train"), cut)
+    labels = torch.tensor([classes.indices[file.label] for file in found.files])
+    choice = auto.decide(config, pooled(found.features), labels, len(classes.names), given)
     say(f"auto: {choice.reason}\n")
-    return dataclasses.replace(task, config=choice.config), num_computed
+    return dataclasses.replace(task, config=choice.config), found.num_computed
 
 
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
@@ -199,11 +187,11 @@ def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
 
 def _evaluated(task: _Task, learned: Learned, files: list[File], cut: Cut, what: str) -> Judged:
     """What the model says of those of the files that can be read."""
-    files, source, _ = _plain_features(task.config, files, cut, what)
-    labels = torch.tensor([task.listing.classes.indices[file.label] for file in files])
-    samples = Samples(source.gather, labels)
+    found = usable(task.config, files, cut, what)
+    labels = torch.tensor([task.listing.classes.indices[file.label] for file in found.files])
+    samples = Samples(found.features.gather, labels)
     logits = loop.evaluate(learned.trainable, samples, task.config.optim.global_batch_size, Worker())
-    return Judged(files, source, logits)
+    return Judged(found.files, found.features, logits)
 
 
 def _tested(task: _Task, learned: Learned) -> Judged | None:
@@ -235,7 +223,8 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     logits = learned.val_logits / temperature
     probabilities = metrics.probabilities(logits)
     run.write_validation(learned.val_files, probabilities, classes)
-    model_digest = _save_model(task, run, learned, figures, temperature, probabilities)
+    small = cascade.fit(config, task.tensors, learned, logits)
+    model_digest = _save_model(task, run, learned, figures, temperature, small)
     run.publish_model()
     measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
     baseline = _show(task, run, learned, test, temperature)
@@ -255,6 +244,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
         quality=measured,
         arithmetic=learned.frozen.arithmetic.name,
         gate=figures,
+        cascade=small.deferral if small else None,
         skipped=sum(file.status != "ok" for file in learned.listing.of("train", "val")),
         features_computed=learned.features_computed,
         features_reused=learned.features_reused,
@@ -281,10 +271,12 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
 
 
 def _save_model(
-    task: _Task, run: RunFolder, learned: Learned, figures: Gate | None, temperature: float, probabilities: torch.Tensor
+    task: _Task, run: RunFolder, learned: Learned, figures: Gate | None, temperature: float, small: Small | None
 ) -> str:
     """Leave the model folder; returns the model's digest."""
-    config, best = task.config, learned.best
+    config, best, classes = task.config, learned.best, task.listing.classes
+    cut = Frozens(config, task.tensors, learned.frozen.arithmetic).cut(learned.phase.frozen_blocks)
+    seen = cascade.look(config, learned, cut, classes.indices, "features of training images")
     counts = {"num_train": len(learned.train_files), "num_val": len(learned.val_files)}
     epoch_metrics = {name: getattr(best, name) for name in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")}
     draft = Draft(
@@ -295,13 +287,18 @@ def _save_model(
         arithmetic=learned.frozen.arithmetic,
         training={**essential(config), **counts},
         metrics=epoch_metrics | (dataclasses.asdict(figures) if figures else {}),
-        reference=_reference(learned, probabilities),
+        reference=seen.reference(learned.val_logits / temperature),
         arch=config.arch,
         temperature=temperature,
+        novelty=seen.novelty,
+        cascade=small.cascade if small else None,
     )
     frozen_tensors = {name: task.tensors[name] for name in learned.frozen.layers.state_dict()}
     run.lease.check()
-    return model.save(run.path / "model", frozen_tensors, learned.trainable, draft)
+    beside = {description.POINTS: seen.points} if draft.novelty else {}
+    return model.save(
+        run.path / "model", frozen_tensors, learned.trainable, draft, beside | (small.tensors() if small else {})
+    )
 
 
 def _decided_upon(listing: Listing) -> list[str]:
@@ -325,12 +322,3 @@ def _write_card(task: _Task, run: RunFolder, learned: Learned, summary: Summary)
     ]  # fmt: skip
     facts = card.Facts(task.config.weights, counts, tuple(results))
     run.write_card(card.text(storage.read_json(str(run.path / "model" / "model.json")), facts))
-
-
-def _reference(learned: Learned, probabilities: torch.Tensor) -> dict[str, Any]:
-    """Histograms of (at most 2,000) validation images, with which scoring compares what it sees."""
-    val, trainable = learned.phase.val, learned.trainable
-    rows = torch.arange(len(val))[:: max(len(val) // _MAX_REFERENCE, 1)]
-    with torch.no_grad():
-        pooled = torch.cat([trainable.trunk(val.gather(part)).mean((2, 3)) for part in rows.split(64)])
-    return Reference.of(drift.series(probabilities[rows].numpy(), pooled.numpy())).to_json()

@@ -40,6 +40,7 @@ from tlearn.config.values import flat
 from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.errors import IntegrityError, UsageError
+from tlearn.evaluation.deferral import Deferral
 from tlearn.evaluation.folds import Folds
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.evaluation.quality import Quality
@@ -60,7 +61,7 @@ PLACES = ("data", "weights")
 _TABLES = ("labels", "groups", "exclude")
 """Settings that are known by what they say of the files."""
 _PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow", "simplejpeg", "tlearn")
-_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds", "baseline", "ended")
+_OPTIONAL = ("remarks", "ignored_names", "test", "excluded", "relabelled", "folds", "baseline", "cascade", "ended")
 """Of the summary: not in its JSON where there is nothing to say."""
 _FOLDS = "folds"
 """Folder of what is kept until the cross-validation is done."""
@@ -120,6 +121,8 @@ class Summary:
     folds: Folds | None = None
     """Cross-validation, where it was asked for."""
     baseline: Baseline | None = None
+    cascade: Deferral | None = None
+    """Where a small network may answer first in scoring: what that does to the answers."""
     ended: str = ""
     """When the model was there, in UTC as ISO 8601 has it."""
 
@@ -162,7 +165,9 @@ class Summary:
         test = Quality.from_json(content["test"]) if "test" in content else None
         folds = Folds.from_json(content["folds"]) if "folds" in content else None
         baseline = Baseline(**content["baseline"]) if "baseline" in content else None
-        typed |= {"remarks": tuple(content.get("remarks", ())), "test": test, "folds": folds, "baseline": baseline}
+        cascade = Deferral(**content["cascade"]) if "cascade" in content else None
+        typed |= {"remarks": tuple(content.get("remarks", ())), "cascade": cascade}
+        typed |= {"test": test, "folds": folds, "baseline": baseline}
         return cls(**rest | typed)
 
 
