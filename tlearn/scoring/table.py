@@ -1,5 +1,8 @@
 """The table of scores: its columns, and its newest rows."""
 
+import csv
+import functools
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +16,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.console import warn
 from tlearn.errors import InputError, IntegrityError, UsageError, printable
+from tlearn.scoring import flat
 from tlearn.scoring.ledger import FOLDER, Ledger
 
 COPIED = ("status", "prediction", "probability", "probabilities", "error", "width", "height", "sha256")
@@ -46,6 +50,9 @@ SCHEMA = pa.schema(
 )
 _NEEDED = {"path", "status", "scored_at"}
 """Columns without which a file is no table of scores; others came later than the first."""
+FILES = (".parquet", ".csv")
+"""What the name of a single file ends in."""
+_MAX_HEADER_BYTES = 2**24
 
 
 def label_of(path: str, classes: Classes) -> str | None:
@@ -94,19 +101,44 @@ def read(file: Any, location: str) -> pa.Table:
 def batches(file: Any, location: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """As `read`, some rows at once, with these columns only; the others are null."""
     try:
-        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(columns=list(columns)):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for batch in parquet.iter_batches(flat.NUM_ROWS, columns=list(columns)):
             yield current(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError) as error:
         raise damaged(location, error) from error
 
 
-def is_replaceable(location: str) -> bool:
-    """Whether a file is a table of scores, or what is left of a damaged one; not somebody's other Parquet file."""
+def require_own_file(location: str) -> None:
+    """Raise UsageError where NAME.parquet or NAME.csv would take the place of something else than a table of scores."""
+    kind = storage.kind(location)
+    if kind == "folder":
+        raise UsageError(f"expected a file at {location}, found a folder: {location}/ is a table that grows")
+    if FOLDER in storage.folders(location.rpartition("/")[0]):
+        raise UsageError(f"expected {location} outside of a table that grows: choose another folder")
+    is_ours = _is_our_csv if location.endswith(".csv") else _is_our_parquet
+    if kind == "file" and not is_ours(location):
+        raise UsageError(f"expected a table of scores or nothing at {location}, found other data: choose another name")
+
+
+def _is_our_parquet(location: str) -> bool:
+    """Whether it is a table of scores, or what is left of a damaged one; not somebody's other file."""
     try:
         with storage.open_input(location) as file:
             return set(pq.read_schema(file).names) >= _NEEDED
     except pa.ArrowException:
         return True
+
+
+def _is_our_csv(location: str) -> bool:
+    """Whether its header is one of a table of scores and nothing else: a column more is somebody's work. Or empty."""
+    with storage.open_input(location) as file:
+        head = file.read(_MAX_HEADER_BYTES).decode(errors="replace")
+    try:
+        names = next(csv.reader(io.StringIO(head, newline="")), [])
+    except csv.Error:
+        return False
+    others = [name for name in names if name not in SCHEMA.names and not flat.is_column(name)]
+    return not head or (set(names) >= _NEEDED and not others)
 
 
 def damaged(location: str, error: object) -> IntegrityError:
@@ -144,12 +176,10 @@ def latest(location: str) -> pa.Table:
     Raises InputError where there is none, IntegrityError for one that is damaged.
     """
     rows = pa.concat_tables(_tables(storage.absolute(location.rstrip("/"))))
-    newest: dict[str, int] = {}
-    times = rows["scored_at"].cast(pa.int64()).to_pylist()
-    for position, path in enumerate(rows["path"].to_pylist()):
-        if path not in newest or times[position] >= times[newest[path]]:
-            newest[path] = position
-    return rows.take(sorted(newest.values())).sort_by("path")
+    order = pc.sort_indices(rows, [("path", "ascending"), ("scored_at", "ascending")])  # of equal ones the last is last
+    paths = rows["path"].take(order).combine_chunks()
+    is_newest = pa.concat_arrays([pc.not_equal(paths[:-1], paths[1:]), pa.array([True] * (len(paths) > 0), pa.bool_())])
+    return rows.take(order.filter(is_newest))
 
 
 def _tables(location: str) -> Iterator[pa.Table]:
@@ -165,6 +195,11 @@ def _tables(location: str) -> Iterator[pa.Table]:
     files = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
     if not files and location.endswith(".parquet") and storage.exists(location):
         files = [location]
+    if not files and location.endswith(".csv"):
+        raise InputError(
+            f"expected a table of scores in Parquet, got {location}: CSV is for other programs, "
+            "score into NAME.parquet or DIR/ and give that"
+        )
     if not files:
         raise InputError(f"expected a table of scores in {location}, found no Parquet file: run tlearn score first")
     for name in files:
@@ -172,22 +207,37 @@ def _tables(location: str) -> Iterator[pa.Table]:
             yield read(file, name)
 
 
-def write(rows: pa.Table, output: str) -> None:
-    """Raises UsageError for a name that does not end in .parquet, and for one inside a table that grows."""
+def write(rows: pa.Table, output: str, top_k: int | None = None) -> None:
+    """As NAME.parquet, with `top_k` in more columns, or as NAME.csv. Raises UsageError for what is neither, and as
+    `require_own_file`.
+    """
     location = storage.absolute(output)
-    if not output.endswith(".parquet") or FOLDER in storage.folders(location.rpartition("/")[0]):
-        raise UsageError(f"expected --output NAME.parquet outside of a table that grows, got {output}")
-    storage.write(location, lambda sink: pq.write_table(rows, sink))
+    if not output.endswith(FILES):
+        raise UsageError(f"expected --output NAME.parquet or NAME.csv, got {output}")
+    require_own_file(location)
+    if output.endswith(".csv"):
+        storage.write(location, lambda sink: flat.write_csv(sink, [rows], flat.classes(rows), top_k))
+    else:
+        storage.write(
+            location, functools.partial(pq.write_table, rows if top_k is None else flat.with_top_k(rows, top_k))
+        )
 
 
-def lines(rows: pa.Table) -> Iterator[str]:
-    """Rows for a person: path, status, prediction, probability, error."""
-    shown = rows.select(["path", "status", "prediction", "probability", "error"]).to_pylist()
-    paths = [printable(row["path"]) for row in shown]
-    width = max(map(len, paths), default=4)
-    yield f"{'path':<{width}} {'status':<11} {'prediction':<12} {'probability':>11}  error"
-    for path, row in zip(paths, shown, strict=True):
-        probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
-        prediction = printable(row["prediction"]) if row["prediction"] is not None else ""
-        text = f"{path:<{width}} {row['status']:<11} {prediction:<12} {probability:>11}"
-        yield f"{text}  {row['error'] or ''}".rstrip()
+def lines(rows: pa.Table, top_k: int | None = None) -> Iterator[str]:
+    """Rows for a person: path, status, prediction, probability, error; with `top_k` the most probable classes."""
+    said = rows.select(["prediction", "probability"]) if top_k is None else flat.top_k(rows, top_k)
+    names, columns = ["path", "status", *said.column_names], [rows["path"], rows["status"], *said.columns]
+    cells = zip(*map(_aligned, names, columns), strict=True)
+    for line, error in zip(cells, ["error", *rows["error"].to_pylist()], strict=True):
+        yield f"{' '.join(line)}  {error or ''}".rstrip()
+
+
+def _aligned(name: str, column: pa.ChunkedArray) -> list[str]:
+    """A column with its title, in one width: names flush left, numbers flush right."""
+    values = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        texts = [name, *("" if value is None else f"{value:.3f}" for value in values)]
+        return [text.rjust(max(11, *map(len, texts))) for text in texts]
+    texts = [name, *("" if value is None else printable(value) for value in values)]
+    least = {"path": 0, "status": 11}.get(name, 12)
+    return [text.ljust(max(least, *map(len, texts))) for text in texts]
