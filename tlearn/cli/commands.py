@@ -130,12 +130,13 @@ def _scores(command: Command) -> int:
 
     config: ScoresConfig = command.settings
     with storage.reached():
-        latest = table.latest(config.table)
+        newest = table.newest(config.table)
         if config.output is not None:
-            table.write(latest, config.output, config.top_k)
-    for line in table.lines(latest.slice(0, config.num_rows), config.top_k):
+            table.write(newest, config.output, config.top_k)
+        shown = newest.table(config.num_rows)
+    for line in table.lines(shown, config.top_k):
         print(line)
-    print(f"{latest.num_rows} paths: {config.output or config.table}")
+    print(f"{len(newest.order)} paths: {config.output or config.table}")
     return errors.DONE
 
 

@@ -28,10 +28,10 @@ def top_columns(count: int) -> list[str]:
     return [f"{name}_{place}" for place in range(1, count + 1) for name in ("top", "probability")]
 
 
-def classes(rows: pa.Table) -> list[str]:
+def classes(tables: Iterable[pa.Table]) -> list[str]:
     """The classes that these rows have probabilities of, in the order in which they come first."""
     names: dict[str, None] = {}
-    for chunk in rows["probabilities"].chunks:
+    for chunk in (chunk for rows in tables for chunk in rows["probabilities"].chunks):
         names |= dict.fromkeys(pc.unique(_keys(chunk)).to_pylist())
     return list(names)
 
@@ -89,7 +89,7 @@ def _by_class(column: pa.ChunkedArray, names: Sequence[str]) -> pa.Table:
 
 
 def _top_k(rows: pa.Table, count: int) -> pa.Table:
-    known = classes(rows)
+    known = classes([rows])
     names = pa.array([*known, *[None] * (count - len(known))], pa.string())
     values = _matrix(rows["probabilities"], names).astype(np.float64)
     said = pc.index_in(rows["prediction"], names).fill_null(-1).to_numpy()

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -83,7 +82,7 @@ class Snapshot:
         """The same rows in another file beside it."""
         target = file.with_suffix(".csv")
         with file.open("rb") as source:
-            rows = chain([table.SCHEMA.empty_table()], table.batches(source, str(file), table.SCHEMA.names))
+            rows = table.batches(source, str(file), table.SCHEMA.names)
             names = run.model.classes.names
             storage.write(str(target), lambda sink: flat.write_csv(sink, rows, names, self.top_k))
         return target

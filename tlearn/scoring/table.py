@@ -3,11 +3,13 @@
 import csv
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -99,9 +101,10 @@ def read(file: Any, location: str) -> pa.Table:
 
 
 def batches(file: Any, location: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """As `read`, some rows at once, with these columns only; the others are null."""
+    """As `read`, some rows at once, first none, with these columns only; the others are null."""
     try:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        yield current(parquet.schema_arrow.empty_table())
         for batch in parquet.iter_batches(flat.NUM_ROWS, columns=list(columns)):
             yield current(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError) as error:
@@ -170,44 +173,75 @@ def _dated(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return numbers.cast(pa.timestamp("us", "UTC"))
 
 
-def latest(location: str) -> pa.Table:
-    """The newest row of every path of a table, a folder or a single file, by its path or URI.
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """Which rows of a table are the newest of their path. They are read as a stream: it may be larger than memory."""
+
+    files: tuple[tuple[str, Callable[[], Any]], ...]
+    """Names, and what opens each."""
+    order: np.ndarray[Any, Any]
+    """(paths,): the numbers of these rows, counted over all files, in the order of the paths."""
+
+    def rows(self, most: int | None = None) -> Iterator[pa.Table]:
+        """Those of all paths, or of the first ones, in the order in which they were added; at least one table."""
+        numbers, start = np.sort(self.order[:most]), 0
+        for rows in _read(self.files, SCHEMA.names):
+            low, high = np.searchsorted(numbers, [start, start + rows.num_rows])
+            yield rows.take(pa.array(numbers[low:high] - start))
+            start += rows.num_rows
+
+    def table(self, most: int | None = None) -> pa.Table:
+        """The same in the order of the paths."""
+        return pa.concat_tables(self.rows(most)).sort_by("path")
+
+
+def newest(location: str) -> Newest:
+    """Of a table, a folder or a single file, by its path or URI.
 
     Raises InputError where there is none, IntegrityError for one that is damaged.
     """
-    rows = pa.concat_tables(_tables(storage.absolute(location.rstrip("/"))))
-    order = pc.sort_indices(rows, [("path", "ascending"), ("scored_at", "ascending")])  # of equal ones the last is last
-    paths = rows["path"].take(order).combine_chunks()
-    is_newest = pa.concat_arrays([pc.not_equal(paths[:-1], paths[1:]), pa.array([True] * (len(paths) > 0), pa.bool_())])
-    return rows.take(order.filter(is_newest))
+    files = tuple(_files(storage.absolute(location.rstrip("/"))))
+    keys = pa.concat_tables(_read(files, sorted(_NEEDED))).select(["path", "scored_at"])
+    order = pc.sort_indices(keys, [("path", "ascending"), ("scored_at", "ascending")])  # of equal ones the last is last
+    paths = keys["path"].take(order)
+    is_last = np.ones(len(paths), bool)
+    is_last[:-1] = pc.not_equal(paths[:-1], paths[1:])
+    return Newest(files, order.to_numpy()[is_last])
 
 
-def _tables(location: str) -> Iterator[pa.Table]:
-    """Of every file in the ledger; without a ledger of every Parquet file in the folder, or of the file itself."""
+def latest(location: str) -> pa.Table:
+    """The newest row of every path, in the order of the paths. Raises as `newest`."""
+    return newest(location).table()
+
+
+def _files(location: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every file in the ledger; without a ledger every Parquet file in the folder, or the file itself."""
     ledger = Ledger(location)
     if records := ledger.records():
         for stranger in ledger.strangers():
             warn(f"left out {storage.join(location, stranger)}: it is not in the ledger")
-        for record in records:
-            with ledger.open(record) as file:
-                yield read(file, record.name)
+        yield from ((record.name, functools.partial(ledger.open, record)) for record in records)
         return
-    files = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
-    if not files and location.endswith(".parquet") and storage.exists(location):
-        files = [location]
-    if not files and location.endswith(".csv"):
+    names = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
+    if not names and location.endswith(".parquet") and storage.exists(location):
+        names = [location]
+    if not names and location.endswith(".csv"):
         raise InputError(
             f"expected a table of scores in Parquet, got {location}: CSV is for other programs, "
             "score into NAME.parquet or DIR/ and give that"
         )
-    if not files:
+    if not names:
         raise InputError(f"expected a table of scores in {location}, found no Parquet file: run tlearn score first")
-    for name in files:
-        with storage.open_input(name) as file:
-            yield read(file, name)
+    yield from ((name, functools.partial(storage.open_input, name)) for name in names)
 
 
-def write(rows: pa.Table, output: str, top_k: int | None = None) -> None:
+def _read(files: Iterable[tuple[str, Callable[[], Any]]], columns: Sequence[str]) -> Iterator[pa.Table]:
+    for name, opened in files:
+        with opened() as file:
+            yield from batches(file, name, columns)
+
+
+def write(found: Newest, output: str, top_k: int | None = None) -> None:
     """As NAME.parquet, with `top_k` in more columns, or as NAME.csv. Raises UsageError for what is neither, and as
     `require_own_file`.
     """
@@ -216,11 +250,19 @@ def write(rows: pa.Table, output: str, top_k: int | None = None) -> None:
         raise UsageError(f"expected --output NAME.parquet or NAME.csv, got {output}")
     require_own_file(location)
     if output.endswith(".csv"):
-        storage.write(location, lambda sink: flat.write_csv(sink, [rows], flat.classes(rows), top_k))
+        names = flat.classes(found.rows()) if top_k is None else []
+        storage.write(location, lambda sink: flat.write_csv(sink, found.rows(), names, top_k))
     else:
-        storage.write(
-            location, functools.partial(pq.write_table, rows if top_k is None else flat.with_top_k(rows, top_k))
-        )
+        tables = found.rows() if top_k is None else (flat.with_top_k(rows, top_k) for rows in found.rows())
+        storage.write(location, lambda sink: _write_parquet(sink, tables))
+
+
+def _write_parquet(sink: Any, tables: Iterator[pa.Table]) -> None:
+    first = next(tables)
+    with pq.ParquetWriter(sink, first.schema) as writer:
+        for rows in chain([first], tables):
+            for batch in rows.to_batches():
+                writer.write_batch(batch)  # of several it makes a row group
 
 
 def lines(rows: pa.Table, top_k: int | None = None) -> Iterator[str]:
