@@ -203,7 +203,7 @@ def newest(location: str) -> Newest:
     files = tuple(_files(storage.absolute(location.rstrip("/"))))
     keys = pa.concat_tables(_read(files, sorted(_NEEDED))).select(["path", "scored_at"])
     order = pc.sort_indices(keys, [("path", "ascending"), ("scored_at", "ascending")])  # of equal ones the last is last
-    paths = keys["path"].take(order)
+    paths = keys["path"].cast(pa.large_string()).take(order)
     is_last = np.ones(len(paths), bool)
     is_last[:-1] = pc.not_equal(paths[:-1], paths[1:])
     return Newest(files, order.to_numpy()[is_last])
