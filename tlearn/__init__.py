@@ -160,7 +160,8 @@ def score(
     output: str | PathLike[str],
     **settings: Any,
 ) -> "Scored":
-    """Score every image of the folder `input` into `output`: NAME.parquet, or DIR/, to which only what is new is added.
+    """Score every image of the folder `input` into `output`: NAME.parquet, NAME.csv, or DIR/, to which only what is new
+    is added.
 
     `input` may be a picture too, or a list of pictures and folders; paths in the table are then relative to the
     innermost folder that holds them all.

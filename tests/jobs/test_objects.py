@@ -20,7 +20,7 @@ from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import PreprocessConfig, ScoreConfig, digest
 from tlearn.demo import drawings
-from tlearn.errors import LockedError, StorageError
+from tlearn.errors import LockedError, StorageError, UsageError
 from tlearn.scoring import job as scoring
 from tlearn.scoring import table
 from tlearn.scoring.ledger import Ledger
@@ -164,9 +164,17 @@ def test_a_table_on_an_object_store_grows_as_one_on_a_disk_does(bucket: str, tmp
 
 
 def test_a_single_file_on_an_object_store(bucket: str, tmp_path: Path) -> None:
-    assert score(bucket, tmp_path, "scores.parquet")["added"] == 20
+    for _ in range(2):
+        for name in ("scores.parquet", "scores.csv"):
+            assert score(bucket, tmp_path, name)["added"] == 20
     with storage.open_input(f"{bucket}/scores.parquet") as file:
         assert pq.read_table(file).num_rows == 20
+    assert main(["scores", f"{bucket}/scores.parquet", "--output", f"{bucket}/newest.csv"]) == 0
+    for name in ("scores.csv", "newest.csv"):
+        assert storage.read(f"{bucket}/{name}").data.count(b"\r\n") == 21
+    storage.write_bytes(f"{bucket}/labels.csv", b"path,label\n")
+    with pytest.raises(UsageError, match="found other data"):
+        score(bucket, tmp_path, "labels.csv")
 
 
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Slow Down"])

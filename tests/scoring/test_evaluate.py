@@ -196,7 +196,7 @@ def test_the_command_prints_what_python_returns(data: Path, tmp_path: Path, caps
 
 
 def test_the_rows_of_an_evaluation_are_a_single_file(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--output NAME\.parquet, got rows/"):
+    with pytest.raises(UsageError, match=r"--output NAME\.parquet or NAME\.csv, got rows/"):
         tlearn.evaluate(tmp_path / "model", data, output="rows/")
 
 

@@ -105,6 +105,16 @@ def test_the_pictures_that_drive_the_drift_are_those_that_are_unlike_the_others(
     assert set(drifted["paths"][:20]) <= strange
 
 
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_a_report_beside_a_csv_is_that_beside_parquet(top_k: int | None, trained: Path) -> None:
+    inbox = shutil.copytree(trained / "data/val/cat", "inbox")
+    Path("inbox/bad.jpg").write_text("no picture")
+    tlearn.score(trained / "run/model", inbox, **settings("one.csv", "a.html", top_k=top_k))
+    tlearn.score(trained / "run/model", inbox, **settings("one.parquet", "b.html"))
+    assert content("a.html")[0] == content("b.html")[0] and len(content("a.html")[0]) == 20
+    assert sorted(path.name for path in Path().glob("*one*")) == ["one.csv", "one.parquet"]
+
+
 def test_the_labels_of_an_evaluation_are_those_of_its_report(trained: Path) -> None:
     flat = Path("flat")
     flat.mkdir()

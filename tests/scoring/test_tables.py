@@ -381,7 +381,7 @@ def test_what_is_no_table_is_named(
 
 @pytest.mark.parametrize(
     "output",
-    ["x.csv", "x.json", "x.CSV", "x.xlsx", "x.pq", "X.PARQUET", "x.feather", "a/x.txt", "x.db", "x.csv.gz", ""],
+    ["x.tsv", "x.json", "x.CSV", "x.xlsx", "x.pq", "X.PARQUET", "x.feather", "a/x.txt", "x.db", "x.csv.gz", ""],
 )
 def test_an_output_that_is_meant_as_another_file_is_refused(output: str, place: Place) -> None:
     with pytest.raises(UsageError, match="expected --output NAME"):
@@ -405,10 +405,12 @@ def nothing(place: Place) -> None:
 
 def a_folder(place: Place) -> None:
     (place.root / "a.parquet").mkdir()
+    (place.root / "a.csv").mkdir()
 
 
 def another_file(place: Place) -> None:
     foreign(place.root / "a.parquet")
+    shutil.copy(place.root / "a.parquet", place.root / "a.csv")
 
 
 def a_table(place: Place) -> None:
@@ -434,7 +436,10 @@ def linked(place: Place) -> None:
     [
         ("a.parquet", a_folder),
         ("a.parquet", another_file),
+        ("a.csv", a_folder),
+        ("a.csv", another_file),
         ("there/mine.parquet", a_table),
+        ("there/mine.csv", a_table),
         ("there/", a_run),
         ("there/", other_rows),
         ("model/", nothing),
@@ -455,7 +460,7 @@ def test_a_place_that_holds_something_else_is_refused_before_work(
     assert place.computed == [] and before == {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
 
 
-@pytest.mark.parametrize("output", ["input/scores/", "input/scores.parquet"])
+@pytest.mark.parametrize("output", ["input/scores/", "input/scores.parquet", "input/scores.csv"])
 def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> None:
     for _ in range(2):
         summary = place.score(output=f"{place.root}/{output}")
@@ -463,7 +468,7 @@ def test_an_output_inside_the_input_is_no_picture(output: str, place: Place) -> 
     assert Input.of(f"{place.root}/input").folder == f"{place.root}/input"
 
 
-@pytest.mark.parametrize("output", ["newest.csv", "table/newest.parquet", "newest"])
+@pytest.mark.parametrize("output", ["newest.tsv", "table/newest.parquet", "table/newest.csv", "newest"])
 def test_the_newest_rows_are_not_written_where_they_would_be_taken_for_something_else(
     output: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,14 +4,17 @@ import os
 import socket
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import NAMES
+from pyarrow import fs
 
 from tlearn import storage
 from tlearn.errors import StorageError
+from tlearn.storage import remote
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"/" not in name and b"\0" not in name))
@@ -128,6 +131,20 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left"):
         storage.write(str(target), fail)
     assert target.read_bytes() == b"before" and list(tmp_path.iterdir()) == [target]
+
+
+def test_an_upload_that_fails_halfway_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_filesystem", lambda uri: (fs.LocalFileSystem(), str(tmp_path)))
+
+    def fail(sink: BinaryIO) -> None:
+        sink.write(b"half")
+        raise KeyError
+
+    storage.write_bytes("s3://bucket/old", b"old")
+    for name in ("old", "new"):
+        with pytest.raises(KeyError):
+            storage.write(f"s3://bucket/{name}", fail)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"old"}
 
 
 def test_a_published_file_takes_no_name_that_is_taken(tmp_path: Path) -> None:

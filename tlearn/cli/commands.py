@@ -65,7 +65,7 @@ def _score(command: Command) -> int:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
     if config.report is not None:
         print(f"report: {shlex.quote(config.report)}")
-    if scored.added:
+    if scored.added and not config.output.endswith(".csv"):
         print(f"next: tlearn scores {shlex.quote(config.output)}")
     return code
 
@@ -130,12 +130,13 @@ def _scores(command: Command) -> int:
 
     config: ScoresConfig = command.settings
     with storage.reached():
-        latest = table.latest(config.table)
+        newest = table.newest(config.table)
         if config.output is not None:
-            table.write(latest, config.output)
-    for line in table.lines(latest.slice(0, config.num_rows)):
+            table.write(newest, config.output, config.top_k)
+        shown = newest.table(config.num_rows)
+    for line in table.lines(shown, config.top_k):
         print(line)
-    print(f"{latest.num_rows} paths: {config.output or config.table}")
+    print(f"{len(newest.order)} paths: {config.output or config.table}")
     return errors.DONE
 
 

@@ -24,9 +24,14 @@ def _check_report(report: str | None) -> None:
         raise UsageError(f"expected --report NAME.html, got {report or 'nothing'}: a report is one page")
 
 
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is not None:
+        between("top_k", top_k, 1, 1000)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig:
-    """Score a folder of images into Parquet.
+    """Score a folder of images into Parquet, or CSV.
 
     tlearn score --model runs/a/model --input inbox/ --output scores.parquet
     """
@@ -37,7 +42,11 @@ class ScoreConfig:
     """Folder (or URI) of images, flat or nested; or several paths, of pictures too. Paths in the table are relative to
     the folder, or to the innermost that holds all that is given."""
     output: str
-    """NAME.parquet: one file, replaced atomically. DIR/: a growing table, to which only what is new is added."""
+    """NAME.parquet, NAME.csv: one file, replaced atomically. DIR/: a growing table, to which only what is new is
+    added."""
+    top_k: int | None = None
+    """In NAME.csv: the columns top_1, probability_1 and so on for the K most probable classes, in the place of a column
+    for each class."""
     report: str | None = None
     """NAME.html: show the pictures that got rows, or, with nothing new, all, on one page without a network."""
     abstain_below: float | None = None
@@ -80,6 +89,12 @@ class ScoreConfig:
         if self.input == ():
             raise UsageError("expected --input PATH [PATH ...], got no path")
         _check_report(self.report)
+        _check_top_k(self.top_k)
+        if self.top_k is not None and not self.output.endswith(".csv"):
+            raise UsageError(
+                f"expected --output NAME.csv with --top-k, got {self.output}: as Parquet a table has all classes, and "
+                "tlearn scores TABLE --top-k K shows the first of them"
+            )
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         between("unknown_rate", self.unknown_rate, 0, 1)
@@ -111,7 +126,7 @@ class EvaluateConfig:
     """CSV, TSV or Parquet instead of class folders: a column of paths or names (with suffix or without), a column of
     classes."""
     output: str | None = None
-    """NAME.parquet: keep the rows there."""
+    """NAME.parquet or NAME.csv: keep the rows there."""
     report: str | None = None
     """NAME.html: show the pictures and the figures, on one page without a network."""
     workers: int | str | None = None
@@ -198,13 +213,17 @@ class ScoresConfig:
     table: str
     """Folder (or URI) of the table."""
     output: str | None = None
-    """NAME.parquet: write them there instead."""
+    """NAME.parquet or NAME.csv: write them there too."""
+    top_k: int | None = None
+    """The K most probable classes of each path and their probabilities; in --output the columns top_1, probability_1
+    and so on, which in NAME.csv take the place of a column for each class."""
     num_rows: int = 20
     """How many to show."""
 
     def __post_init__(self) -> None:
         check_types(self)
         at_least("num_rows", self.num_rows, 0)
+        _check_top_k(self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

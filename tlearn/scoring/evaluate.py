@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 
 from tlearn import console, storage
@@ -25,6 +24,7 @@ from tlearn.network import description
 from tlearn.scoring import job, labels
 from tlearn.scoring.labels import Labelled
 from tlearn.scoring.summary import Scored
+from tlearn.scoring.table import FILES
 
 _LEAST = 2.0**-25
 """Half of the last digit of a float32 below 1. A probability of 0 is less than that and more than nothing."""
@@ -98,7 +98,7 @@ def labelled_rows(config: EvaluateConfig) -> LabelledRows:
     model = description.describe(config.model)
     labelled = labels.find(config.data, config.labels, model.classes)
     with _table(config, model.digest, labelled.folder) as output:
-        scored = job.score(
+        scored, table = job.scored_rows(
             ScoreConfig(
                 model=config.model,
                 input=labelled.folder,
@@ -114,9 +114,8 @@ def labelled_rows(config: EvaluateConfig) -> LabelledRows:
             ),
             labelled.labels,
         )
-        columns = ["path", "status", "prediction", "probability", "probabilities", "sha256"]
-        with storage.open_input(output) as file:
-            rows = pq.read_table(file, columns=columns).to_pylist()
+    columns = ["path", "status", "prediction", "probability", "probabilities", "sha256"]
+    rows = table.select(columns).to_pylist()
     usable = [row for row in rows if row["path"] in labelled.labels and row["status"] in SCORED]
     if not usable:
         raise InputError(
@@ -129,8 +128,10 @@ def labelled_rows(config: EvaluateConfig) -> LabelledRows:
 def _table(config: EvaluateConfig, model_digest: str, folder: str) -> Iterator[str]:
     """Where the rows go: where they were asked for, or into the cache, which all nodes see, for this evaluation."""
     if config.output is not None:
-        if not config.output.endswith(".parquet"):
-            raise UsageError(f"expected --output NAME.parquet, got {config.output}: an evaluation is a single file")
+        if not config.output.endswith(FILES):
+            raise UsageError(
+                f"expected --output NAME.parquet or NAME.csv, got {config.output}: an evaluation is a single file"
+            )
         yield config.output
         return
     name = digest([model_digest, storage.absolute(folder), config.cascade])  # the same one goes on where it was stopped

@@ -2,8 +2,8 @@
 
     list -> plan (what has no row yet) -> one file a chunk -> merge -> one atomic step
 
-NAME.parquet is a snapshot: everything is planned, the old file replaced. DIR/ grows: the plan leaves out what has a
-row, and the merged file is added. Ray and torch are loaded only if there is something to compute.
+NAME.parquet or NAME.csv is a snapshot: everything is planned, the old file replaced. DIR/ grows: the plan leaves out
+what has a row, and the merged file is added. Ray and torch are loaded only if there is something to compute.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tlearn.errors import some
 from tlearn.evaluation.drift import Reference
 from tlearn.network import arithmetic, description
 from tlearn.network.description import Description
-from tlearn.scoring import index, parts, plan
+from tlearn.scoring import index, parts, plan, table
 from tlearn.scoring import output as outputs
 from tlearn.scoring.index import Counts, Index, Scope
 from tlearn.scoring.inputs import Input
@@ -52,21 +52,27 @@ def score(config: ScoreConfig, labels: Mapping[str, str] | None = None) -> Score
     `labels` are those of the report by path, where they are others than the folders'.
     """
     with storage.reached():
-        return _score(config, labels)
+        return _score(config, labels, has_rows=config.report is not None)[0]
 
 
-def _score(config: ScoreConfig, labels: Mapping[str, str] | None) -> Scored:
+def scored_rows(config: ScoreConfig, labels: Mapping[str, str] | None) -> tuple[Scored, pa.Table]:
+    """As `score`, and the rows that were made; in a growing table with nothing new the newest of every path."""
+    with storage.reached():
+        return _score(config, labels, has_rows=True)
+
+
+def _score(config: ScoreConfig, labels: Mapping[str, str] | None, *, has_rows: bool) -> tuple[Scored, pa.Table]:
     started = time.monotonic()
     model = description.verify(config.model)
     Reference.from_json(model.reference)  # refused now if it cannot be compared with
     given = Input.of(config.input)
     given.require_readable()
-    output = outputs.chosen(config.output, given.folder, rescore=config.rescore)
+    output = outputs.chosen(config, given.folder)
     output.require_writable()
     if config.report is not None:
         storage.require_writable(storage.absolute(config.report).rpartition("/")[0])
     with Lease(output.work) as lease, index.opened(output.index(config.cache)) as known:
-        job = _Job(config, model, given, output, known, lease)
+        job = _Job(config, model, given, output, known, lease, has_rows)
         runs = []
         number = output.catch_up(known)
         for problem in output.problems():
@@ -82,12 +88,14 @@ def _score(config: ScoreConfig, labels: Mapping[str, str] | None) -> Scored:
         job.remove_runs()
     output.clean_up()
     scored = summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
+    rows = None
+    if has_rows:
+        rows = output.shown(pa.concat_tables([table.of_rows([]), *(run.rows for run in runs if run.rows is not None)]))
     if config.report is not None:
         from tlearn.scoring import report
 
-        rows = output.rows([run.run for run in runs])
         report.write(config, given.folder, rows, scored, histograms(runs), labels)
-    return scored
+    return scored, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,8 @@ class _Job:
     output: Snapshot | GrowingTable
     index: Index
     lease: Lease
+    has_rows: bool
+    """Whether what was made is kept in memory, for a report."""
 
     def facts(self, number: int) -> Facts:
         """Of a run that makes the commit of this number."""
@@ -146,11 +156,12 @@ class _Job:
             num_images = sum(planned.num_images(chunk) for chunk in missing)
             images_per_second = _compute(self.config, run, missing, num_images) if missing else 0.0
             merged = parts.merge(run, planned, self.index, target, functools.partial(_compute_here, self.config, run))
+            rows = _rows(target) if self.has_rows else None
             self.lease.check()
             self.output.publish(merged, target, run)
         event("committed", run=run.id, rows=merged.num_rows, **merged.statuses)
         storage.remove_folder(run.folder)
-        return Finished(run.id, merged, num_images, images_per_second)
+        return Finished(run.id, merged, num_images, images_per_second, rows)
 
     def remove_runs(self) -> None:
         """Runs that will not be finished: of another model, or of a state of the table that has passed."""
@@ -178,6 +189,11 @@ def _room_for_merged(folder: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary) / "merged.parquet"
+
+
+def _rows(merged: Path) -> pa.Table:
+    with merged.open("rb") as file:
+        return table.read(file, str(merged))
 
 
 def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:

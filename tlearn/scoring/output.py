@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
+from tlearn.config import ScoreConfig
 from tlearn.errors import UsageError
-from tlearn.scoring import plan, table
+from tlearn.scoring import flat, plan, table
 from tlearn.scoring.index import INGESTED, Counts, Index
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 from tlearn.scoring.parts import Merged
@@ -32,9 +33,11 @@ _OTHERS = ("config.json", "model.json")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """NAME.parquet: every run plans all files anew and replaces the file."""
+    """NAME.parquet or NAME.csv: every run plans all files anew and replaces the file."""
 
     location: str
+    top_k: int | None = None
+    """Of NAME.csv: so many classes in the place of all."""
 
     @property
     def work(self) -> str:
@@ -66,13 +69,23 @@ class Snapshot:
     def needs_run(self, counts: Counts) -> bool:
         return True
 
-    def rows(self, runs: Sequence[str]) -> pa.Table:
-        """What a report shows after these runs: all rows."""
-        with storage.open_input(self.location) as file:
-            return table.read(file, self.location)
+    def shown(self, merged: pa.Table) -> pa.Table:
+        """What a report shows after runs with these rows: all of them."""
+        return merged
 
     def publish(self, merged: Merged, file: Path, run: Run) -> None:
+        if self.location.endswith(".csv"):
+            file = self._as_csv(file, run)
         storage.publish(file, self.location, replace=True)
+
+    def _as_csv(self, file: Path, run: Run) -> Path:
+        """The same rows in another file beside it."""
+        target = file.with_suffix(".csv")
+        with file.open("rb") as source:
+            rows = table.batches(source, str(file), table.SCHEMA.names)
+            names = run.model.classes.names
+            storage.write(str(target), lambda sink: flat.write_csv(sink, rows, names, self.top_k))
+        return target
 
     def clean_up(self) -> None:
         if storage.is_remote(self.work) or not (storage.local(self.work) / "lease.json").exists():
@@ -142,14 +155,9 @@ class GrowingTable:
     def needs_run(self, counts: Counts) -> bool:
         return counts.compute + counts.copied > 0
 
-    def rows(self, runs: Sequence[str]) -> pa.Table:
-        """What a report shows after these runs: the rows that they have added; the newest of every path if none."""
-        added = []
-        for record in self.ledger.records():
-            if record.run in runs:
-                with self.ledger.open(record) as file:
-                    added.append(table.read(file, record.name))
-        return pa.concat_tables(added) if added else table.latest(self.location)
+    def shown(self, merged: pa.Table) -> pa.Table:
+        """What a report shows after runs with these rows: these, or with nothing new the newest of every path."""
+        return merged if merged.num_rows else table.latest(self.location)
 
     def publish(self, merged: Merged, file: Path, run: Run) -> None:
         if not merged.num_rows:
@@ -171,31 +179,22 @@ class GrowingTable:
         """The work folder stays: it holds the ledger."""
 
 
-def chosen(output: str, folder: str, *, rescore: bool) -> Snapshot | GrowingTable:
+def chosen(config: ScoreConfig, folder: str) -> Snapshot | GrowingTable:
     """What `--output` means, for an input in `folder`. Raises UsageError for a place that holds something else."""
+    output = config.output
     location = storage.absolute(output.rstrip("/") or "/")
-    if output.endswith(".parquet"):
-        if rescore:
+    if output.endswith(table.FILES):
+        if config.rescore:
             raise UsageError("expected --rescore with --output DIR/, got a single file: it is always scored anew")
-        _require_own_file(location)
-        return Snapshot(location)
+        table.require_own_file(location)
+        return Snapshot(location, config.top_k)
     if not output or (_SUFFIX.search(output) and storage.kind(location) != "folder"):
         raise UsageError(
-            f"expected --output NAME.parquet or DIR/, got {output or 'nothing'}: a table is written as Parquet; "
+            f"expected --output NAME.parquet, NAME.csv or DIR/, got {output or 'nothing'}: "
             "with a slash at the end any name is a folder"
         )
     _require_own_folder(location, folder)
     return GrowingTable(location)
-
-
-def _require_own_file(location: str) -> None:
-    kind = storage.kind(location)
-    if kind == "folder":
-        raise UsageError(f"expected a file at {location}, found a folder: {location}/ is a table that grows")
-    if FOLDER in storage.folders(location.rpartition("/")[0]):
-        raise UsageError(f"expected {location} outside of a table that grows: choose another folder")
-    if kind == "file" and not table.is_replaceable(location):
-        raise UsageError(f"expected a table of scores or nothing at {location}, found other data: choose another name")
 
 
 def _require_own_folder(location: str, folder: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tlearn.data.names import Ignored
 from tlearn.data.status import SCORED
 from tlearn.evaluation import drift
@@ -25,6 +27,8 @@ class Finished:
     num_computed: int
     images_per_second: float
     """0.0 where there were too few to tell."""
+    rows: pa.Table | None
+    """That it made, where they are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,15 @@
 """The table of scores: its columns, and its newest rows."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import functools
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,6 +18,7 @@ from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.console import warn
 from tlearn.errors import InputError, IntegrityError, UsageError, printable
+from tlearn.scoring import flat
 from tlearn.scoring.ledger import FOLDER, Ledger
 
 COPIED = (
@@ -50,6 +56,9 @@ SCHEMA = pa.schema(
 )
 _NEEDED = {"path", "status", "scored_at"}
 """Columns without which a file is no table of scores; others came later than the first."""
+FILES = (".parquet", ".csv")
+"""What the name of a single file ends in."""
+_MAX_HEADER_BYTES = 2**24
 
 
 def label_of(path: str, classes: Classes) -> str | None:
@@ -100,21 +109,47 @@ def read(file: Any, location: str) -> pa.Table:
 
 
 def batches(file: Any, location: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """As `read`, some rows at once, with these columns only; the others are null."""
+    """As `read`, some rows at once, first none, with these columns only; the others are null."""
     try:
-        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(columns=list(columns)):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        yield current(parquet.schema_arrow.empty_table())
+        for batch in parquet.iter_batches(flat.NUM_ROWS, columns=list(columns)):
             yield current(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError) as error:
         raise damaged(location, error) from error
 
 
-def is_replaceable(location: str) -> bool:
-    """Whether a file is a table of scores, or what is left of a damaged one; not somebody's other Parquet file."""
+def require_own_file(location: str) -> None:
+    """Raise UsageError where NAME.parquet or NAME.csv would take the place of something else than a table of scores."""
+    kind = storage.kind(location)
+    if kind == "folder":
+        raise UsageError(f"expected a file at {location}, found a folder: {location}/ is a table that grows")
+    if FOLDER in storage.folders(location.rpartition("/")[0]):
+        raise UsageError(f"expected {location} outside of a table that grows: choose another folder")
+    is_ours = _is_our_csv if location.endswith(".csv") else _is_our_parquet
+    if kind == "file" and not is_ours(location):
+        raise UsageError(f"expected a table of scores or nothing at {location}, found other data: choose another name")
+
+
+def _is_our_parquet(location: str) -> bool:
+    """Whether it is a table of scores, or what is left of a damaged one; not somebody's other file."""
     try:
         with storage.open_input(location) as file:
             return set(pq.read_schema(file).names) >= _NEEDED
     except pa.ArrowException:
         return True
+
+
+def _is_our_csv(location: str) -> bool:
+    """Whether its header is one of a table of scores and nothing else: a column more is somebody's work. Or empty."""
+    with storage.open_input(location) as file:
+        head = file.read(_MAX_HEADER_BYTES).decode(errors="replace")
+    try:
+        names = next(csv.reader(io.StringIO(head, newline="")), [])
+    except csv.Error:
+        return False
+    others = [name for name in names if name not in SCHEMA.names and not flat.is_column(name)]
+    return not head or (set(names) >= _NEEDED and not others)
 
 
 def damaged(location: str, error: object) -> IntegrityError:
@@ -146,56 +181,113 @@ def _dated(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return numbers.cast(pa.timestamp("us", "UTC"))
 
 
-def latest(location: str) -> pa.Table:
-    """The newest row of every path of a table, a folder or a single file, by its path or URI.
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """Which rows of a table are the newest of their path. They are read as a stream: it may be larger than memory."""
+
+    files: tuple[tuple[str, Callable[[], Any]], ...]
+    """Names, and what opens each."""
+    order: np.ndarray[Any, Any]
+    """(paths,): the numbers of these rows, counted over all files, in the order of the paths."""
+
+    def rows(self, most: int | None = None) -> Iterator[pa.Table]:
+        """Those of all paths, or of the first ones, in the order in which they were added; at least one table."""
+        numbers, start = np.sort(self.order[:most]), 0
+        for rows in _read(self.files, SCHEMA.names):
+            low, high = np.searchsorted(numbers, [start, start + rows.num_rows])
+            yield rows.take(pa.array(numbers[low:high] - start))
+            start += rows.num_rows
+
+    def table(self, most: int | None = None) -> pa.Table:
+        """The same in the order of the paths."""
+        return pa.concat_tables(self.rows(most)).sort_by("path")
+
+
+def newest(location: str) -> Newest:
+    """Of a table, a folder or a single file, by its path or URI.
 
     Raises InputError where there is none, IntegrityError for one that is damaged.
     """
-    rows = pa.concat_tables(_tables(storage.absolute(location.rstrip("/"))))
-    newest: dict[str, int] = {}
-    times = rows["scored_at"].cast(pa.int64()).to_pylist()
-    for position, path in enumerate(rows["path"].to_pylist()):
-        if path not in newest or times[position] >= times[newest[path]]:
-            newest[path] = position
-    return rows.take(sorted(newest.values())).sort_by("path")
+    files = tuple(_files(storage.absolute(location.rstrip("/"))))
+    keys = pa.concat_tables(_read(files, sorted(_NEEDED))).select(["path", "scored_at"])
+    order = pc.sort_indices(keys, [("path", "ascending"), ("scored_at", "ascending")])  # of equal ones the last is last
+    paths = keys["path"].cast(pa.large_string()).take(order)
+    is_last = np.ones(len(paths), bool)
+    is_last[:-1] = pc.not_equal(paths[:-1], paths[1:])
+    return Newest(files, order.to_numpy()[is_last])
 
 
-def _tables(location: str) -> Iterator[pa.Table]:
-    """Of every file in the ledger; without a ledger of every Parquet file in the folder, or of the file itself."""
+def latest(location: str) -> pa.Table:
+    """The newest row of every path, in the order of the paths. Raises as `newest`."""
+    return newest(location).table()
+
+
+def _files(location: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every file in the ledger; without a ledger every Parquet file in the folder, or the file itself."""
     ledger = Ledger(location)
     if records := ledger.records():
         for stranger in ledger.strangers():
             warn(f"left out {storage.join(location, stranger)}: it is not in the ledger")
-        for record in records:
-            with ledger.open(record) as file:
-                yield read(file, record.name)
+        yield from ((record.name, functools.partial(ledger.open, record)) for record in records)
         return
-    files = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
-    if not files and location.endswith(".parquet") and storage.exists(location):
-        files = [location]
-    if not files:
+    names = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
+    if not names and location.endswith(".parquet") and storage.exists(location):
+        names = [location]
+    if not names and location.endswith(".csv"):
+        raise InputError(
+            f"expected a table of scores in Parquet, got {location}: CSV is for other programs, "
+            "score into NAME.parquet or DIR/ and give that"
+        )
+    if not names:
         raise InputError(f"expected a table of scores in {location}, found no Parquet file: run tlearn score first")
-    for name in files:
-        with storage.open_input(name) as file:
-            yield read(file, name)
+    yield from ((name, functools.partial(storage.open_input, name)) for name in names)
 
 
-def write(rows: pa.Table, output: str) -> None:
-    """Raises UsageError for a name that does not end in .parquet, and for one inside a table that grows."""
+def _read(files: Iterable[tuple[str, Callable[[], Any]]], columns: Sequence[str]) -> Iterator[pa.Table]:
+    for name, opened in files:
+        with opened() as file:
+            yield from batches(file, name, columns)
+
+
+def write(found: Newest, output: str, top_k: int | None = None) -> None:
+    """As NAME.parquet, with `top_k` in more columns, or as NAME.csv. Raises UsageError for what is neither, and as
+    `require_own_file`.
+    """
     location = storage.absolute(output)
-    if not output.endswith(".parquet") or FOLDER in storage.folders(location.rpartition("/")[0]):
-        raise UsageError(f"expected --output NAME.parquet outside of a table that grows, got {output}")
-    storage.write(location, lambda sink: pq.write_table(rows, sink))
+    if not output.endswith(FILES):
+        raise UsageError(f"expected --output NAME.parquet or NAME.csv, got {output}")
+    require_own_file(location)
+    if output.endswith(".csv"):
+        names = flat.classes(found.rows()) if top_k is None else []
+        storage.write(location, lambda sink: flat.write_csv(sink, found.rows(), names, top_k))
+    else:
+        tables = found.rows() if top_k is None else (flat.with_top_k(rows, top_k) for rows in found.rows())
+        storage.write(location, lambda sink: _write_parquet(sink, tables))
 
 
-def lines(rows: pa.Table) -> Iterator[str]:
-    """Rows for a person: path, status, prediction, probability, error."""
-    shown = rows.select(["path", "status", "prediction", "probability", "error"]).to_pylist()
-    paths = [printable(row["path"]) for row in shown]
-    width = max(map(len, paths), default=4)
-    yield f"{'path':<{width}} {'status':<11} {'prediction':<12} {'probability':>11}  error"
-    for path, row in zip(paths, shown, strict=True):
-        probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
-        prediction = printable(row["prediction"]) if row["prediction"] is not None else ""
-        text = f"{path:<{width}} {row['status']:<11} {prediction:<12} {probability:>11}"
-        yield f"{text}  {row['error'] or ''}".rstrip()
+def _write_parquet(sink: Any, tables: Iterator[pa.Table]) -> None:
+    first = next(tables)
+    with pq.ParquetWriter(sink, first.schema) as writer:
+        for rows in chain([first], tables):
+            for batch in rows.to_batches():
+                writer.write_batch(batch)  # of several it makes a row group
+
+
+def lines(rows: pa.Table, top_k: int | None = None) -> Iterator[str]:
+    """Rows for a person: path, status, prediction, probability, error; with `top_k` the most probable classes."""
+    said = rows.select(["prediction", "probability"]) if top_k is None else flat.top_k(rows, top_k)
+    names, columns = ["path", "status", *said.column_names], [rows["path"], rows["status"], *said.columns]
+    cells = zip(*map(_aligned, names, columns), strict=True)
+    for line, error in zip(cells, ["error", *rows["error"].to_pylist()], strict=True):
+        yield f"{' '.join(line)}  {error or ''}".rstrip()
+
+
+def _aligned(name: str, column: pa.ChunkedArray) -> list[str]:
+    """A column with its title, in one width: names flush left, numbers flush right."""
+    values = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        texts = [name, *("" if value is None else f"{value:.3f}" for value in values)]
+        return [text.rjust(max(11, *map(len, texts))) for text in texts]
+    texts = [name, *("" if value is None else printable(value) for value in values)]
+    least = {"path": 0, "status": 11}.get(name, 12)
+    return [text.ljust(max(least, *map(len, texts))) for text in texts]

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,22 +110,30 @@ class Remote:
         return system.open_input_file(path)
 
     def write(self, write_to: Callable[[Any], object]) -> None:
-        def request() -> None:
-            system, path = filesystem(self.location)
-            with system.open_output_stream(path) as file:
-                write_to(file)
+        # pyarrow completes an upload that an exception ends: it begins when all of it is there.
+        with self._storing(), tempfile.SpooledTemporaryFile(_COPY_BYTES) as whole:
+            write_to(whole)
+            self._upload(whole)
 
+    def publish(self, file: Path, *, replace: bool) -> None:
+        with self._storing(), file.open("rb") as whole:
+            self._upload(whole)
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
         try:
-            tried(request)
+            yield
         except OSError as error:
             raise StorageError(f"could not write {self.location}: {error}") from error
 
-    def publish(self, file: Path, *, replace: bool) -> None:
-        def copy(sink: Any) -> None:
-            with file.open("rb") as source:
-                shutil.copyfileobj(source, sink, _COPY_BYTES)
+    def _upload(self, whole: Any) -> None:
+        def request() -> None:
+            whole.seek(0)
+            system, path = filesystem(self.location)
+            with system.open_output_stream(path) as sink:
+                shutil.copyfileobj(whole, sink, _COPY_BYTES)
 
-        self.write(copy)
+        tried(request)
 
     def require_writable(self) -> None:
         """Nothing: a store tells at the first write."""
