@@ -95,7 +95,7 @@ def judge(int8: Tensor, labels: Tensor, ask: Ask) -> Gate:
         asked = rest[_telling(int8[rest], labels[rest], size - len(known))]
         found, logits = ask(asked)
         known, plain = torch.cat([known, found]), torch.cat([plain, logits])
-        rest = rest[~torch.isin(rest, asked)]
+        rest = _without(rest, asked)
         rows = torch.cat([known, rest])
         if not len(rest) or (2 * len(known) > size and _is_clear(plain, int8[rows], labels[rows])):
             break
@@ -127,14 +127,15 @@ def _margins(logits: Tensor) -> Tensor:
 
 def _is_clear(plain: Tensor, int8: Tensor, labels: Tensor) -> bool:
     """Whether the images after those of the plain logits leave the verdict as it is, see above."""
-    one_logit, others = int8.shape[1] == 1, slice(len(plain), None)
+    one_logit, others = int8.shape[1] == 1, int8[len(plain) :]
     differences = plain - int8[: len(plain)]
     # The same number added to all of several logits changes nothing.
     sizes = differences[:, 0].abs() if one_logit else differences.amax(1) - differences.amin(1)
     bound = _SAFETY * sizes.max()
     to_label = (2 * labels - 1)[:, None] if one_logit else torch.nn.functional.one_hot(labels, int8.shape[1])
-    towards, int8_others = bound * to_label[others], int8[others]
-    worst, best = (compare(torch.cat([plain, int8_others + by]), int8, labels) for by in (towards, -towards))
-    agreement, may_change = compare(plain, int8, labels).agreement, ~(_margins(int8_others) > bound)
-    worst = dataclasses.replace(worst, agreement=agreement - int(may_change.sum()) / len(labels))
-    return worst.passes == dataclasses.replace(best, agreement=agreement).passes
+    change = bound * to_label[len(plain) :]
+    # Against int8 speaks most that plain features are right of all others; for it, that they are wrong.
+    against, favour = (compare(torch.cat([plain, others + by]), int8, labels) for by in (change, -change))
+    agreement, num_open = compare(plain, int8, labels).agreement, int((~(_margins(others) > bound)).sum())
+    against = dataclasses.replace(against, agreement=agreement - num_open / len(labels))
+    return against.passes == dataclasses.replace(favour, agreement=agreement).passes
