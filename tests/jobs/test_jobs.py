@@ -249,7 +249,7 @@ def test_int8_that_changes_predictions_is_not_kept(
     assert "int8 features change the predictions" in capfd.readouterr().out
     summary = read_json(run / "summary.json")
     assert summary["arithmetic"] == f"openvino-{arithmetic.native_precision()}"
-    assert summary["gate_num_val"] == 24 and 0 <= summary["agreement"] <= 1
+    assert summary["gate_num_val"] == summary["gate_num_asked"] == 24 and 0 <= summary["agreement"] <= 1
     assert description.describe(str(run / "model")).arithmetic.ranges == ()
     assert read_json(run / "config.json")["arithmetic"]["precision"] == arithmetic.native_precision()
 
@@ -274,8 +274,9 @@ def test_int8_that_changes_predictions_is_not_kept(
 )
 def test_the_gate_allows_half_a_point_or_one_image(changes: dict[str, Any], passes: bool) -> None:
     figures = Gate(
-        500, plain_val_loss=0.05, plain_val_accuracy=0.99, int8_val_loss=0.05, int8_val_accuracy=0.99, agreement=0.998
-    )
+        500, plain_val_loss=0.05, plain_val_accuracy=0.99, int8_val_loss=0.05, int8_val_accuracy=0.99, agreement=0.998,
+        gate_num_asked=500,
+    )  # fmt: skip
     assert dataclasses.replace(figures, **changes).passes is passes
 
 

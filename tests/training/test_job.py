@@ -60,6 +60,13 @@ def test_the_smallest_data_train(tmp_path: Path, recipe: str, counts: dict[str, 
         json.loads((tmp_path / "run" / file).read_text(), parse_constant=pytest.fail)
 
 
+def test_a_test_folder_of_which_nothing_can_be_read_has_no_figures(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {**TWO, "test/cat": 1, "test/dog": 1})
+    for path in data.glob("test/*/*"):
+        path.write_bytes(path.read_bytes()[:60])
+    assert train(data, tmp_path / "run", **QUICK).summary.test is None
+
+
 def test_too_little_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TlearnError) as error:
         train(draw(tmp_path / "data", {"train/cat": 1, "train/dog": 1}), tmp_path / "run", **QUICK)

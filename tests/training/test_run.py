@@ -28,7 +28,7 @@ CONFIG = TrainConfig(data="data", output="run", cache="cache")
 LISTING = Listing([File("train", "train/cat/a.jpg", "cat", 1, 1, "abc")], Classes(("cat", "dog")))
 START = Start("digest", Arithmetic(), CONFIG, {"python": "3"}, None, "tlearn", CONFIG)
 EPOCH = Epoch(1, 1, 0.1, 20, 0.5, 0.5, 0.5, 0.5, 1, 2.0)
-GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95)
+GATE = Gate(24, 0.1, 0.9, 0.2, 0.8, 0.95, 20)
 QUALITY = Quality(0.9, 0.3, 0.1, 0.02, 0.95, {"cat": ClassQuality(0.9, None, 24)})
 SUMMARY = Summary(
     "frozen", ("cat", "dog"), 60, 24, 4, 3, 5, 0.9, 0.1, 0.8, 1.2, QUALITY, "torch-fp32", None, 1, 144, 0,
@@ -43,6 +43,12 @@ def test_a_summary_is_a_flat_object_and_is_read_again(gate: Gate | None) -> None
     assert Summary.from_json(content) == summary
     assert list(content)[11:14] == ["quality", "arithmetic", "gate_num_val" if gate else "skipped"]
     assert ("agreement" in content) is (gate is not None) and "gate" not in content
+
+
+def test_a_gate_that_does_not_say_how_many_were_asked_has_asked_all() -> None:
+    content = dataclasses.replace(SUMMARY, gate=GATE).to_json()
+    del content["gate_num_asked"]
+    assert Summary.from_json(content).gate == dataclasses.replace(GATE, gate_num_asked=GATE.gate_num_val)
 
 
 def test_remarks_are_kept_and_absent_where_there_are_none() -> None:

@@ -163,6 +163,8 @@ class Features:
 
     def gather(self, indices: Sequence[int] | Tensor) -> Tensor:
         """(len(indices), channels, height, width) float16, or uint8 where nothing is frozen."""
+        if not len(self):
+            return torch.empty(0, *self.shape)
         # All files at once: what each needs for good, between the batches, would keep their memory from being reused.
         self._arrays = self._arrays or _each(self._mapped, self.files)
         # A worker's share may be empty; one row then tells the type.

@@ -177,12 +177,17 @@ def _decided(task: _Task, first: Arithmetic, given: frozenset[str]) -> tuple[_Ta
 
 
 def _gate(task: _Task, learned: Learned, plain: Cut) -> Gate:
-    """What the model says of (at most 500) validation images whose features are quantised, and are not."""
-    files = sorted(learned.val_files, key=lambda file: file.sha256 or "")[: gate.MAX_IMAGES]
-    judged = _evaluated(task, learned, files, plain, "int8 checked on validation images")
-    rows = {file.path: row for row, file in enumerate(learned.val_files)}
-    quantised = learned.val_logits[[rows[file.path] for file in judged.files]]
-    return gate.compare(judged.logits, quantised, judged.labels(task.listing.classes.indices))
+    """What the model says of (at most 500) validation images whose features are quantised, and of some that are not."""
+    rows = sorted(range(len(learned.val_files)), key=lambda row: learned.val_files[row].sha256 or "")[: gate.MAX_IMAGES]
+    files = [learned.val_files[row] for row in rows]
+    numbers = {file.path: number for number, file in enumerate(files)}
+
+    def ask(asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        wanted = [files[number] for number in asked.tolist()]
+        judged = _evaluated(task, learned, wanted, plain, "int8 checked on validation images")
+        return torch.tensor([numbers[file.path] for file in judged.files]), judged.logits
+
+    return gate.judge(learned.val_logits[rows], learned.val_labels(task.listing.classes.indices)[rows], ask)
 
 
 def _evaluated(task: _Task, learned: Learned, files: list[File], cut: Cut, what: str) -> Judged:

@@ -159,7 +159,9 @@ class Summary:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Summary":
-        gate = Gate(**{name: content[name] for name in _GATE}) if "agreement" in content else None
+        # A summary without the number of those that were asked is of a gate that asked all.
+        figures = {"gate_num_asked": content.get("gate_num_val"), **content}
+        gate = Gate(**{name: figures[name] for name in _GATE}) if "agreement" in content else None
         rest = {name: value for name, value in content.items() if name not in _GATE}
         typed = {"classes": tuple(content["classes"]), "quality": Quality.from_json(content["quality"]), "gate": gate}
         test = Quality.from_json(content["test"]) if "test" in content else None
