@@ -20,8 +20,8 @@ import ray
 from ray.exceptions import RayActorError
 
 from tlearn import errors
+from tlearn.distributed import launch
 from tlearn.distributed.chunks import Chunk, ChunkResult
-from tlearn.distributed.launch import nodes
 from tlearn.distributed.nodes import Pool, Threads
 from tlearn.errors import TrainingError
 
@@ -74,6 +74,7 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
     TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may
     be gone: the next round has as many actors as the cluster then has room for.
     """
+    launch.start_ray()
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths, threads = 0, pool.threads
     patience = _Patience()
@@ -93,7 +94,7 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
                     "look for a lack of memory, or try fewer --workers"
                 ) from error
             patience = dataclasses.replace(patience, is_careful=True)
-            pool = nodes().refitted(pool, len(pending))
+            pool = launch.nodes().refitted(pool, len(pending))
 
 
 class _Stalled(Exception):

@@ -17,7 +17,7 @@ from tlearn.console import event, say, warn
 from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
+from tlearn.distributed import launch
 from tlearn.evaluation import drift, metrics, quality
 from tlearn.evaluation.drift import Reference
 from tlearn.evaluation.interval import accuracy_interval
@@ -125,15 +125,13 @@ def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 def _start(task: _Task, run: RunFolder) -> None:
-    """Say what is there, start Ray, make sure that all nodes see it."""
+    """Say what is there; on a cluster, or on GPUs, start Ray and make sure that all nodes see it."""
     config, files = task.config, task.listing.files
     live.describe_data(task.listing)
     live.describe_recipe(config.recipe, task.listing)
-    start_ray()
-    wait_for_room([{"CPU": 1}], config.wait_seconds)
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
-    require_shared([storage.join(config.data, files[0].path), *weights_file], [config.cache, run.location])
-    require_gpus()
+    first = storage.join(config.data, files[0].path)
+    launch.join([first, *weights_file], [config.cache, run.location], config.wait_seconds)
 
 
 def _learn(

@@ -1,0 +1,107 @@
+"""A function in a process of its own on this machine, without Ray: the process may die, and this one goes on.
+
+The child is a fresh Python, and not a fork, which would inherit locks that threads hold. It hears no signal: whoever
+started it decides what becomes of it, and it ends with that process, however that ends.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tlearn.errors import TlearnError
+
+_CODE = "from tlearn.distributed.child import main; main()"
+_FIRST_TO_GO = "1000"
+"""For the kernel, where memory runs out: a child can be started again."""
+
+
+class Died(Exception):
+    """The child ended without a word."""
+
+
+class Child:
+    """A context manager: within, a process runs `function(argument)`, whose function it imports from its module."""
+
+    def __init__(self, function: Callable[[Any], Iterable[Any]], argument: Any):
+        self._request = pickle.dumps((function, argument))
+
+    def __enter__(self) -> "Child":
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died; its results say so
+            self._process.stdin.write(self._request)
+            self._process.stdin.flush()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what it was not told
+                assert pipe is not None
+                pipe.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def results(self) -> Iterator[Any]:
+        """What the function yields, as it comes. Raises what the function raises, and Died."""
+        while (said := self._next())[0] == "result":
+            yield said[1]
+        if said[0] == "error":
+            raise said[1]
+
+    def _next(self) -> tuple[str, Any]:
+        try:
+            said: tuple[str, Any] = pickle.load(self._process.stdout)  # type: ignore[arg-type]
+        except (EOFError, pickle.UnpicklingError):
+            code = self._process.wait()
+            raise Died(f"exit code {code}" if code >= 0 else signal.Signals(-code).name) from None
+        return said
+
+
+def main() -> None:
+    """In the child."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
+    saying = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else prints
+
+    def say(kind: str, value: Any = None) -> None:
+        pickle.dump((kind, value), saying)
+        saying.flush()
+
+    function, argument = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        for result in function(argument):
+            say("result", result)
+        say("end")
+    except BaseException as error:
+        if "TLEARN_DEBUG" in os.environ:
+            traceback.print_exc()
+        say("error", _portable(error))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The same, or where it could not be read elsewhere what it says."""
+    is_plain = isinstance(error, OSError) and all(isinstance(each, int | str | None) for each in error.args)
+    return error if isinstance(error, TlearnError) or is_plain else RuntimeError(f"{type(error).__name__}: {error}")
