@@ -82,10 +82,11 @@ def is_running(process: int) -> bool:
 @pytest.mark.parametrize("how", ["leaves", "is killed"])
 def test_no_child_outlives_its_parent(how: str, tmp_path: Path) -> None:
     noted = tmp_path / "process"
-    code = f"from tlearn.distributed.child import Child; from test_child import stay\nwith Child(stay, {str(noted)!r}) as c:"
-    code += "\n    next(c.results())" if how == "is killed" else f"\n    while not os.path.exists({str(noted)!r}): pass"
+    waiting = "next(c.results())" if how == "is killed" else f"while not os.path.exists({str(noted)!r}): pass"
+    code = "import os; from tlearn.distributed.child import Child; from test_child import stay\n"
+    code += f"with Child(stay, {str(noted)!r}) as c:\n    {waiting}"
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PYTHONPATH}"}
-    parent = subprocess.Popen([sys.executable, "-c", f"import os; {code}"], env=environment)
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     wait_for(lambda: noted.exists() and noted.read_text())
     if how == "is killed":
         parent.kill()

@@ -2,8 +2,7 @@
 
 import dataclasses
 import os
-import signal
-import sys
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,10 @@ import pytest
 import torch
 from processes import wait_for
 from safetensors.torch import load_file
-from test_worker import CONFIG, attempt, features
+from test_worker import CONFIG, attempt
 
-from tlearn.distributed.child import Died
-from tlearn.errors import LockedError, StorageError
-from tlearn.features.phases import Phase
-from tlearn.storage.lease import Holder
+from tlearn.distributed.child import Child, Died
+from tlearn.errors import StorageError
 from tlearn.training import alone, checkpoint
 from tlearn.training.checkpoint import Position
 from tlearn.training.worker import Attempt, Job
@@ -51,32 +48,36 @@ def require_same(one: Attempt, other: Attempt) -> None:
     ]
 
 
+KEEPER = alone._Keeper
+
+
+def dying(attempt: Attempt, found: dict[str, Position]) -> Callable[..., None]:
+    """Keeps a checkpoint, and dies in the middle of the next one."""
+
+    def keep(stage: Any, progress: Position, logits: Any) -> None:
+        KEEPER(attempt, found)(stage, progress, logits)
+        if not progress.is_finished:
+            torn = Path(attempt.folder, f"checkpoint_{len(progress.history):04}_{progress.start + 1:06}")
+            torn.mkdir()
+            (torn / "optimizer.pt").write_bytes(b"half")
+            raise Died("SIGKILL")
+
+    return keep
+
+
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
-    """Without children; returns what lets the worker fail after each checkpoint, in the middle of the next one."""
+def undisturbed(attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    """In this process."""
     monkeypatch.setattr(alone, "Child", doubles.Child)
-    keep = alone._Keeper.__call__
-
-    def fail_with(error: Exception) -> None:
-        def kept(keeper: Any, stage: Any, progress: Position, logits: Any) -> None:
-            keep(keeper, stage, progress, logits)
-            if not progress.is_finished:
-                torn = Path(keeper.attempt.folder, f"checkpoint_{len(progress.history):04}_{progress.start + 1:06}")
-                torn.mkdir()
-                (torn / "optimizer.pt").write_bytes(b"half")
-                raise error
-
-        monkeypatch.setattr(alone._Keeper, "__call__", kept)
-
-    return fail_with
+    undisturbed = with_settings(attempt, tmp_path / "undisturbed", checkpoint_every_seconds=None)
+    alone.learn(undisturbed)
+    return undisturbed
 
 
 def test_a_worker_that_dies_after_every_checkpoint_learns_the_same(
-    attempt: Attempt, tmp_path: Path, in_process: Callable[[Exception], None]
+    undisturbed: Attempt, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = with_settings(attempt, tmp_path / "undisturbed", checkpoint_every_seconds=None)
-    alone.learn(undisturbed)
-    in_process(Died("SIGKILL"))
+    monkeypatch.setattr(alone, "_Keeper", dying)
     disturbed = with_settings(attempt, tmp_path / "disturbed", max_failures=100)
     alone.learn(disturbed)
     require_same(disturbed, undisturbed)
@@ -84,25 +85,47 @@ def test_a_worker_that_dies_after_every_checkpoint_learns_the_same(
 
 
 def test_another_attempt_goes_on_from_the_checkpoint_that_it_is_given(
-    attempt: Attempt, tmp_path: Path, in_process: Callable[[Exception], None], monkeypatch: pytest.MonkeyPatch
+    undisturbed: Attempt, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = with_settings(attempt, tmp_path / "undisturbed")
-    alone.learn(undisturbed)
-    with monkeypatch.context():
-        in_process(Died("SIGKILL"))
-        first = with_settings(attempt, tmp_path / "first", max_failures=2)
-        with pytest.raises(Died):
-            alone.learn(first)
-    monkeypatch.setattr(alone, "_Keeper", UNTOUCHED)
+    monkeypatch.setattr(alone, "_Keeper", dying)
+    first = with_settings(attempt, tmp_path / "first", max_failures=2)
+    with pytest.raises(Died):
+        alone.learn(first)
+    monkeypatch.setattr(alone, "_Keeper", KEEPER)
     found = checkpoint.whole_of(first.folder, "digest")
     second = with_settings(attempt, tmp_path / "second")
     alone.learn(dataclasses.replace(second, initial=checkpoint.newest(found)))
     require_same(second, undisturbed)
 
 
-UNTOUCHED = dataclasses.dataclass(frozen=True, slots=True)(
-    type("Untouched", (), {"__annotations__": alone._Keeper.__annotations__, "__call__": alone._Keeper.__call__})
-)
+class Mortal(Child):
+    """Killed when it has left something more in its folder, twice."""
+
+    num_lives = 2
+
+    def __enter__(self) -> Child:
+        child, attempt = super().__enter__(), pickle.loads(self._request)[1]
+        if Mortal.num_lives:
+            Mortal.num_lives -= 1
+            before = set(os.listdir(attempt.folder)) if os.path.exists(attempt.folder) else set()
+            threading.Thread(target=self.kill_after, args=(attempt.folder, before)).start()
+        return child
+
+    def kill_after(self, folder: str, before: set[str]) -> None:
+        wait_for(lambda: os.path.exists(folder) and set(os.listdir(folder)) - before)
+        self.kill()
+
+
+@pytest.mark.slow
+def test_a_killed_process_learns_the_same(
+    undisturbed: Attempt, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "Child", Mortal)
+    monkeypatch.setattr(Mortal, "num_lives", 2)
+    killed = with_settings(attempt, tmp_path / "killed", max_failures=2)
+    alone.learn(killed)
+    assert not Mortal.num_lives
+    require_same(killed, undisturbed)
 
 
 @pytest.mark.parametrize(
