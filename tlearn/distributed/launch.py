@@ -21,8 +21,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
+from tlearn.config import DecodeChoice
 from tlearn.distributed import guard, places
-from tlearn.distributed.nodes import Node, Nodes
+from tlearn.distributed.chunks import FEW_CHUNKS
+from tlearn.distributed.nodes import Node, Nodes, Pool
 from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
 
@@ -314,6 +316,14 @@ def _here() -> Node:
     manager, count = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
     has_gpus = manager is not None and manager.get_resource_name() == "GPU"
     return Node(num_cpus(), count if has_gpus else 0)
+
+
+def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice) -> Pool:
+    """What is to work on so many chunks: actors, or where they are few, and this machine alone, a child without Ray."""
+    child = nodes().child(workers, decode) if num_chunks <= FEW_CHUNKS and is_alone() else None
+    if child is not None and not ray.is_initialized():
+        return child
+    return nodes().pool(workers, num_chunks, decode)
 
 
 @causes()
