@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from processes import PROJECT, PYTHONPATH, wait_for
 
+from tlearn.distributed import child as children
 from tlearn.distributed.child import Child, Died
 from tlearn.errors import IntegrityError
 
@@ -41,6 +42,22 @@ def test_results_come_in_their_order_from_another_process() -> None:
     with Child(numbers, 3) as child:
         found = [*child.results()]
     assert [number for number, _ in found] == [0, 1, 2] and {process for _, process in found}.isdisjoint({os.getpid()})
+
+
+def test_a_child_that_waits_is_the_next_one_and_only_that() -> None:
+    children.warm("test_child")
+    assert children._warm is not None
+    process = children._warm.pid
+    for is_warm in (True, False):
+        with Child(numbers, 1) as child:
+            assert ([found for _, found in child.results()] == [process]) is is_warm
+
+
+def test_a_child_that_nobody_needs_ends_in_silence() -> None:
+    code = "from tlearn.distributed import child; child.warm('json')"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ The child is a fresh Python, and not a fork, which would inherit locks that thre
 started it decides what becomes of it, and it ends with that process, however that ends.
 """
 
+import atexit
 import contextlib
+import importlib
 import os
 import pickle
 import signal
@@ -23,6 +25,23 @@ _FIRST_TO_GO = "1000"
 """For the kernel, where memory runs out: a child can be started again."""
 
 
+_warm: "subprocess.Popen[bytes] | None" = None
+
+
+def warm(module: str) -> None:
+    """Start the process of the next Child, which imports a module meanwhile: torch alone takes seconds."""
+    global _warm
+    _warm = _started(module)
+    atexit.register(_warm.kill)  # where nobody took it
+
+
+def _started(module: str) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _CODE, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+
+
 class Died(Exception):
     """The child ended without a word."""
 
@@ -31,13 +50,11 @@ class Child:
     """A context manager: within, a process runs `function(argument)`, whose function it imports from its module."""
 
     def __init__(self, function: Callable[[Any], Iterable[Any]], argument: Any):
-        self._request = pickle.dumps((function, argument))
+        self._module, self._request = function.__module__, pickle.dumps((function, argument))
 
     def __enter__(self) -> "Child":
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        global _warm
+        self._process, _warm = _warm or _started(self._module), None
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died; its results say so
             self._process.stdin.write(self._request)
@@ -84,7 +101,11 @@ def main() -> None:
         pickle.dump((kind, value), saying)
         saying.flush()
 
-    function, argument = pickle.load(sys.stdin.buffer)
+    importlib.import_module(sys.argv[1])
+    try:
+        function, argument = pickle.load(sys.stdin.buffer)
+    except EOFError:  # it is not needed
+        return
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for result in function(argument):
