@@ -14,13 +14,13 @@ from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
+from tlearn.doctor.training import Examined
 from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.training import alone, aside, checkpoint, failures, live
-from tlearn.training.aside import Aside
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.run import RunFolder, essential
 from tlearn.training.worker import Attempt, Job, Workers
@@ -32,7 +32,7 @@ class Learned:
 
     listing: Listing
     """Each file with what became of it."""
-    aside: Aside
+    examined: Examined
     phases: tuple[Phase, ...]
     phase: Phase
     """In which the best checkpoint was written."""
@@ -100,7 +100,7 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     trainable.load_state_dict(tensors)
     return Learned(
         listing=listing,
-        aside=beside.result(),
+        examined=beside.result(),
         phases=phases,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),

@@ -29,7 +29,7 @@ from tlearn.network import card, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.report import pictures
-from tlearn.training import auto, fit, gallery, gate, layers, live, loop, track
+from tlearn.training import aside, auto, fit, gallery, gate, layers, live, loop, track
 from tlearn.training.fit import Learned
 from tlearn.training.folds import cross_validate
 from tlearn.training.gallery import Judged, Known
@@ -220,8 +220,9 @@ def _show(task: _Task, run: RunFolder, learned: Learned, test: Judged | None, te
     known, val = Known.of(learned), Judged(learned.val_files, learned.phase.val, learned.val_logits)
     judged = [val] if test is None else [val, test]
     shown = gallery.pictures(task.config, learned, known, judged, temperature)
-    opened = pictures.table(shown, task.config.data, task.config.preprocess, learned.aside.opened)
-    run.write_pictures(opened, layers.table(task.config, learned, val))
+    looks = aside.opened(task.config, learned.listing, [picture.path for picture in shown])
+    table = pictures.table(shown, task.config.data, task.config.preprocess, looks)
+    run.write_pictures(table, layers.table(task.config, learned, val))
     return gallery.baseline(learned, known)
 
 
@@ -237,7 +238,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.publish_model()
     measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
     baseline = _show(task, run, learned, test, temperature)
-    run.write_findings(learned.aside.examined.to_json())
+    run.write_findings(learned.examined.to_json())
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -266,7 +267,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
             *groups.remarks(task.listing.files),
             *_decided_upon(task.listing),
             *remarks(learned.history, best, measured, config.recipe),
-            *learned.aside.examined.remarks,
+            *learned.examined.remarks,
         ),
         ignored_names=dict(task.listing.ignored.names.most_common()),
         excluded=task.listing.excluded,
