@@ -101,7 +101,7 @@ def save(
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
-    """Without waiting for the disk: from this folder Ray Train copies."""
+    """Without waiting for the disk: what is torn is seen by its digest."""
     try:
         path.write_bytes(data)
     except OSError as error:
