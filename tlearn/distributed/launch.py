@@ -320,10 +320,9 @@ def _here() -> Node:
 
 def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice) -> Pool:
     """What is to work on so many chunks: actors, or where they are few, and this machine alone, a child without Ray."""
-    child = nodes().child(workers, decode) if num_chunks <= FEW_CHUNKS and is_alone() else None
-    if child is not None and not ray.is_initialized():
-        return child
-    return nodes().pool(workers, num_chunks, decode)
+    is_few = num_chunks <= FEW_CHUNKS and not ray.is_initialized() and is_alone()
+    child = nodes().child(workers, decode) if is_few else None
+    return child or nodes().pool(workers, num_chunks, decode)
 
 
 @causes()

@@ -184,14 +184,13 @@ def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int)
     there are too few."""
     from tlearn.distributed import launch, meters, pool
 
-    actors = launch.pool(config.num_workers, len(missing), config.decode)
-    if not actors.is_child:
+    if not launch.is_alone():
         launch.start_ray()
         launch.wait_for_room([{"CPU": 1}], config.wait_seconds)
         with plan.opened(run.folder) as planned:
             first = storage.join(run.input, planned.entries(missing[0])[0].path)
         launch.require_shared([storage.join(config.model, "model.json"), first], [run.folder])
-        actors = launch.pool(config.num_workers, len(missing), config.decode)
+    actors = launch.pool(config.num_workers, len(missing), config.decode)
     task = _task(config, run, num_images // actors.num_actors, on_gpu=actors.gpus_per_actor > 0)
     nothing = pa.table({})  # an actor reads its rows from the plan
     work = [Chunk(f"{number:06}", nothing) for number in missing]
