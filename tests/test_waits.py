@@ -17,7 +17,7 @@ _LIMITED_BY_ARGUMENT = {"get", "join", "wait", "acquire", "communicate", "result
 # Where it waits, and why it ends.
 REASONS = {
     "distributed/child.py Child.__exit__ self._process.wait()": "it was killed",
-    "distributed/child.py Child._next self._process.wait()": "it has closed what it says things on, by its end",
+    "distributed/child.py Child._death self._process.wait()": "it has ended, or says nothing more as it does",
     "distributed/decoders.py _result_of_retry ray.get(task)": "the pool ends an actor whose chunk takes too long",
     "distributed/decoders.py _results ray.get(task)": "the pool ends an actor whose chunk takes too long",
     "distributed/guard.py _Guard.wait while status is None": "each look takes two seconds; a deadline follows a signal",

@@ -38,6 +38,22 @@ def stay(path: str) -> Iterator[int]:
     yield 1
 
 
+def fork_and_die(path: str) -> Iterator[int]:
+    """What it forks lives on, with all that it had open."""
+    if not (process := os.fork()):
+        signal.pause()
+    Path(path).write_text(str(process))
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield 1
+
+
+def test_the_end_of_a_child_is_seen_though_it_has_forked(tmp_path: Path) -> None:
+    noted = tmp_path / "process"
+    with Child(fork_and_die, str(noted)) as child, pytest.raises(Died, match="SIGKILL"):
+        next(child.results())
+    os.kill(int(noted.read_text()), signal.SIGKILL)
+
+
 def test_results_come_in_their_order_from_another_process() -> None:
     with Child(numbers, 3) as child:
         found = [*child.results()]

@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from processes import wait_for
 from works import CHUNKS
 
+from tlearn.config import ScoreConfig
 from tlearn.distributed import launch, places, pool
 from tlearn.distributed.chunks import FEW_CHUNKS, FEW_IMAGES, chunk_size
 from tlearn.distributed.nodes import Node, Nodes, Pool
 from tlearn.distributed.places import Address
 from tlearn.errors import IntegrityError, TrainingError
+from tlearn.scoring import job
 
 CHILD = Pool(1, 2, 0, is_child=True)
 
@@ -90,3 +94,20 @@ def test_few_chunks_are_left_to_a_child_where_no_more_is_asked_for(
 )
 def test_few_images_are_few_chunks(num_images: int, is_few: bool) -> None:
     assert (-(-num_images // chunk_size(num_images)) <= FEW_CHUNKS) is is_few
+
+
+@pytest.mark.slow
+def test_a_picture_that_kills_its_decoder_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from support import PreprocessConfig, save_model
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(job, "_SCORER", "actors:Poisoned")
+    save_model(tmp_path / "model", PreprocessConfig(image_size=32, short_side=32))
+    (tmp_path / "in").mkdir()
+    for name in (*(f"{number}.png" for number in range(11)), "poison.png"):
+        Image.new("RGB", (40, 40), (len(name), 7, 9)).save(tmp_path / "in" / name)
+    output = str(tmp_path / "scores.parquet")
+    scored = job.score(ScoreConfig(model=str(tmp_path / "model"), input=str(tmp_path / "in"), output=output))
+    statuses = {row["path"]: row["status"] for row in pq.read_table(output).to_pylist()}
+    assert scored.listed == len(statuses) == 12
+    assert [path for path, status in statuses.items() if status == "decoder_crash"] == ["poison.png"]

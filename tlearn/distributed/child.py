@@ -15,12 +15,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tlearn.errors import TlearnError
 
 _CODE = "from tlearn.distributed.child import main; main()"
+_LOOK_SECONDS = 0.5
 _FIRST_TO_GO = "1000"
 """For the kernel, where memory runs out: a child can be started again."""
 
@@ -55,7 +57,8 @@ class Child:
     def __enter__(self) -> "Child":
         global _warm
         self._process, _warm = _warm or _started(self._module), None
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._hearing = Connection(os.dup(self._process.stdout.fileno()), writable=False)
         with contextlib.suppress(BrokenPipeError):  # it has died; its results say so
             self._process.stdin.write(self._request)
             self._process.stdin.flush()
@@ -64,6 +67,7 @@ class Child:
     def __exit__(self, *exception: object) -> None:
         self.kill()
         self._process.wait()
+        self._hearing.close()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):  # what it was not told
                 assert pipe is not None
@@ -80,12 +84,18 @@ class Child:
             raise said[1]
 
     def _next(self) -> tuple[str, Any]:
+        while not self._hearing.poll(_LOOK_SECONDS):  # what the child has forked may keep the pipe open
+            if self._process.poll() is not None and not self._hearing.poll(0):
+                raise self._death()
         try:
-            said: tuple[str, Any] = pickle.load(self._process.stdout)  # type: ignore[arg-type]
-        except (EOFError, pickle.UnpicklingError):
-            code = self._process.wait()
-            raise Died(f"exit code {code}" if code >= 0 else signal.Signals(-code).name) from None
+            said: tuple[str, Any] = self._hearing.recv()
+        except (EOFError, OSError):
+            raise self._death() from None
         return said
+
+    def _death(self) -> Died:
+        code = self._process.wait()
+        return Died(f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
 
 
 def main() -> None:
@@ -94,31 +104,27 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
-    saying = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints
-
-    def say(kind: str, value: Any = None) -> None:
-        pickle.dump((kind, value), saying)
-        saying.flush()
-
+    saying, hearing = Connection(os.dup(1), readable=False), os.fdopen(os.dup(0), "rb")
+    os.dup2(2, 1)  # whatever else prints, or reads
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     importlib.import_module(sys.argv[1])
     try:
-        function, argument = pickle.load(sys.stdin.buffer)
+        function, argument = pickle.load(hearing)
     except EOFError:  # it is not needed
         return
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(hearing.fileno(),), daemon=True).start()
     try:
         for result in function(argument):
-            say("result", result)
-        say("end")
+            saying.send(("result", result))
+        saying.send(("end", None))
     except BaseException as error:
         if "TLEARN_DEBUG" in os.environ:
             traceback.print_exc()
-        say("error", _portable(error))
+        saying.send(("error", _portable(error)))
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+def _end_with_parent(hearing: int) -> None:
+    os.read(hearing, 1)  # holds no lock that a fork would inherit
     os._exit(1)
 
 
