@@ -1,24 +1,18 @@
-"""Training from end to end in this process: in the place of Ray, what it does with one worker."""
+"""Training from end to end in this process: in the place of Ray, and of a child, a call."""
 
 import importlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import ray.train
-import ray.train.torch
-import torch
 from PIL import Image
 
 from tlearn.distributed import launch, meters, pool, tasks
 from tlearn.distributed.nodes import Here, Node, Nodes, Threads
-from tlearn.doctor import features
 from tlearn.recipes import configured
-from tlearn.training import fit, job
+from tlearn.training import alone, job
 from tlearn.training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -27,30 +21,21 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Trainer:
-    """As TorchTrainer with one worker that nobody kills."""
+class Child:
+    """As child.Child, in this process, where nothing dies."""
 
-    def __init__(self, loop: Any, *, train_loop_config: Any, scaling_config: Any, run_config: Any):
-        self.loop, self.config, self.run_config = loop, train_loop_config, run_config
-        self.folder = Path(run_config.storage_path, run_config.name)
-        self.kept: list[tuple[float, Path]] = []
+    def __init__(self, function: Any, argument: Any):
+        self.run = function, argument
 
-    def fit(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-            )
-            patch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-            patch.setattr(ray.train, "get_checkpoint", lambda: None)
-            patch.setattr(ray.train, "report", self.report)
-            self.loop(self.config)
+    def __enter__(self) -> "Child":
+        return self
 
-    def report(self, metrics: dict[str, Any], checkpoint: Any) -> None:
-        self.kept.append((metrics["val_loss"], self.folder / f"checkpoint_{len(self.kept):06}"))
-        shutil.copytree(checkpoint.path, self.kept[-1][1])
-        for _, folder in self.kept[:-1]:
-            if folder != min(self.kept)[1]:
-                shutil.rmtree(folder, ignore_errors=True)
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def results(self) -> Iterator[Any]:
+        function, argument = self.run
+        yield from function(argument)
 
 
 def computed(chunks: Any, work: str, task: Any, actors: Any, name: str | None = None) -> Iterator[Any]:
@@ -61,18 +46,14 @@ def computed(chunks: Any, work: str, task: Any, actors: Any, name: str | None = 
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "is_alone", lambda: True)
     monkeypatch.setattr(launch, "nodes", lambda: Nodes((Node(1),)))
-    for module in (launch, job, features):
-        monkeypatch.setattr(module, "wait_for_room", lambda bundles, seconds: None)
-    for module in (job, features):
-        monkeypatch.setattr(module, "start_ray", lambda: None)
-        monkeypatch.setattr(module, "require_shared", lambda files, folders: None)
     monkeypatch.setattr(meters, "count", lambda name, number, **tags: None)
     monkeypatch.setattr(pool, "run", computed)
     monkeypatch.setattr(
         tasks, "run", lambda function, todo, *resources: ((key, function(of)) for key, of in todo.items())
     )
-    monkeypatch.setattr(fit, "_Trainer", Trainer)
+    monkeypatch.setattr(alone, "Child", Child)
 
 
 def draw(data: Path, counts: dict[str, int]) -> Path:

@@ -71,12 +71,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("there is nothing to compute")
 
-    # The job first: it is imported here with the true one, which it has again afterwards.
-    for name in ("tlearn.training.job.start_ray", "tlearn.distributed.launch.start_ray"):
-        monkeypatch.setattr(name, refuse)
+    for name in ("start_ray", "join"):
+        monkeypatch.setattr(f"tlearn.distributed.launch.{name}", refuse)
 
 
 @pytest.mark.parametrize("with_test", [False, True])

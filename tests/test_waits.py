@@ -16,6 +16,8 @@ _LIMITED_BY_ARGUMENT = {"get", "join", "wait", "acquire", "communicate", "result
 
 # Where it waits, and why it ends.
 REASONS = {
+    "distributed/child.py Child.__exit__ self._process.wait()": "it was killed",
+    "distributed/child.py Child._death self._process.wait()": "it has ended, or says nothing more as it does",
     "distributed/decoders.py _result_of_retry ray.get(task)": "the pool ends an actor whose chunk takes too long",
     "distributed/decoders.py _results ray.get(task)": "the pool ends an actor whose chunk takes too long",
     "distributed/guard.py _Guard.wait while status is None": "each look takes two seconds; a deadline follows a signal",
@@ -33,7 +35,7 @@ REASONS = {
     "storage/lease.py Lease.__exit__ self._thread.join()": "its requests have limits, and it has been told to stop",
     "training/fit.py learn beside.result()": "computes in this process, as a call would",
     "storage/lease.py Lease._is_alive while holder.is_running and time.monotonic() < deadline": "has a limit",
-    "training/fit.py _checkpoint_and_stop while time.monotonic() < deadline": "has a deadline",
+    "training/worker.py Attempt.stop while time.monotonic() < deadline": "has a deadline",
     "training/live.py followed thread.join()": "its requests have limits, and it has been told to stop",
     "training/track.py _watch process.wait()": "a daemon thread; the end of a run ends what it watches",
     "training/loop.py _ahead waiting.result()": "computes in this process, as a call would",

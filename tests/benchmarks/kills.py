@@ -67,8 +67,8 @@ def draw(folder: Path, num_pictures: int) -> None:
 class Job:
     """A command on pictures of its own."""
 
-    def __init__(self, root: Path, kind: str):
-        self.root, self.kind = root, kind
+    def __init__(self, root: Path, kind: str, workers: int = 1):
+        self.root, self.kind, self.workers = root, kind, workers
         if kind == "score":
             draw(root / "in", NUM_PICTURES)
             save_model(root / "model", PreprocessConfig(image_size=32, short_side=32))
@@ -79,7 +79,7 @@ class Job:
 
     def command(self, number: int, cache: str | None = None) -> list[str]:
         cache = cache or f"{self.root}/cache-{number}"
-        words = ["--output", f"{self.root}/{number}/", "--cache", cache, "--quiet"]
+        words = ["--output", f"{self.root}/{number}/", "--cache", cache, "--quiet", "--workers", str(self.workers)]
         if self.kind == "score":
             words += ["--model", f"{self.root}/model", "--input", f"{self.root}/in"]
         else:
@@ -135,8 +135,8 @@ def kill_once(job: Job, number: int, seconds: float, chance: random.Random, what
     return Kill(round(seconds, 1), short(victim), code, lines, left, then, job.is_whole(number))
 
 
-def kills(root: Path, kind: str, count: int, seed: int, what: signal.Signals = signal.SIGKILL) -> Iterator[Kill]:
-    job, chance = Job(root, kind), random.Random(seed)
+def kills(job: Job, count: int, seed: int, what: signal.Signals = signal.SIGKILL) -> Iterator[Kill]:
+    chance = random.Random(seed)
     began = time.monotonic()
     subprocess.run(job.command(0), env={**os.environ, "RAY_ADDRESS": "local"}, check=True, stdout=subprocess.DEVNULL)
     whole_seconds = time.monotonic() - began
@@ -148,13 +148,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--job", choices=["score", "train"], default="score")
+    parser.add_argument("--workers", type=int, default=1, help="1 is a child of the command, more are Ray's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=["KILL", "STOP"], default="KILL")
     words = parser.parse_args()
     num_wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         what = signal.Signals[f"SIG{words.signal}"]
-        for kill in kills(Path(folder), words.job, words.count, words.seed, what):
+        for kill in kills(Job(Path(folder), words.job, words.workers), words.count, words.seed, what):
             num_wrong += not kill.is_right
             print(json.dumps({"right": kill.is_right, **asdict(kill)}), flush=True)
     print(f"{num_wrong} of {words.count} were not as they should be")

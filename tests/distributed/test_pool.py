@@ -1,84 +1,31 @@
 """An actor pool on a real Ray: every chunk once, whatever dies."""
 
-import os
-import signal
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import ray
 from processes import wait_for
+from works import CHUNKS
 
 from tlearn import console
 from tlearn.distributed import launch, pool
-from tlearn.distributed.chunks import Chunk, ChunkResult
-from tlearn.distributed.nodes import Here, Pool, Threads
+from tlearn.distributed.chunks import ChunkResult
+from tlearn.distributed.nodes import Pool
 from tlearn.errors import IntegrityError, StorageError, TrainingError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
-CHUNKS = [Chunk(f"chunk-{number}", pa.table({"path": [f"{number}.jpg"]})) for number in range(12)]
 POOL = Pool(2, 1, 0)
 
 
-class Count:
-    """Of the failed images says the number in the path, and what it was built from."""
-
-    def __init__(self, added: int, threads: Threads):
-        assert threads == Threads(2, Here(1))
-        self.added = added
-
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        return ChunkResult(chunk.id, 100, self.added + int(chunk.rows["path"][0].as_py().removesuffix(".jpg")))
-
-
-class DiesOnce:
-    """Ends its process at chunk 5, unless it, or an earlier process, has done so already."""
-
-    def __init__(self, canary: str, threads: Threads):
-        self.canary = Path(canary)
-
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        if chunk.id == "chunk-5" and not self.canary.exists():
-            self.canary.touch()
-            os._exit(1)
-        return ChunkResult(chunk.id, 1, 0)
-
-
-class StandsStillOnce:
-    """As a process does that is stopped, or reads from a mount that hangs."""
-
-    def __init__(self, canary: str, threads: Threads):
-        self.canary = Path(canary)
-
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        if chunk.id == "chunk-5" and not self.canary.exists():
-            self.canary.write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return ChunkResult(chunk.id, 1, 0)
-
-
-class AlwaysDies:
-    def __init__(self, task: None, threads: Threads):
-        pass
-
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        os._exit(1)
-
-
-class CannotStart:
-    def __init__(self, task: None, threads: Threads):
-        raise IntegrityError("expected one thing, got another: mend it")
-
-
 def test_every_chunk_is_worked_on_once() -> None:
-    results = list(pool.run(CHUNKS, f"{__name__}:Count", 7, Pool(1, 2, 0)))
+    results = list(pool.run(CHUNKS, "works:Count", 7, Pool(1, 2, 0)))
     assert len(results) == 12
     assert set(results) == {ChunkResult(f"chunk-{number}", 100, 7 + number) for number in range(12)}
 
 
 def test_no_chunk_is_lost_with_an_actor(tmp_path: Path) -> None:
-    results = list(pool.run(CHUNKS, f"{__name__}:DiesOnce", str(tmp_path / "canary"), POOL))
+    results = list(pool.run(CHUNKS, "works:DiesOnce", str(tmp_path / "canary"), POOL))
     assert sorted(result.chunk for result in results) == sorted(chunk.id for chunk in CHUNKS)
 
 
@@ -87,14 +34,14 @@ def test_no_chunk_is_lost_with_an_actor_that_stands_still(tmp_path: Path, monkey
     monkeypatch.setattr(pool, "_TIMES_SLOWEST", 1)
     monkeypatch.setattr(pool, "_TIMES_FIRST", 0)
     canary = tmp_path / "canary"
-    results = list(pool.run(CHUNKS, f"{__name__}:StandsStillOnce", str(canary), POOL))
+    results = list(pool.run(CHUNKS, "works:StandsStillOnce", str(canary), POOL))
     assert sorted(result.chunk for result in results) == sorted(chunk.id for chunk in CHUNKS)
     process = int(canary.read_text())
     wait_for(lambda: not Path(f"/proc/{process}").exists())
 
 
 def test_actors_are_ended_where_their_results_are_not_wanted_any_more(tmp_path: Path) -> None:
-    results = pool.run(CHUNKS, f"{__name__}:Count", 7, Pool(1, 2, 0))
+    results = pool.run(CHUNKS, "works:Count", 7, Pool(1, 2, 0))
     next(results)
     results.close()  # type: ignore[attr-defined]
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
@@ -114,12 +61,12 @@ def test_room_that_does_not_come_is_said_and_ends(
 
 def test_actors_that_always_die_end_the_job() -> None:
     with pytest.raises(TrainingError, match="4 died one after the other"):
-        list(pool.run(CHUNKS, f"{__name__}:AlwaysDies", None, POOL))
+        list(pool.run(CHUNKS, "works:AlwaysDies", None, POOL))
 
 
 def test_an_error_of_ours_at_the_start_of_an_actor_comes_back_as_it_is() -> None:
     with pytest.raises(IntegrityError, match=r"^expected one thing, got another: mend it$"):
-        list(pool.run(CHUNKS, f"{__name__}:CannotStart", None, POOL))
+        list(pool.run(CHUNKS, "works:CannotStart", None, POOL))
 
 
 def test_the_cluster_has_what_ray_was_started_with() -> None:

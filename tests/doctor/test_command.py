@@ -19,6 +19,7 @@ from tlearn.cli import main
 from tlearn.config import CheckConfig
 from tlearn.data.findings import Finding, Kind, Suspect
 from tlearn.doctor import check as checking
+from tlearn.doctor import training
 from tlearn.doctor.check import Findings, check
 from tlearn.doctor.training import Examined
 from tlearn.errors import UsageError
@@ -144,3 +145,29 @@ def test_of_very_many_pictures_some_are_compared_and_it_is_said(data: Path, monk
         monkeypatch.setattr(f"tlearn.doctor.{module}.MAX_COMPARED", 6)
     remarks = checking.check(checked_as(CheckConfig(data=str(data))), quick=True).remarks
     assert any("in 6 of 12 images" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("change", ["nothing", "label", "content", "damage"])
+def test_findings_of_the_same_pictures_are_kept_and_of_others_not(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch)
+    folder = draw(tmp_path / "data", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
+    planted.copied(folder / "train/dog/0.png", folder / "train/dog/copy.png")
+    quick: dict[str, Any] = {"optim": {"num_epochs": 1}, "head": {"width": 4}}
+    train(folder, tmp_path / "run", **quick)
+    if change == "label":
+        (folder / "train/cat/1.png").rename(folder / "train/dog/9.png")
+    elif change == "content":
+        planted.copied(folder / "train/cat/1.png", folder / "train/cat/2.png")
+    elif change == "damage":
+        (kept,) = (tmp_path / "cache" / "findings").iterdir()
+        kept.write_bytes(kept.read_bytes()[:-2])
+    looked: list[int] = []
+    examine = training.examine
+    monkeypatch.setattr(training, "examine", lambda *known: looked.append(1) or examine(*known))
+    train(folder, tmp_path / "again", **quick)
+    assert len(looked) == (change != "nothing")
+    first, again = (json.loads((tmp_path / name / "findings.json").read_text()) for name in ("run", "again"))
+    assert (first["findings"] == again["findings"]) is (change != "content")
+    assert first["depth"] == again["depth"]

@@ -178,14 +178,25 @@ def num_epochs_done(run: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(data: Path, features: Path, run: Path, tmp_path: Path) -> None:
+# The cluster has two CPUs, and so the workers two threads.
+_TWO_CPUS = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])"
+ON_TWO_CPUS = [*TLEARN[:-1], f"{_TWO_CPUS}; {TLEARN[-1]}"]
+ALONE = {"RAY_ADDRESS": "local"}
+
+
+@pytest.mark.parametrize(("first", "then"), [({}, {}), (ALONE, {}), ({}, ALONE), (ALONE, ALONE)])
+def test_a_killed_run_ends_as_if_it_had_not_been_killed_by_ray_train_or_without(
+    data: Path, features: Path, run: Path, tmp_path: Path, first: dict[str, str], then: dict[str, str]
+) -> None:
     killed = tmp_path / "killed"
     command = ["train", *arguments(data, killed, features, *EPOCHS)]
-    with started(*TLEARN, *command) as driver:
+    with started(*ON_TWO_CPUS, *command, **first) as driver:
         wait_for(lambda: num_epochs_done(killed) >= 2, driver)
         driver.kill()
     assert not (killed / "summary.json").exists()
-    assert main([*command, "--resume", "require"]) == 0
+    with started(*ON_TWO_CPUS, *command, "--resume", "require", **then) as driver:
+        _, said = driver.communicate(timeout=200)
+        assert driver.returncode == 0, said
     assert len(list((killed / "checkpoints").glob("train-*"))) == 2
     for name, tensor in weights_of(run).items():
         assert torch.equal(tensor, weights_of(killed)[name]), name

@@ -10,8 +10,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("kind", ["score", "train"])
-def test_a_killed_process_costs_no_row_leaves_nothing_and_ends_with_a_line(kind: str, tmp_path: Path) -> None:
-    wrong = [kill for kill in kills(tmp_path, kind, 1, seed=1) if not kill.is_right]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_costs_no_row_leaves_nothing_and_ends_with_a_line(
+    kind: str, workers: int, tmp_path: Path
+) -> None:
+    wrong = [kill for kill in kills(Job(tmp_path, kind, workers), 1, seed=1) if not kill.is_right]
     assert not wrong
 
 

@@ -588,19 +588,23 @@ def test_nothing_new_loads_neither_ray_nor_torch(place: Place) -> None:
     assert "30 unchanged, 0 rows added" in done.stdout and done.stdout.endswith("set()\n")
 
 
-def test_ray_starts_while_new_files_are_listed_and_not_otherwise(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_starts_while_many_new_files_are_listed_and_not_otherwise(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[int] = []
     monkeypatch.setattr(scoring, "_start_ray", lambda: started.append(1))
     place.score()
-    assert len(started) == 1
+    assert not started, "few do without it"
+    monkeypatch.setattr(scoring, "FEW_IMAGES", 1)
     place.score()
     path = place.root / "input" / "cat" / "01.jpg"
     os.utime(path, (1, 1))
     place.score()
-    assert len(started) == 1, "neither an unchanged nor a touched file is a reason"
+    assert not started, "neither an unchanged nor a touched file is a reason"
     place.put("new.jpg", "new")
+    place.put("newer.jpg", "newer")
     place.score()
-    assert len(started) == 2
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(

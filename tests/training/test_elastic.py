@@ -48,7 +48,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 def start(data: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     """A driver of its own, that looks for new nodes every two seconds."""
-    code = "import sys; from tlearn.training import fit; fit._RESIZE_SECONDS = 2.0\n"
+    code = "import sys; from tlearn.training import ray_train; ray_train._RESIZE_SECONDS = 2.0\n"
     code += "from tlearn import cli; sys.exit(cli.main())"
     arguments = ["train", "--data", str(data), "--output", str(run), "--cache", str(data / "cache")]
     command = [sys.executable, "-c", code, *arguments, *SETTINGS, *more]

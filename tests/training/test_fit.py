@@ -16,7 +16,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal import exceptions as inner
 
 from tlearn.errors import LockedError, StorageError, TlearnError, TrainingError
-from tlearn.training import checkpoint, fit
+from tlearn.training import checkpoint, failures, ray_train, worker
 from tlearn.training.checkpoint import Epoch
 from tlearn.training.worker import Attempt
 
@@ -72,12 +72,12 @@ FULL = OSError(errno.ENOSPC, "no room")
 def test_an_error_of_ours_is_found_in_what_ray_wraps_around_it_and_is_not_tried_again(
     error: Exception, kind: type[TlearnError] | None
 ) -> None:
-    found = fit._ours(error)
+    found = failures.ours(error)
     assert type(found) is (kind or type(None))
     with contextlib.nullcontext() if kind is None else pytest.raises(kind):
-        fit._Final(is_remote=False).after_exception(None, {0: error})
+        ray_train._Final(is_remote=False).after_exception(None, {0: error})
     with contextlib.nullcontext() if kind in (None, StorageError) else pytest.raises(kind):
-        fit._Final(is_remote=True).after_exception(None, {0: error})  # an object store may answer again
+        ray_train._Final(is_remote=True).after_exception(None, {0: error})  # an object store may answer again
 
 
 ADVICE = (
@@ -113,7 +113,7 @@ FAILED_START = exceptions.RayTaskError("__init__", "Traceback\nValueError: of ou
     ids=lambda value: type(value).__name__,
 )
 def test_what_was_lost_is_said_in_a_short_sentence_without_rays_advice(error: Exception, says: str) -> None:
-    said = fit._root_cause(error)
+    said = failures.root_cause(error)
     assert said.startswith(says) or says in said
     assert len(said) < 160 and "onsider" not in said and "RAY_" not in said and ".log" not in said and "\n" not in said
 
@@ -129,7 +129,7 @@ def test_a_run_that_is_stopped_waits_for_a_checkpoint_within_the_epoch(
         content = {"digest": "", "start": start, "sums": [0, 0, 0], "history": [], "sha256": {}}
         (tmp_path / name / "progress.json").write_text(json.dumps(content))
 
-    monkeypatch.setattr(fit.time, "sleep", sleep)
+    monkeypatch.setattr(worker.time, "sleep", sleep)
     job: Any = None
-    fit._checkpoint_and_stop(Attempt(job, str(tmp_path), 1, None, f"{tmp_path}/lease.json", ""))
+    Attempt(job, str(tmp_path), 1, None, f"{tmp_path}/lease.json", "").stop()
     assert next(coming, None) is None and (tmp_path / "stop").exists()

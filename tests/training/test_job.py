@@ -2,14 +2,18 @@
 losses that are no numbers."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from alone import draw, train, without_ray
 
+from tlearn.data.fetch import fetch
 from tlearn.errors import TlearnError, TrainingError
 from tlearn.network import description
+from tlearn.report import pictures
 
 TWO = {"train/cat": 3, "train/dog": 3, "val/cat": 2, "val/dog": 2}
 QUICK: dict[str, Any] = {"optim": {"num_epochs": 2}}
@@ -86,3 +90,28 @@ def test_a_finished_run_keeps_its_best_checkpoint_and_its_last(tmp_path: Path) -
     train(draw(tmp_path / "data", TWO), tmp_path / "run", optim={"num_epochs": 6})
     assert 1 <= len(list((tmp_path / "run" / "checkpoints").glob("*/*/progress.json"))) <= 2
     assert description.verify(str(tmp_path / "run" / "model")).training["recipe"] == "frozen"
+
+
+@pytest.mark.parametrize("change", ["nothing", "content", "damage"])
+def test_a_second_run_opens_for_its_page_only_what_the_first_has_not(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw(tmp_path / "data", TWO)
+    train(data, tmp_path / "run", **QUICK)
+    if change == "content":
+        shutil.copy(data / "train/dog/0.png", data / "val/cat/0.png")
+        (data / "val/cat/new.png").write_bytes((data / "val/cat/1.png").read_bytes() + b" ")
+    elif change == "damage":
+        (kept,) = (tmp_path / "cache" / "looks").iterdir()
+        kept.write_bytes(kept.read_bytes()[:-9])
+    opened: list[str] = []
+    monkeypatch.setattr(pictures, "fetch", lambda *words: opened.append(words[1]) or fetch(*words))
+    train(data, tmp_path / "again", **QUICK)
+    shown = [pq.read_table(tmp_path / name / "pictures.parquet") for name in ("run", "again")]
+    assert shown[1].num_rows >= 4
+    assert all(picture["thumbnail"] and picture["format"] == "PNG" for picture in shown[1].to_pylist())
+    if change == "content":
+        assert "val/cat/new.png" in opened
+    else:
+        assert shown[0].equals(shown[1])
+        assert len(opened) == (shown[1].num_rows if change == "damage" else 0)

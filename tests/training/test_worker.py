@@ -31,7 +31,7 @@ from tlearn.features.phases import Phase
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.storage.lease import Holder
-from tlearn.training import checkpoint, loop, worker
+from tlearn.training import checkpoint, loop, ray_train, worker
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.loop import Kept, Worker
 from tlearn.training.samples import Samples
@@ -113,7 +113,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: latest)
         monkeypatch.setattr(ray.train, "report", report)
         with contextlib.suppress(Stopped):
-            worker.run({"attempt": attempt})
+            ray_train.run({"attempt": attempt})
         return kept
 
     return train

@@ -32,9 +32,12 @@ _LEAST_FOR_A_RATE = 100
 
 def _train(command: Command) -> int:
     from tlearn.data import splits
+    from tlearn.distributed import child, guard, places
 
     config: TrainConfig = command.settings.config
     splits.find(config.data, config.labels)  # what follows takes seconds to import
+    if guard.is_child() and places.cluster() is None:
+        child.warm("tlearn.training.alone")  # so does this, beside it
 
     from tlearn.training.job import train
 

@@ -22,6 +22,10 @@ class ChunkResult:
     num_failed: int
 
 
+FEW_CHUNKS, FEW_IMAGES = 16, 1024
+"""Up to so many an actor or two are done with before they would have started."""
+
+
 def chunk_size(num_images: int) -> int:
     """Images of one task; the same for the same plan, so that a run that goes on finds its chunks.
 

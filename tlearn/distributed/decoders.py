@@ -19,6 +19,7 @@ from tlearn import storage
 from tlearn.config import PreprocessConfig
 from tlearn.data.careful import Careful
 from tlearn.data.fetch import Decoder, Fetch, Fetched, fetch
+from tlearn.distributed import launch
 from tlearn.distributed.nodes import ByTasks, Decode
 
 _PATHS_PER_TASK = 16
@@ -56,6 +57,7 @@ def _on_cluster(
     folder: str, paths: Sequence[str], preprocess: PreprocessConfig, num_ahead: int, fetch: Fetch
 ) -> Iterator[Fetched]:
     """With never more than `num_ahead` tasks beyond the one whose pictures are looked at."""
+    launch.start_ray()
 
     def submit(batch: Sequence[str]) -> Any:
         return _decode.remote(folder, batch, preprocess, fetch)

@@ -15,20 +15,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-import ray.data
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlearn import console, storage
+from tlearn.config import DecodeChoice
 from tlearn.distributed import guard, places
-from tlearn.distributed.nodes import Node, Nodes
+from tlearn.distributed.chunks import FEW_CHUNKS
+from tlearn.distributed.nodes import Node, Nodes, Pool
 from tlearn.distributed.places import Address
 from tlearn.errors import StorageError, TlearnError, UsageError
 
 _starting = threading.Lock()
 _failure: tuple[float, StorageError] | None = None
 """Of the last start, and when it was."""
+_is_own = False
+"""Whether the Ray that was started last is one of this process."""
 
 _START_SECONDS, _JOIN_SECONDS = 90.0, 50.0
 """How long the start of Ray may take, and the answer of one that runs."""
@@ -81,6 +85,12 @@ def lost(error: BaseException) -> str | None:
     return next((_LOST[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _LOST), None)
 
 
+def is_alone() -> bool:
+    """Whether all work is on this machine and on its processors. Then Ray is started by what cannot do without it."""
+    is_joined = not _is_own if ray.is_initialized() else places.cluster() is not None
+    return not is_joined and not _here().num_gpus
+
+
 def start_ray() -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, or start one on this machine.
 
@@ -102,8 +112,10 @@ def start_ray() -> None:
 
 
 def _start_or_join() -> None:
+    global _is_own
     _prepare_environment()
     address = places.cluster()
+    _is_own = address is None
     if address is not None:
         _join(address)
     else:
@@ -176,6 +188,8 @@ def _options() -> dict[str, Any]:
 
 
 def _quieten() -> None:
+    import ray.data
+
     if not console.is_verbose():
         ray.data.DataContext.get_current().enable_progress_bars = False
         for name in ("ray.data", "ray.train"):
@@ -240,8 +254,11 @@ def _line(error: BaseException) -> str:
 def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> None:
     """Until the cluster has all of these resources free at once: nodes may have to come, other jobs to end.
 
-    Says after ten seconds what it waits for, and every minute. Raises StorageError after so many seconds.
+    Says after ten seconds what it waits for, and every minute. Raises StorageError after so many seconds. Where no Ray
+    is started, there is nobody to wait for.
     """
+    if not ray.is_initialized():
+        return
     free = ray.available_resources()
     wanted = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in ("CPU", "GPU")}
     if all(free.get(name, 0) >= number for name, number in wanted.items()):
@@ -267,7 +284,9 @@ def wait_for_room(bundles: Sequence[Mapping[str, float]], seconds: float) -> Non
 
 @causes()
 def nodes() -> Nodes:
-    """What the cluster has at this moment; needs a Ray that is started."""
+    """What the cluster has at this moment; where no Ray is started, this machine."""
+    if not ray.is_initialized():
+        return Nodes((_here(),))
     return Nodes(
         tuple(
             Node(
@@ -282,12 +301,38 @@ def nodes() -> Nodes:
     )
 
 
+def join(files: Sequence[str], folders: Sequence[str], wait_seconds: float) -> None:
+    """Start Ray unless this machine is alone; see to it that there is a CPU, and that all nodes see what they need."""
+    if is_alone():
+        return
+    start_ray()
+    wait_for_room([{"CPU": 1}], wait_seconds)
+    require_shared(files, folders)
+    require_gpus()
+
+
+def _here() -> Node:
+    """This machine, with what a Ray that is started here counts."""
+    manager, count = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
+    has_gpus = manager is not None and manager.get_resource_name() == "GPU"
+    return Node(num_cpus(), count if has_gpus else 0)
+
+
+def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice) -> Pool:
+    """What is to work on so many chunks: actors, or where they are few, and this machine alone, a child without Ray."""
+    is_few = num_chunks <= FEW_CHUNKS and not ray.is_initialized() and is_alone()
+    child = nodes().child(workers, decode) if is_few else None
+    return child or nodes().pool(workers, num_chunks, decode)
+
+
 @causes()
 def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
     """Raise UsageError where a node that computes does not see a file, or what is written into a folder.
 
     Copies of a file are as good as the file. What is on object stores is seen by all; one node alone is not asked.
     """
+    if not ray.is_initialized():
+        return
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in nodes().nodes if node.id != here and (node.num_cpus or node.num_gpus)]
     if not others or all(map(storage.is_remote, [*files, *folders])):
@@ -346,7 +391,7 @@ def _beginnings(locations: list[str]) -> list[str | None]:
 
 def require_gpus() -> None:
     """Raise UsageError where Ray counts GPUs that torch cannot use; for what would learn it after hours of work."""
-    if not nodes().has_gpus:
+    if not ray.is_initialized() or not nodes().has_gpus:
         return
     look = ray.remote(_require_gpu).options(num_cpus=0, num_gpus=1)
     with causes():

@@ -7,10 +7,12 @@
 No tag grows with the number of runs. Ray collects them every ten seconds, and forgets those of a job that has ended.
 """
 
-from ray.util.metrics import Counter
+import ray
 
 
 def count(name: str, number: float, **tags: str) -> None:
-    """Add to the counter; needs a Ray that is started."""
-    if number:  # Ray refuses to add nothing
+    """Add to the counter of the Ray that is started; without one there is nobody who collects it."""
+    from ray.util.metrics import Counter
+
+    if number and ray.is_initialized():  # Ray refuses to add nothing
         Counter(f"tlearn_{name}", tag_keys=tuple(tags)).inc(number, tags)

@@ -40,6 +40,8 @@ class Pool:
     decode: DecodeChoice = "here"
     workers: tuple[int, int] | None = None
     """The fewest and the most that were asked for."""
+    is_child: bool = False
+    """One actor that is no actor of Ray, but a child of this process."""
 
     @property
     def threads(self) -> Threads:
@@ -120,6 +122,12 @@ class Nodes:
             num_actors = min(num_actors, available)
             cpus_per_actor = 1 if self.has_gpus else (self.num_cpus - 1) // num_actors
         return Pool(num_actors, cpus_per_actor, gpus_per_actor, decode, workers)
+
+    def child(self, workers: tuple[int, int] | None, decode: DecodeChoice) -> Pool | None:
+        """One child with all CPUs; None where several actors, GPUs or tasks that decode are asked for."""
+        if self.has_gpus or decode != "here" or workers not in (None, (1, 1)):
+            return None
+        return Pool(1, self.num_cpus, 0, decode, workers, is_child=True)
 
     def refitted(self, old: Pool, num_chunks: int) -> Pool:
         """The pool for these nodes, where some are lost or new; no actor has more CPUs than it has threads for."""

@@ -1,5 +1,7 @@
 """The primitive of both jobs: a list cut into chunks, an actor pool that turns each chunk into one file.
 
+Where few chunks are left to one machine, the pool is one child of this process, and Ray is not started.
+
 Only paths go into an actor and only small rows come out; what is large the actor writes itself.
 """
 
@@ -20,8 +22,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from tlearn import errors
+from tlearn.distributed import launch
+from tlearn.distributed.child import Child, Died
 from tlearn.distributed.chunks import Chunk, ChunkResult
-from tlearn.distributed.launch import nodes
 from tlearn.distributed.nodes import Pool, Threads
 from tlearn.errors import TrainingError
 
@@ -53,8 +56,7 @@ class _Actor:
             from tlearn.network import device
 
             device.require_gpu()
-        module, _, name = work.partition(":")
-        self.work: Work = getattr(importlib.import_module(module), name)(task, threads)
+        self.work = _built(work, task, threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         results = []
@@ -62,6 +64,12 @@ class _Actor:
             with pa.ipc.open_stream(row["rows"]) as reader:
                 results.append(self.work(Chunk(row["id"], reader.read_all())))
         return pa.Table.from_pylist([dataclasses.asdict(result) for result in results])
+
+
+def _built(work: str, task: Any, threads: Threads) -> Work:
+    module, _, name = work.partition(":")
+    built: Work = getattr(importlib.import_module(module), name)(task, threads)
+    return built
 
 
 def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | None = None) -> Iterator[ChunkResult]:
@@ -74,16 +82,19 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
     TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may
     be gone: the next round has as many actors as the cluster then has room for.
     """
+    if not pool.is_child:
+        launch.start_ray()
     pending = {chunk.id: chunk for chunk in chunks}
     num_deaths, threads = 0, pool.threads
     patience = _Patience()
     while pending:
         try:
-            for result in _timely(_round(list(pending.values()), work, task, threads, pool, name), work, patience):
-                del pending[result.chunk]
-                num_deaths = 0
-                yield result
-        except (RayActorError, _Stalled) as error:
+            with _round(list(pending.values()), work, task, threads, pool, name) as results:
+                for result in _timely(results, patience):
+                    del pending[result.chunk]
+                    num_deaths = 0
+                    yield result
+        except (RayActorError, Died, _Stalled) as error:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise _initial_error(error) from None
             num_deaths += 1
@@ -93,7 +104,8 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
                     "look for a lack of memory, or try fewer --workers"
                 ) from error
             patience = dataclasses.replace(patience, is_careful=True)
-            pool = nodes().refitted(pool, len(pending))
+            if not pool.is_child:
+                pool = launch.nodes().refitted(pool, len(pending))
 
 
 class _Stalled(Exception):
@@ -121,8 +133,8 @@ class _Patience:
             self.slowest = max(self.slowest, seconds)
 
 
-def _timely(results: Iterator[ChunkResult], work: str, patience: _Patience) -> Iterator[ChunkResult]:
-    """Pass on what a thread waits for, as Ray Data itself has no limit. Ends the actors unless all results came.
+def _timely(results: Iterator[ChunkResult], patience: _Patience) -> Iterator[ChunkResult]:
+    """Pass on what a thread waits for, as neither Ray Data nor a child has a limit.
 
     Raises _Stalled where nothing came in time, and whatever the results raise.
     """
@@ -137,14 +149,10 @@ def _timely(results: Iterator[ChunkResult], work: str, patience: _Patience) -> I
             fetched.put(error)
 
     threading.Thread(target=fetch, daemon=True, name="chunks").start()
-    is_first, found = True, None
-    try:
-        while (found := _next(fetched, patience, is_first=is_first)) is not None:
-            is_first = False
-            yield found
-    finally:
-        if found is not None or is_first:
-            _end_actors(work)
+    is_first = True
+    while (found := _next(fetched, patience, is_first=is_first)) is not None:
+        is_first = False
+        yield found
 
 
 def _next(fetched: "queue.Queue[Any]", patience: _Patience, *, is_first: bool) -> ChunkResult | None:
@@ -174,7 +182,35 @@ def _name(work: str) -> str:
     return work.partition(":")[2]
 
 
+@contextlib.contextmanager
 def _round(
+    chunks: list[Chunk], work: str, task: Any, threads: Threads, pool: Pool, name: str | None
+) -> Iterator[Iterator[ChunkResult]]:
+    """The results of these chunks, as they come; whoever works on them ends, whether they are all there or not."""
+    if pool.is_child:
+        with Child(_of_child, (chunks, work, task, threads)) as child:
+            yield child.results()
+        return
+    is_done = False
+
+    def results() -> Iterator[ChunkResult]:
+        nonlocal is_done
+        yield from _of_actors(chunks, work, task, threads, pool, name)
+        is_done = True
+
+    try:
+        yield results()
+    finally:
+        if not is_done:
+            _end_actors(work)
+
+
+def _of_child(given: tuple[list[Chunk], str, Any, Threads]) -> Iterator[ChunkResult]:
+    chunks, *made_of = given
+    yield from map(_built(*made_of), chunks)
+
+
+def _of_actors(
     chunks: list[Chunk], work: str, task: Any, threads: Threads, pool: Pool, name: str | None
 ) -> Iterator[ChunkResult]:
     items = [{"id": chunk.id, "rows": _to_bytes(chunk.rows)} for chunk in chunks]

@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
+from tlearn.distributed import launch
 from tlearn.distributed.launch import causes
 from tlearn.errors import StorageError
 
@@ -20,6 +21,7 @@ def run(
     In the order in which they end, with their keys. A task that is lost with its process or its node is given again,
     up to `max_failures` times in all, then StorageError is raised. What the function raises ends all of them.
     """
+    launch.start_ray()
     # Ray retries for ever what dies for want of memory, unless it retries nothing.
     task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
     running = {task.remote(argument): key for key, argument in arguments.items()}

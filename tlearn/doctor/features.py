@@ -7,7 +7,7 @@ from torch import Tensor
 from tlearn import storage
 from tlearn.config import TrainConfig
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
+from tlearn.distributed import launch
 from tlearn.evaluation import probe
 from tlearn.features.cache import Features, outcomes, pooled
 from tlearn.features.choice import arithmetics
@@ -19,11 +19,9 @@ from tlearn.network import weights
 def computed(config: TrainConfig, listing: Listing, files: Sequence[File]) -> Cut:
     """See to it that the cache has the features of these files; returns where they are kept."""
     tensors = weights.load(config.weights, config.cache, config.arch)
-    start_ray()
-    wait_for_room([{"CPU": 1}], config.wait_seconds)
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
-    require_shared([storage.join(config.data, files[0].path), *weights_file], [config.cache])
-    require_gpus()
+    first = storage.join(config.data, files[0].path)
+    launch.join([first, *weights_file], [config.cache], config.wait_seconds)
     _, candidates = arithmetics(config, tensors, listing.of("train"))
     cut = Frozens(config, tensors, candidates[0]).cut(5)
     compute(config, plan([(files, ("plain",))], cut), cut)

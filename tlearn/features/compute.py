@@ -191,7 +191,7 @@ def compute(config: TrainConfig, plan: Sequence[Chunk], cut: Cut, what: str = "f
         return 0
     lowest, highest = config.num_workers or (None, None)
     workers = config.num_workers if lowest == highest else None
-    actors = launch.nodes().pool(workers, len(plan), config.decode)
+    actors = launch.pool(workers, len(plan), config.decode)
     progress = Progress(what, num_views(plan), unit="features", num_parallel=actors.num_actors)
     with launch.causes(), progress:
         num_computed, _ = run(plan, config.data, cut, actors, progress)

@@ -52,6 +52,8 @@ PICTURES = pa.schema(
         ("thumbnail", pa.binary()),
     ]
 )
+OPENED = ("width", "height", "bytes", "format", "brightness", "contrast", "sharpness", "thumbnail")
+"""Those that follow from the content of a file."""
 LAYERS = pa.schema(
     [
         ("view", pa.string()),

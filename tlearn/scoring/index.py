@@ -155,19 +155,21 @@ class Counts:
 
 
 def fill(
-    index: Index, entries: Iterable[Entry], scope: Scope, on_new_path: Callable[[], object] = lambda: None
+    index: Index, entries: Iterable[Entry], scope: Scope, on_new_paths: Callable[[int], object] = lambda count: None
 ) -> Counts:
     """Put everything that needs a row into the work table; `entries` is read as a stream, in any order.
 
-    `on_new_path` is called as soon as there is likely to be something to compute, once for each thousand files.
+    `on_new_paths` is called while there is likely to be something to compute, with the number of new paths so far, once
+    for each thousand files.
     """
-    database, num_listed = index.database, 0
+    database, num_listed, num_new = index.database, 0, 0
     with database:
         database.execute("delete from todo")
         for batch in _batches(entries):
             known = {} if scope.rescore else _known(database, batch, scope.model)
-            if any(entry.path not in known for entry in batch):
-                on_new_path()
+            num_new += sum(entry.path not in known for entry in batch)
+            if num_new:
+                on_new_paths(num_new)
             num_listed += len(batch)
             database.executemany(
                 "insert or ignore into todo (path, size, modified) values (?, ?, ?)",

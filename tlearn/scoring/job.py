@@ -23,7 +23,7 @@ from tlearn import storage
 from tlearn.config import ScoreConfig
 from tlearn.console import Progress, event, say, warn
 from tlearn.data.names import Ignored
-from tlearn.distributed.chunks import Chunk, chunk_size
+from tlearn.distributed.chunks import FEW_IMAGES, Chunk, chunk_size
 from tlearn.errors import some
 from tlearn.evaluation.drift import Reference
 from tlearn.network import arithmetic, description
@@ -128,7 +128,7 @@ class _Job:
         ignored = Ignored()
         entries = self.input.entries(ignored)
         scope = Scope(self.input.folder, self.model.digest, self.model.preprocess.max_bytes, rescore)
-        counts = index.fill(self.index, entries, scope, on_new_path=_once(_start_ray))
+        counts = index.fill(self.index, entries, scope, on_new_paths=_once_above(FEW_IMAGES, _start_ray))
         if not counts.listed:
             warn(f"WARNING: found no picture in {self.input.folder}")
         if ignored.closed:
@@ -169,8 +169,9 @@ class _Job:
             storage.remove_folder(plan.run_folder(self.output.work, run))
 
 
-def _once(function: Callable[[], None]) -> Callable[[], None]:
-    return functools.cache(lambda: threading.Thread(target=function, daemon=True).start())
+def _once_above(limit: int, function: Callable[[], None]) -> Callable[[int], None]:
+    start = functools.cache(lambda: threading.Thread(target=function, daemon=True).start())
+    return lambda number: start() if number > limit else None
 
 
 def _start_ray() -> None:
@@ -197,17 +198,18 @@ def _rows(merged: Path) -> pa.Table:
 
 
 def _compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
-    """Let actors write the missing chunks; returns images per second after the start, 0.0 if there are too few."""
+    """Let actors write the missing chunks, or a child that is one; returns images per second after the start, 0.0 if
+    there are too few."""
     from tlearn.distributed import launch, meters, pool
 
-    launch.start_ray()
-    launch.wait_for_room([{"CPU": 1}], config.wait_seconds)
-    with plan.opened(run.folder) as planned:
-        first = storage.join(run.input, planned.entries(missing[0])[0].path)
-    launch.require_shared([storage.join(config.model, "model.json"), first], [run.folder])
-    nodes = launch.nodes()
-    actors = nodes.pool(config.num_workers, len(missing), config.decode)
-    task = _task(config, run, num_images // actors.num_actors, on_gpu=nodes.has_gpus)
+    if not launch.is_alone():
+        launch.start_ray()
+        launch.wait_for_room([{"CPU": 1}], config.wait_seconds)
+        with plan.opened(run.folder) as planned:
+            first = storage.join(run.input, planned.entries(missing[0])[0].path)
+        launch.require_shared([storage.join(config.model, "model.json"), first], [run.folder])
+    actors = launch.pool(config.num_workers, len(missing), config.decode)
+    task = _task(config, run, num_images // actors.num_actors, on_gpu=actors.gpus_per_actor > 0)
     nothing = pa.table({})  # an actor reads its rows from the plan
     work = [Chunk(f"{number:06}", nothing) for number in missing]
     started = time.monotonic()

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def save(
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
-    """Without waiting for the disk: from this folder Ray Train copies."""
+    """Without waiting for the disk: what is torn is seen by its digest."""
     try:
         path.write_bytes(data)
     except OSError as error:
@@ -154,8 +155,14 @@ def read_position(folder: str | Path) -> Position:
 
 def whole(root: str, digest: str) -> dict[str, Position]:
     """Every undamaged checkpoint of a job in the folders of its attempts, and how far it had come."""
+    attempts = [whole_of(storage.join(root, name), digest) for name in storage.folders(root)]
+    return {folder: progress for found in attempts for folder, progress in found.items()}
+
+
+def whole_of(attempt: str, digest: str) -> dict[str, Position]:
+    """Those in the folder of one attempt."""
     found: dict[str, Position] = {}
-    for folder in _folders(root):
+    for folder in _folders_of(attempt):
         with contextlib.suppress(IntegrityError):
             progress = read_position(folder)
             if progress.digest == digest and not folder.endswith("/initial"):
@@ -163,13 +170,22 @@ def whole(root: str, digest: str) -> dict[str, Position]:
     return found
 
 
+@contextlib.contextmanager
+def opened(location: str) -> Iterator[Path]:
+    """The folder of a checkpoint, not to be changed; on an object store a copy of it. Raises OSError."""
+    if not storage.is_remote(location):
+        yield storage.local(location)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        storage.copy_folder(location, folder)
+        yield Path(folder)
+
+
 def tidy(root: str, found: Mapping[str, Position]) -> None:
     """Remove what no start can use: all checkpoints but the best and the newest of those that `whole` has found."""
-    useful = {newest(found)} if found else set()
-    if any(not progress.start for progress in found.values()):
-        useful.add(best(found))
-    for folder in _folders(root):
-        if folder in useful:
+    kept = useful(found)
+    for folder in [folder for name in storage.folders(root) for folder in _folders_of(storage.join(root, name))]:
+        if folder in kept:
             continue
         if folder not in found and not folder.endswith("/initial"):
             try:
@@ -179,11 +195,17 @@ def tidy(root: str, found: Mapping[str, Position]) -> None:
         storage.remove_folder(folder)
 
 
-def _folders(root: str) -> Iterator[str]:
-    """Of every checkpoint of every attempt, and `initial`, the copy from which an attempt started."""
-    for attempt in storage.folders(root):
-        folder = storage.join(root, attempt)
-        yield from (storage.join(folder, name) for name in storage.folders(folder))
+def useful(found: Mapping[str, Position]) -> set[str]:
+    """The folders of the newest and of the best."""
+    kept = {newest(found)} if found else set()
+    if any(not progress.start for progress in found.values()):
+        kept.add(best(found))
+    return kept
+
+
+def _folders_of(attempt: str) -> list[str]:
+    """Of every checkpoint of an attempt, and `initial`, the copy from which it started."""
+    return [storage.join(attempt, name) for name in storage.folders(attempt)]
 
 
 def newest(found: Mapping[str, Position]) -> str:

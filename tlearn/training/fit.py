@@ -1,17 +1,11 @@
-"""Learning: features, then Ray Train from a job to its best checkpoint, through kills and lost workers."""
+"""Learning: features, then from a job to its best checkpoint, through kills and lost workers."""
 
 import contextlib
-import errno
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from ray.exceptions import RayError
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
 
 from tlearn import storage
 from tlearn.config import TrainConfig, digest
@@ -20,26 +14,16 @@ from tlearn.data import manifest
 from tlearn.data.manifest import File, Listing
 from tlearn.distributed import launch, meters
 from tlearn.distributed.launch import causes
-from tlearn.errors import (
-    IntegrityError,
-    StorageError,
-    TlearnError,
-    TrainingError,
-    UsageError,
-)
+from tlearn.doctor.training import Examined
+from tlearn.errors import IntegrityError, TrainingError, UsageError
 from tlearn.features.cut import Frozens
 from tlearn.features.phases import Phase, num_used, prepare
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
-from tlearn.training import aside, checkpoint, live, worker
-from tlearn.training.aside import Aside
+from tlearn.training import alone, aside, checkpoint, failures, live
 from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.run import RunFolder, essential
-from tlearn.training.worker import Attempt, Job
-
-_RESIZE_SECONDS = 30.0
-"""How often it is looked whether the cluster has room for more workers, where their number may vary."""
-_STOP_SECONDS = 20.0
+from tlearn.training.worker import Attempt, Job, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +32,7 @@ class Learned:
 
     listing: Listing
     """Each file with what became of it."""
-    aside: Aside
+    examined: Examined
     phases: tuple[Phase, ...]
     phase: Phase
     """In which the best checkpoint was written."""
@@ -107,16 +91,16 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     beside = aside.begin(config, listing, frozens.cut(5))
     best, history = best_checkpoint(job, run)
     meters.count("stage_seconds", time.monotonic() - features_ended, stage="train")
-    with best.as_directory() as folder:
+    with checkpoint.opened(best) as folder:
         progress = checkpoint.read_position(folder)
-        tensors = checkpoint.learned_tensors(Path(folder), progress.history[-1].kept)
-        val_logits = checkpoint.val_logits(Path(folder))
+        tensors = checkpoint.learned_tensors(folder, progress.history[-1].kept)
+        val_logits = checkpoint.val_logits(folder)
     phase = phases[progress.phase]
     trainable = Trainable(phase.frozen_blocks, config.preprocess, config.head, classes.num_logits, config.arch)
     trainable.load_state_dict(tensors)
     return Learned(
         listing=listing,
-        aside=beside.result(),
+        examined=beside.result(),
         phases=phases,
         phase=phase,
         frozen=frozens.frozen(phase.frozen_blocks),
@@ -131,8 +115,8 @@ def learn(frozens: Frozens, run: RunFolder, listing: Listing, run_digest: str, n
     )
 
 
-def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, tuple[Epoch, ...]]:
-    """Train from the newest whole checkpoint to the end; returns the best one and all epochs."""
+def best_checkpoint(job: Job, run: RunFolder) -> tuple[str, tuple[Epoch, ...]]:
+    """Train from the newest whole checkpoint to the end; returns the folder of the best one and all epochs."""
     root = storage.join(run.location, "checkpoints")
     found = checkpoint.whole(root, job.digest)
     if found:
@@ -148,7 +132,7 @@ def best_checkpoint(job: Job, run: RunFolder) -> tuple[Checkpoint, tuple[Epoch, 
         checkpoint.tidy(root, found)
     history = max((progress.history for progress in found.values()), key=len)
     run.write_metrics(checkpoint.lines(history))
-    return _checkpoint(checkpoint.best(found)), history
+    return checkpoint.best(found), history
 
 
 def _say_resumed(progress: Position) -> None:
@@ -156,107 +140,32 @@ def _say_resumed(progress: Position) -> None:
     say(f"resumed after epoch {len(progress.history)}{within}")
 
 
-class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to us: at Ray's own handler the workers would end without a checkpoint, and we with code 0 or 1."""
-
-    def _register_sigint_handler(self, controller: object) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class _Final(UserCallback):
-    """Ends a run at an error of ours: another start would meet it again."""
-
-    is_remote: bool
-    """Whether the run is on an object store, where what fails may pass."""
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            ours = _ours(error)
-            if ours is not None and not (self.is_remote and isinstance(ours, StorageError)):
-                raise ours
-
-
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-
-
-def _ours(error: BaseException | None) -> TlearnError | None:
-    """The error of ours, or of a disk that takes nothing, in what Ray has wrapped around it."""
-    while error is not None:
-        if isinstance(error, TlearnError) and not isinstance(error, RayError):  # Ray's copy says all of the way
-            return error
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            why = os.strerror(error.errno)
-            return StorageError(f"could not write a checkpoint: {why}; free some space, the same command goes on")
-        wrapped = [getattr(error, name, None) for name in ("controller_failure", "cause", "_base_exc", "__cause__")]
-        wrapped += getattr(error, "worker_failures", {}).values()
-        error = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
-    return None
-
-
 def _train(job: Job, run: RunFolder, root: str, found: Mapping[str, Position]) -> None:
     """One more attempt in the folder `root`, from the newest of the checkpoints found there."""
-    config, resources = job.config, _resources(job.config)
+    config, workers = job.config, _workers(job.config)
     # A name of its own for every start: Ray's own index of a run does not survive a kill while it is written,
     # and workers of a killed driver live on for a moment; they go on with the folder of their attempt. Ray's
     # dashboard shows the name, and tags its meters with it, which takes ASCII: so it is not the person's name.
     name = f"train-{digest(run.location)[:8]}-{len(storage.folders(root)) + 1:03}"
     folder = storage.join(root, name)
     initial = _take_over(root, storage.join(folder, "initial"), job.digest) if found else None
-    num_threads = max(int(resources.cpus_per_worker), 1)
-    attempt = Attempt(job, folder, num_threads, initial, run.lease.location, run.lease.owner)
+    attempt = Attempt(job, folder, workers.num_threads, initial, run.lease.location, run.lease.owner)
     storage.write_bytes(attempt.metrics_location, b"")
-    system, path = storage.filesystem(root)
-    launch.wait_for_room(resources.bundles, config.wait_seconds)
-    trainer = _Trainer(
-        worker.run,
-        train_loop_config={"attempt": attempt},
-        scaling_config=resources.scaling(),
-        run_config=RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=system,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="val_loss", checkpoint_score_order="min"
-            ),  # and the last one is always kept
-            callbacks=[_Final(storage.is_remote(root))],  # type: ignore[list-item]
-            failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
-        ),
-    )
     num_seen = max((len(progress.history) for progress in found.values()), default=0)
     has_board = "tensorboard" in config.track
     with causes(), live.followed(attempt.metrics_location, run, job.num_epochs, num_seen, has_board=has_board):
         try:
-            trainer.fit()
-        except KeyboardInterrupt:  # Ctrl-C, or SIGTERM by the handler of the command line
-            say("stopping after a checkpoint within the epoch")
-            _checkpoint_and_stop(attempt)
-            raise
+            if launch.is_alone() and workers.num_workers == 1:
+                alone.learn(attempt)
+            else:
+                from tlearn.training import ray_train
+
+                ray_train.learn(attempt, workers)
         except Exception as error:
-            raise _ours(error) or TrainingError(f"training failed: {_root_cause(error)}") from error
+            raise failures.ours(error) or TrainingError(f"training failed: {failures.root_cause(error)}") from error
 
 
-def _checkpoint_and_stop(attempt: Attempt) -> None:
-    """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, the workers may be gone too."""
-    seen = {"initial", *storage.folders(attempt.folder)}
-    storage.write_bytes(attempt.stop_location, b"")
-    deadline = time.monotonic() + _STOP_SECONDS
-    while time.monotonic() < deadline:
-        for name in set(storage.folders(attempt.folder)) - seen:
-            with contextlib.suppress(IntegrityError):
-                progress = checkpoint.read_position(storage.join(attempt.folder, name))
-                if progress.start or progress.is_finished:  # else an epoch ended before the workers looked
-                    return
-                seen.add(name)
-        time.sleep(0.2)
-
-
-def _checkpoint(folder: str) -> Checkpoint:
-    system, path = storage.filesystem(folder)
-    return Checkpoint(path, system)
-
-
-def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
+def _take_over(root: str, target: str, job_digest: str) -> str:
     """Copy the newest whole checkpoint, which may vanish while we look if an earlier attempt still lives."""
     for _ in range(5):
         newest = checkpoint.newest(checkpoint.whole(root, job_digest))
@@ -264,34 +173,11 @@ def _take_over(root: str, target: str, job_digest: str) -> Checkpoint:
         with contextlib.suppress(OSError, IntegrityError):
             storage.copy_folder(newest, target)
             checkpoint.read_position(target)
-            return _checkpoint(target)
+            return target
     raise IntegrityError(f"expected a checkpoint that stays in {root}, every one vanished: is another run in {root}?")
 
 
-@dataclass(frozen=True, slots=True)
-class _Resources:
-    """What the workers have of the cluster."""
-
-    num_workers: int | tuple[int, int]
-    use_gpu: bool
-    cpus_per_worker: float
-
-    @property
-    def bundles(self) -> list[dict[str, float]]:
-        """Of the fewest workers."""
-        fewest = self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
-        return [{"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)}] * fewest
-
-    def scaling(self) -> ScalingConfig:
-        return ScalingConfig(
-            num_workers=self.num_workers,  # type: ignore[arg-type]
-            use_gpu=self.use_gpu,
-            resources_per_worker=self.bundles[0],
-            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
-        )
-
-
-def _resources(config: TrainConfig) -> _Resources:
+def _workers(config: TrainConfig) -> Workers:
     """The GPUs of the cluster, or one worker with all CPUs."""
     nodes = launch.nodes()
     num_gpus, num_cpus = nodes.num_gpus, nodes.num_cpus
@@ -304,18 +190,4 @@ def _resources(config: TrainConfig) -> _Resources:
             f"GPUs in the cluster), got {config.workers or lowest}: lower --workers, or add nodes"
         )
     cpus_per_worker = nodes.cpus_of_each(min(highest, available), on_gpus=use_gpu)
-    return _Resources(lowest if lowest == highest else (lowest, highest), use_gpu, cpus_per_worker)
-
-
-def _root_cause(error: BaseException) -> str:
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, failure = min(failures.items())
-        return f"worker {rank}: {_root_cause(failure)}"
-    for name in ("controller_failure", "health_check_failure"):
-        if isinstance(inner := getattr(error, name, None), BaseException):
-            return _root_cause(inner)
-    if lost := launch.lost(error):
-        return f"{lost}; the same command goes on from the last checkpoint"
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    return Workers(lowest if lowest == highest else (lowest, highest), use_gpu, cpus_per_worker)

@@ -17,7 +17,7 @@ from tlearn.console import event, say, warn
 from tlearn.data import groups, manifest, splits
 from tlearn.data.listing import hold_out, read
 from tlearn.data.manifest import File, Listing
-from tlearn.distributed.launch import require_gpus, require_shared, start_ray, wait_for_room
+from tlearn.distributed import launch
 from tlearn.evaluation import metrics, quality
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.features.cache import pooled
@@ -28,7 +28,7 @@ from tlearn.network import card, description, model, weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.description import Draft
 from tlearn.report import pictures
-from tlearn.training import auto, cascade, fit, gallery, gate, layers, live, loop, track
+from tlearn.training import aside, auto, cascade, fit, gallery, gate, layers, live, loop, track
 from tlearn.training.cascade import Small
 from tlearn.training.fit import Learned
 from tlearn.training.folds import cross_validate
@@ -123,15 +123,13 @@ def _pretrained(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 def _start(task: _Task, run: RunFolder) -> None:
-    """Say what is there, start Ray, make sure that all nodes see it."""
+    """Say what is there; on a cluster, or on GPUs, start Ray and make sure that all nodes see it."""
     config, files = task.config, task.listing.files
     live.describe_data(task.listing)
     live.describe_recipe(config.recipe, task.listing)
-    start_ray()
-    wait_for_room([{"CPU": 1}], config.wait_seconds)
     weights_file = [] if config.weights in ("imagenet", "none") else [config.weights]
-    require_shared([storage.join(config.data, files[0].path), *weights_file], [config.cache, run.location])
-    require_gpus()
+    first = storage.join(config.data, files[0].path)
+    launch.join([first, *weights_file], [config.cache, run.location], config.wait_seconds)
 
 
 def _learn(
@@ -215,8 +213,9 @@ def _show(task: _Task, run: RunFolder, learned: Learned, test: Judged | None, te
     known, val = Known.of(learned), Judged(learned.val_files, learned.phase.val, learned.val_logits)
     judged = [val] if test is None else [val, test]
     shown = gallery.pictures(task.config, learned, known, judged, temperature)
-    opened = pictures.table(shown, task.config.data, task.config.preprocess, learned.aside.opened)
-    run.write_pictures(opened, layers.table(task.config, learned, val))
+    looks = aside.opened(task.config, learned.listing, [picture.path for picture in shown])
+    table = pictures.table(shown, task.config.data, task.config.preprocess, looks)
+    run.write_pictures(table, layers.table(task.config, learned, val))
     return gallery.baseline(learned, known)
 
 
@@ -233,7 +232,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
     run.publish_model()
     measured, test = quality.measure(logits, labels, classes), _tested(task, learned)
     baseline = _show(task, run, learned, test, temperature)
-    run.write_findings(learned.aside.examined.to_json())
+    run.write_findings(learned.examined.to_json())
     summary = Summary(
         recipe=config.recipe,
         classes=classes.names,
@@ -263,7 +262,7 @@ def _publish(task: _Task, run: RunFolder, learned: Learned, figures: Gate | None
             *groups.remarks(task.listing.files),
             *_decided_upon(task.listing),
             *remarks(learned.history, best, measured, config.recipe),
-            *learned.aside.examined.remarks,
+            *learned.examined.remarks,
         ),
         ignored_names=dict(task.listing.ignored.names.most_common()),
         excluded=task.listing.excluded,

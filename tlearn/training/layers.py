@@ -111,9 +111,11 @@ class _Block:
         """The first so many pictures, each with the channels that respond to it most beyond their usual."""
         means = self.maps.float().mean((2, 3))
         beyond = (means - means.mean(0)) / means.std(0).clamp(min=1e-6)
-        for picture, channels in enumerate(beyond[:count].topk(_CHANNELS_OF_PICTURE).indices.tolist()):
+        chosen = beyond[:count].topk(_CHANNELS_OF_PICTURE).indices
+        lit = self._lit(chosen)
+        for picture, channels in enumerate(chosen.tolist()):
             for rank, channel in enumerate(channels):
-                yield self._row("picture", channel, rank, picture, self._lit(picture, channel))
+                yield self._row("picture", channel, rank, picture, encoded(lit[picture, rank], _PICTURE_SIDE))
 
     def of_channels(self, labels: Tensor, field: explain.Field) -> Iterator[dict[str, Any]]:
         """The channels whose mean differs most between the classes (pictures,), each with its strongest pictures."""
@@ -140,14 +142,13 @@ class _Block:
             "image": image,
         }
 
-    def _lit(self, picture: int, channel: int) -> bytes:
-        """The picture, dark where the channel does not respond."""
-        response = interpolate(self.maps[None, None, picture, channel].float(), self.small.shape[2:], mode="bilinear")[
-            0
-        ]
+    def _lit(self, chosen: Tensor) -> Tensor:
+        """(pictures, n, 3, 96, 96) uint8: the first pictures, dark where channels (pictures, n) do not respond."""
+        maps = self.maps[torch.arange(len(chosen))[:, None], chosen].float()
+        response = interpolate(maps, self.small.shape[2:], mode="bilinear")
         # The root, because beside its peak little else would be seen.
-        light = _DARK + (1 - _DARK) * (response / response.max().clamp(min=1e-6)).sqrt()
-        return encoded((self.small[picture] * light).round().to(torch.uint8), _PICTURE_SIDE)
+        light = _DARK + (1 - _DARK) * (response / response.amax((2, 3), keepdim=True).clamp(min=1e-6)).sqrt()
+        return (self.small[: len(chosen), None] * light[:, :, None]).round().to(torch.uint8)
 
 
 def _between(values: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every Ray Train worker runs: resume, the phases, the loop, one checkpoint an epoch and more where asked for.
+"""What every worker runs: resume, the phases, the loop, one checkpoint an epoch and more where asked for.
 
 And the same in a process of its own, without a checkpoint, of which only the end is wanted: a fold.
 """
@@ -6,27 +6,24 @@ And the same in a process of its own, without a checkpoint, of which only the en
 import contextlib
 import dataclasses
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import Checkpoint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from tlearn import storage
 from tlearn.config import HeadConfig, OptimConfig, TrainConfig
-from tlearn.errors import LockedError, TrainingError
+from tlearn.console import say
+from tlearn.errors import IntegrityError, LockedError, TrainingError
 from tlearn.evaluation.metrics import Totals
 from tlearn.features.cache import Features, Pictures
 from tlearn.features.phases import Phase
@@ -41,6 +38,8 @@ from tlearn.training.checkpoint import Epoch, Position
 from tlearn.training.loop import Kept, Learner, Worker
 from tlearn.training.samples import Augment, Samples, class_weights
 from tlearn.training.streams import Stream, generator
+
+_STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +66,10 @@ class Attempt:
 
     job: Job
     folder: str
-    """In which Ray Train keeps its checkpoints."""
+    """Of its checkpoints."""
     num_threads: int
-    initial_checkpoint: Checkpoint | None
+    initial: str | None
+    """Folder of the checkpoint from which it starts."""
     lease: str
     """Location of the lease of the run folder, in which `owner` is this run."""
     owner: str
@@ -91,6 +91,41 @@ class Attempt:
         if holder is not None and holder.owner != self.owner:
             raise LockedError(f"expected to hold {self.lease}, run {holder.owner[:8]} has taken it over: wait for it")
 
+    def stop(self) -> None:
+        """Ask for a checkpoint within the epoch, and wait until it is whole; not for long, workers may be gone too."""
+        say("stopping after a checkpoint within the epoch")
+        seen = {"initial", *storage.folders(self.folder)}
+        storage.write_bytes(self.stop_location, b"")
+        deadline = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < deadline:
+            for name in set(storage.folders(self.folder)) - seen:
+                with contextlib.suppress(IntegrityError):
+                    progress = checkpoint.read_position(storage.join(self.folder, name))
+                    if progress.start or progress.is_finished:  # else an epoch ended before the workers looked
+                        return
+                    seen.add(name)
+            time.sleep(0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What the workers have of the cluster."""
+
+    num_workers: int | tuple[int, int]
+    use_gpu: bool
+    cpus_per_worker: float
+
+    @property
+    def num_threads(self) -> int:
+        """Of each."""
+        return max(int(self.cpus_per_worker), 1)
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of the fewest workers."""
+        fewest = self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+        return [{"CPU": self.cpus_per_worker, "GPU": int(self.use_gpu)}] * fewest
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -102,20 +137,15 @@ class Fold:
     device: str
 
 
-def run(arguments: dict[str, Any]) -> None:
-    """Train from the latest checkpoint, or from the pretrained weights, to the end of the last phase.
+def learn(attempt: Attempt, worker: Worker, folder: Path | None, report: "Reporting") -> None:
+    """Train from the checkpoint in a folder, or from the pretrained weights, to the end of the last phase.
 
     Raises TrainingError for a loss that is no number, StorageError, LockedError: another start would meet them again.
     """
-    attempt: Attempt = arguments["attempt"]
-    job, context = attempt.job, ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     torch.set_num_threads(attempt.num_threads)
-    with _latest_checkpoint(attempt) as folder:
-        progress = checkpoint.read_position(folder) if folder else Position(job.digest)
-        assert progress.digest == job.digest, "the driver offers only checkpoints of this job"
-        stage = _stage(attempt, progress.phase, worker, _report, folder=folder)
-    _train(stage, progress)
+    progress = checkpoint.read_position(folder) if folder else Position(attempt.job.digest)
+    assert progress.digest == attempt.job.digest, "the driver offers only checkpoints of this job"
+    _train(_stage(attempt, progress.phase, worker, report, folder=folder), progress)
 
 
 def run_fold(fold: Fold) -> Tensor:
@@ -124,7 +154,7 @@ def run_fold(fold: Fold) -> Tensor:
     torch.set_num_threads(attempt.num_threads)
     last: list[Tensor] = []
 
-    def keep(stage: _Stage, progress: Position, logits: Tensor | None) -> None:
+    def keep(stage: Stage, progress: Position, logits: Tensor | None) -> None:
         assert logits is not None, "there are no checkpoints within an epoch"
         last[:] = [logits]
         if len(progress.history) == fold.num_epochs:
@@ -134,7 +164,7 @@ def run_fold(fold: Fold) -> Tensor:
     return last[0]
 
 
-def _train(stage: "_Stage", progress: Position) -> None:
+def _train(stage: "Stage", progress: Position) -> None:
     """This phase and those after it, to the end of the last one."""
     attempt, worker = stage.attempt, stage.learner.worker
     try:
@@ -148,26 +178,15 @@ def _train(stage: "_Stage", progress: Position) -> None:
         raise TrainingError(f"expected a loss that is a number, but {error}: try a lower --optim.lr") from None
 
 
-@contextlib.contextmanager
-def _latest_checkpoint(attempt: Attempt) -> Iterator[Path | None]:
-    """What this attempt has reached comes before what it may have started from."""
-    latest = ray.train.get_checkpoint() or attempt.initial_checkpoint
-    if latest is not None:
-        with latest.as_directory() as folder:
-            yield Path(folder)
-    else:
-        yield None
-
-
 def _stage(
     attempt: Attempt,
     number: int,
     worker: Worker,
-    report: "_Reporting",
+    report: "Reporting",
     *,
     head: dict[str, Tensor] | None = None,
     folder: Path | None = None,
-) -> "_Stage":
+) -> "Stage":
     """A phase from its start, with a fresh head or that of the phase before, or from the checkpoint in a folder."""
     job, phase = attempt.job, attempt.job.phases[number]
     trainable = build_model(job, phase, worker.device)
@@ -180,7 +199,7 @@ def _stage(
     trainable.to(worker.device)
     trainable.layers.to(memory_format=torch.channels_last)
     learner = _learner(job.config, phase, trainable, worker, folder)
-    return _Stage(attempt, phase, number == len(job.phases) - 1, learner, train_samples, val_samples, report)
+    return Stage(attempt, phase, number == len(job.phases) - 1, learner, train_samples, val_samples, report)
 
 
 def build_model(job: Job, phase: Phase, device: torch.device) -> Trainable:
@@ -219,7 +238,7 @@ def _learner(config: TrainConfig, phase: Phase, trainable: Trainable, worker: Wo
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class Stage:
     """A phase, ready to run in this process."""
 
     attempt: Attempt
@@ -228,7 +247,7 @@ class _Stage:
     learner: Learner
     train_samples: Samples
     val_samples: Samples
-    report: "_Reporting"
+    report: "Reporting"
 
     def train(self, progress: Position) -> Position:
         """Epoch by epoch, from where the progress is to the end of the phase."""
@@ -277,6 +296,12 @@ class _Stage:
         kept = min(losses, key=losses.__getitem__)
         return kept, logits[kept]
 
+    def save(self, folder: Path, progress: Position, logits: Tensor | None) -> None:
+        """Write a checkpoint."""
+        columns, optimizer = self.learner.columns, self.learner.optimizer
+        state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
+        checkpoint.save(folder, self.learner, state, logits, progress)
+
     def kept(self, progress: Position) -> Trainable:
         """What the last epoch has kept."""
         candidates = self.learner.candidates
@@ -309,24 +334,8 @@ class _Stage:
             columns.complete(trainable.head.first)
 
 
-_Reporting = Callable[[_Stage, Position, Tensor | None], None]
+Reporting = Callable[[Stage, Position, Tensor | None], None]
 """What is done with the position after an epoch and the logits of the validation images; None within an epoch."""
-
-
-def _report(stage: _Stage, progress: Position, logits: Tensor | None) -> None:
-    """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
-    columns, optimizer = stage.learner.columns, stage.learner.optimizer
-    state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
-    metrics = dataclasses.asdict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
-    if stage.learner.worker.rank != 0:
-        ray.train.report(metrics, checkpoint=None)
-        return
-    stage.attempt.check_lease()
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), stage.learner, state, logits, progress)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-    if logits is not None:
-        storage.write_bytes(stage.attempt.metrics_location, checkpoint.lines(progress.history).encode())
 
 
 def _shares_columns(head: HeadConfig, phase: Phase, worker: Worker) -> bool:
