@@ -115,7 +115,8 @@ def is_running(process: int) -> bool:
 @pytest.mark.parametrize("how", ["leaves", "is killed"])
 def test_no_child_outlives_its_parent(how: str, tmp_path: Path) -> None:
     noted = tmp_path / "process"
-    waiting = "next(c.results())" if how == "is killed" else f"while not os.path.exists({str(noted)!r}): pass"
+    is_noted = f"os.path.exists({str(noted)!r}) and os.path.getsize({str(noted)!r})"
+    waiting = "next(c.results())" if how == "is killed" else f"while not ({is_noted}): pass"
     code = "import os; from tlearn.distributed.child import Child; from test_child import stay\n"
     code += f"with Child(stay, {str(noted)!r}) as c:\n    {waiting}"
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PYTHONPATH}"}

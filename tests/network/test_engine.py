@@ -1,6 +1,8 @@
 """OpenVINO computes what torch computes, to the precision that is asked for."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,9 @@ def test_int8_takes_openvino_and_ranges(fields: Any) -> None:
 def test_the_name_of_an_arithmetic_tells_ranges_apart() -> None:
     names = {Arithmetic("openvino", "int8", (1.0, value)).name for value in (1.0, 2.0)}
     assert len(names) == 2 and Arithmetic("torch", "bf16").name == "torch-bf16"
+
+
+def test_openvino_tells_nobody_that_it_is_used() -> None:
+    code = "from tlearn.network import engine; import openvino.tools.ovc as ovc; print(ovc.telemetry.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"

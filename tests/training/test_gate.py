@@ -235,12 +235,13 @@ def test_the_job_computes_plain_features_of_the_images_asked(monkeypatch: pytest
     }
     computed: list[File] = []
 
-    def plain_features(config: TrainConfig, wanted: list[File], cut: int, *what: str) -> tuple[list[File], Any, int]:
+    def usable(config: TrainConfig, wanted: list[File], cut: int, *what: str) -> Any:
         computed.extend(wanted)
         readable = wanted[:-1]
-        return readable, SimpleNamespace(gather=torch.stack([features[file.path] for file in readable]).__getitem__), 0
+        gather = torch.stack([features[file.path] for file in readable]).__getitem__
+        return SimpleNamespace(files=readable, features=SimpleNamespace(gather=gather))
 
-    monkeypatch.setattr(job, "_plain_features", plain_features)
+    monkeypatch.setattr(job, "usable", usable)
     with torch.no_grad():
         trainable.head.last.weight *= 100
         plain = trainable.eval()(torch.stack(list(features.values())))

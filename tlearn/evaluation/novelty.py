@@ -24,7 +24,7 @@ def points(pooled: Tensor) -> Tensor:
 
 def distances(points: Tensor, pooled: Tensor) -> Tensor:
     """(N,) float32 from 0 to 1, of pooled features (N, channels) to points (M, channels)."""
-    cosines = F.normalize(pooled.float()) @ points.to(pooled.device).float().T
+    cosines = F.normalize(pooled.float()) @ points.float().T
     return 1 - cosines.topk(min(_NUM_NEAREST, len(points)), 1).values.mean(1)
 
 

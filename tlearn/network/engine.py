@@ -6,6 +6,7 @@ In int8 each convolution multiplies 8-bit weights (a scale for each output chann
 """
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tlearn.config import PreprocessConfig
 from tlearn.network.arithmetic import Arithmetic, native_precision
 from tlearn.network.vgg import IMAGENET_MEAN, normalize
+
+# OpenVINO tells its makers of every import, from a process that it forks, unless it finds no package to do it with.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def load(

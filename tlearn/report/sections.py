@@ -328,6 +328,9 @@ def _standings(lead: Lead) -> Standings:
 
 
 def _facts(summary: Mapping[str, Any], quality: Quality) -> list[tuple[str, str, str]]:
+    cascade = summary.get("cascade")
+    answered = "of the pictures it may answer in scoring"
+    small = [("Small network", f"{cascade['answered']:.0%}", answered)] if cascade else []
     return [
         ("Log-loss", _shown(quality.log_loss, 4), f"{_shown(summary['val_loss'], 4)} before calibration"),
         ("ROC-AUC", _shown(quality.roc_auc, 4), "each class against the rest"),
@@ -341,6 +344,7 @@ def _facts(summary: Mapping[str, Any], quality: Quality) -> list[tuple[str, str,
             f"features {_shown(summary['seconds_features'], 1)}, training {_shown(summary['seconds_train'], 1)}",
         ),
         ("Features", f"{summary['features_computed']:,}", f"computed, {summary['features_reused']:,} reused"),
+        *small,
     ]
 
 

@@ -80,7 +80,7 @@ class Stage:
         network, cascade = (model.large, None) if name == "large" else (model.small, model.description.cascade)
         assert network is not None
         classifier = network.prepare(device.name, device.compile_for)
-        points = None if network.points is None else network.points.to(device.name)
+        points = None if network.points is None else network.points.float().to(device.name)
         if cascade is None:
             return cls(name, classifier, points, model.description.novelty)
         return cls(name, classifier, points, cascade.novelty, cascade.limit, cascade.max_novelty)

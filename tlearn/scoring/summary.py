@@ -101,6 +101,8 @@ def summarize(
     accuracy = sum(run.merged.num_right for run in runs) / num_labelled if num_labelled else None
     network, counted = drift.chief(histograms(runs))
     value, sentence = drift.judge(Reference.from_json(model.reference_of(network)), counted)
+    if statuses["unknown"]:
+        sentence += f"; {statuses['unknown']:,} of {num_scored:,} look like none of the classes (status unknown)"
     return Scored(
         listed=counts.listed,
         unchanged=counts.unchanged,
