@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 import tlearn
 from tlearn.demo import drawings
-from tlearn.evaluation.quality import area
+from tlearn.evaluation.quality import roc_area
 from tlearn.scoring.predict import Predictor
 
 _NUM_OF_KIND = 60
@@ -152,7 +152,7 @@ def main() -> None:
             strange, found = judged(model, paths)
         novelty = torch.cat([known, strange])
         is_strange = torch.arange(len(novelty)) >= len(known)
-        print(f"{name:<22} {area(novelty, is_strange):>7.4f} {found:>8.1%}")
+        print(f"{name:<22} {roc_area(novelty, is_strange):>7.4f} {found:>8.1%}")
 
 
 if __name__ == "__main__":

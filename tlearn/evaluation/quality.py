@@ -97,7 +97,7 @@ def measure(logits: Tensor, labels: Tensor, classes: Classes) -> Quality:
     calibration_error = area = torch.tensor(math.nan)
     if probabilities.isfinite().all():  # else comparing would make figures that look like any other
         calibration_error = _calibration_error(probabilities.amax(1), is_right)
-        areas = [area(probabilities[:, label], labels == label) for label in range(num_classes)]
+        areas = [roc_area(probabilities[:, label], labels == label) for label in range(num_classes)]
         area = torch.stack(areas).nanmean()  # of two classes both have the same
     figures = zip(right / predicted, right / counts, counts, strict=True)
     per_class = [ClassQuality(_number(precision), _number(recall), int(count)) for precision, recall, count in figures]
@@ -118,7 +118,7 @@ def _calibration_error(confidences: Tensor, is_right: Tensor) -> Tensor:
     return gaps.abs().sum() / len(confidences)
 
 
-def area(scores: Tensor, is_positive: Tensor) -> Tensor:
+def roc_area(scores: Tensor, is_positive: Tensor) -> Tensor:
     """Of how many pairs of a positive and a negative the positive has the higher score; ties count as half of one.
 
     That is the area under the receiver operating characteristic (Mann and Whitney, 1947); NaN without both.
