@@ -27,7 +27,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlearn.config import EngineChoice, PrecisionChoice
+    from tlearn.config import CascadeChoice, EngineChoice, PrecisionChoice
     from tlearn.config import ScoreConfig as ScoreConfig
     from tlearn.config import TrainConfig as TrainConfig
     from tlearn.doctor.check import Findings as Findings
@@ -133,17 +133,21 @@ def _dotted(settings: Mapping[str, Any], prefix: str = "") -> frozenset[str]:
 
 
 def load(
-    model: str | PathLike[str], *, engine: "EngineChoice" = "auto", precision: "PrecisionChoice" = "auto"
+    model: str | PathLike[str],
+    *,
+    engine: "EngineChoice" = "auto",
+    precision: "PrecisionChoice" = "auto",
+    cascade: "CascadeChoice" = "auto",
 ) -> "Predictor":
     """Load and verify a model folder, RUN/model; its `predict` makes the rows of a table without Ray.
 
-    `engine` and `precision` are those of `tlearn score`: without them what this machine is fastest with.
+    `engine`, `precision` and `cascade` are those of `tlearn score`: without them what this machine is fastest with.
 
     Raises InputError where there is none, IntegrityError where it is damaged.
     """
     from tlearn.scoring import predict
 
-    return predict.load(_path(model, "model"), engine, precision)
+    return predict.load(_path(model, "model"), engine, precision, cascade)
 
 
 def _path(path: Any, name: str) -> str:
