@@ -17,6 +17,7 @@ import pytest
 import tlearn
 from tlearn.cli import main
 from tlearn.data import images
+from tlearn.demo import drawings
 
 PHOTOGRAPHS = Path(os.environ.get("TLEARN_PHOTOGRAPHS", "../shared/catdog"))
 
@@ -67,6 +68,23 @@ def test_scores_agree_with_the_key_of_the_test_photographs(run: Path, folder: Pa
     num_right = sum(row["prediction"] == key[row["path"]] for row in rows)
     print(f"\ntest accuracy {num_right / 500:.4f}")
     assert num_right >= 0.98 * 500
+    assert sum(row["status"] == "unknown" for row in rows) <= 0.015 * 500
+    of_small = {row["path"]: row["prediction"] for row in rows if row["stage"] == 128}
+    print(f"{len(of_small)} of 500 answered at 128 px")
+    assert len(of_small) >= 0.6 * 500
+    large = tlearn.load(run / "model", cascade="off")
+    answers = large.predict([PHOTOGRAPHS / "test" / path for path in of_small])
+    changed = sum(row.prediction != before for row, before in zip(answers, of_small.values(), strict=True))
+    assert changed <= 1
+
+
+def test_drawings_are_unknown(run: Path, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [folder / f"drawn-{number}.png" for number in range(30)]
+    for number, path in enumerate(paths):
+        drawings.draw(("cat", "dog", "rabbit")[number % 3], rng).save(path)
+    rows = list(tlearn.load(run / "model").predict(paths))
+    assert sum(row.status == "unknown" for row in rows) >= 27
 
 
 def test_an_onnx_file_says_what_the_model_says_of_100_photographs(run: Path, folder: Path) -> None:
