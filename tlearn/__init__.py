@@ -138,16 +138,19 @@ def load(
     engine: "EngineChoice" = "auto",
     precision: "PrecisionChoice" = "auto",
     cascade: "CascadeChoice" = "auto",
+    abstain_below: float = 0.0,
+    unknown_rate: float = 0.01,
 ) -> "Predictor":
     """Load and verify a model folder, RUN/model; its `predict` makes the rows of a table without Ray.
 
-    `engine`, `precision` and `cascade` are those of `tlearn score`: without them what this machine is fastest with.
+    The settings are those of `tlearn score`: without them it computes as this machine is fastest.
 
     Raises InputError where there is none, IntegrityError where it is damaged.
     """
     from tlearn.scoring import predict
+    from tlearn.scoring.task import Limits
 
-    return predict.load(_path(model, "model"), engine, precision, cascade)
+    return predict.load(_path(model, "model"), engine, precision, cascade, Limits(abstain_below, unknown_rate))
 
 
 def _path(path: Any, name: str) -> str:

@@ -5,6 +5,7 @@ import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,12 @@ def ready(folder: str, limits: Limits, *, cascade: bool = True) -> Predictor:
     return Predictor.of(model.load(folder), loaded.device, limits, cascade=cascade)
 
 
+def test_what_may_be_unknown_goes_to_the_large_network_whatever_the_rate(tmp_path: Path, paths: list[str]) -> None:
+    folder = saved(tmp_path / "model", 0.0)
+    rows = [row for row in ready(folder, Limits(0.0, 1.0)).predict(paths) if row.novelty]
+    assert {row.stage for row in rows} == {64} and {row.status for row in rows} == {"unknown"}
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.9, 1.0])
 def test_only_the_large_network_says_that_a_picture_is_unknown(rate: float, tmp_path: Path, paths: list[str]) -> None:
     limit = median_margin(tmp_path / "first", paths)
@@ -160,13 +167,19 @@ def test_only_the_large_network_says_that_a_picture_is_unknown(rate: float, tmp_
     assert any(row.status == "unknown" for row in rows) or rate == 0
 
 
-def test_a_picture_that_changes_between_both_looks_is_changed(tmp_path: Path, paths: list[str]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"sha256": "other"}, {"sha256": "e3b0", "status": "unreadable", "pixels": None}, {"sha256": None, "size": 9**9}],
+)
+def test_a_picture_that_changes_between_both_looks_is_changed(
+    changes: dict[str, Any], tmp_path: Path, paths: list[str]
+) -> None:
     predictor = ready(saved(tmp_path / "model", 1e9), Limits())
     first, *others = list(predict._decoded(paths, SMALL))[1:8]
 
     def again(names: Sequence[str]) -> Iterator[Fetched]:
         for fetched in predict._decoded(names, LARGE):
-            yield dataclasses.replace(fetched, sha256="another") if fetched.sha256 == first.sha256 else fetched
+            yield dataclasses.replace(fetched, **changes) if fetched.sha256 == first.sha256 else fetched
 
     rows = predictor.scores(zip(paths[1:8], [first, *others], strict=True), again).rows
     assert [row.status for row in rows] == ["changed", *["scored"] * 6]

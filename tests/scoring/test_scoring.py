@@ -247,7 +247,7 @@ def test_the_exit_code_follows_the_rows_of_this_run(place: Place) -> None:
 def test_the_summary_has_these_keys_in_this_order(place: Place) -> None:
     keys = "listed unchanged scored uncertain unknown failed labelled accuracy accuracy_interval added copied"
     keys += " computed statuses ignored model run output drift drift_sentence images_per_second seconds_total"
-    keys += " ignored_names remarks"
+    keys += " ignored_names remarks report"
     assert list(place.score()) == keys.split()
 
 

@@ -66,8 +66,8 @@ def _score(command: Command) -> int:
         print(f"accuracy {scored.accuracy:.4f} of {scored.labelled:,} labelled, 95% sure: {low:.3f} to {high:.3f}")
     if scored.drift is not None:
         print(f"drift {scored.drift:.2f}: {scored.drift_sentence}")
-    if config.report is not None:
-        print(f"report: {shlex.quote(config.report)}")
+    if scored.report is not None:
+        print(f"report: {shlex.quote(scored.report)}")
     if scored.added and not config.output.endswith(".csv"):
         print(f"next: tlearn scores {shlex.quote(config.output)}")
     return code
@@ -97,8 +97,8 @@ def _evaluate(command: Command) -> int:
     evaluated = evaluate(config)
     for line in [json.dumps(evaluated.to_json())] if config.json else evaluated.lines():
         print(line)
-    if config.report is not None and not config.json:
-        print(f"report: {shlex.quote(config.report)}")
+    if evaluated.scored.report is not None and not config.json:
+        print(f"report: {shlex.quote(evaluated.scored.report)}")
     reasons = f"in {config.output}" if config.output else "with --output NAME.parquet"
     return _judged(evaluated.scored, config.max_error_rate, f"the reasons are in the rows, {reasons}")
 

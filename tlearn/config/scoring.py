@@ -54,10 +54,10 @@ class ScoreConfig:
     that are there."""
     unknown_rate: float = 0.01
     """Rows that look stranger than all but this share of the validation images get the status unknown; the prediction
-    stays. 0 calls none so."""
+    stays. 0 calls none so. --rescore applies it to rows that are there."""
     cascade: CascadeChoice = "auto"
     """auto: where the model has a small network that may answer first, it does, about twice as fast (not on GPUs). off:
-    the large one answers for every picture."""
+    the large one answers for every picture. --rescore applies it to rows that are there."""
     rescore: bool = False
     """Score everything again, beside the old rows of DIR/."""
     workers: int | str | None = None

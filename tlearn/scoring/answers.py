@@ -33,7 +33,13 @@ def find(config: CompareConfig, location: str) -> Answers:
         raise UsageError(f"expected --data DIR for the model {location}, got none: or give the runs")
     if any(storage.exists(storage.join(location, name)) for name in ("config.json", "validation.parquet")):
         return _validated(location)
-    rows = [row for row in table.latest(location).to_pylist() if row["label"] is not None and row["status"] in SCORED]
+    scored = [row for row in table.latest(location).to_pylist() if row["status"] in SCORED]
+    rows = [row for row in scored if row["label"] is not None]
+    if scored and not rows:
+        raise InputError(
+            f"expected rows with a label in {location}, found none: score a folder with class folders, or give models "
+            "and --data with --labels"
+        )
     return Answers(rows, None)
 
 

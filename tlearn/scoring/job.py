@@ -7,6 +7,7 @@ what has a row, and the merged file is added. Ray and torch are loaded only if t
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -94,7 +95,8 @@ def _score(config: ScoreConfig, labels: Mapping[str, str] | None, *, has_rows: b
     if config.report is not None:
         from tlearn.scoring import report
 
-        report.write(config, given.folder, rows, scored, histograms(runs), labels)
+        if report.write(config, given.folder, rows, scored, histograms(runs), labels):
+            scored = dataclasses.replace(scored, report=config.report)
     return scored, rows
 
 

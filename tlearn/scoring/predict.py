@@ -113,8 +113,12 @@ class Predictor:
     def of(cls, model: Model, device: Device, limits: Limits, run: str | None = None, *, cascade: bool) -> Self:
         """Move a model to its device; with `cascade` its small network answers first, if it has one."""
         large = Stage.of(model, device, "large")
-        small = (Stage.of(model, device, "small"),) if cascade and model.small is not None else ()
-        return cls(model.description, (*small, large), device, limits, run)
+        if not cascade or model.small is None:
+            return cls(model.description, (large,), device, limits, run)
+        small = Stage.of(model, device, "small")
+        # What may be unknown is for the large network to say.
+        small = replace(small, max_novelty=min(small.max_novelty, limits.max_novelty))
+        return cls(model.description, (small, large), device, limits, run)
 
     @property
     def large(self) -> Classifier:
@@ -260,7 +264,7 @@ def _same(files: Iterable[tuple[int, Fetched]], known: list[tuple[str, Fetched]]
     """Files that were read again, if they hold what they held; `known` takes up why one does not."""
     for at, fetched in files:
         path, before = known[at]
-        if fetched.status == "ok" and fetched.sha256 != before.sha256:
+        if fetched.size is not None and fetched.sha256 != before.sha256:
             fetched = Fetched("changed", "written to while it was scored", size=fetched.size, modified=fetched.modified)
         known[at] = (path, replace(fetched, pixels=None))
         yield at, fetched
@@ -271,6 +275,7 @@ def load(
     engine: EngineChoice = "auto",
     precision: PrecisionChoice = "auto",
     cascade: CascadeChoice = "auto",
+    limits: Limits = Limits(),  # noqa: B008 frozen
 ) -> Predictor:
     """The model of a folder, path or URI, in the arithmetic that `tlearn score` takes on this machine.
 
@@ -279,7 +284,7 @@ def load(
     trained, on_gpu = description.describe(folder).arithmetic, torch.cuda.is_available()
     best = arithmetic.of_model(trained, engine, precision, on_gpu=on_gpu)
     loaded, device = model.load(folder, best), Device.here(os.cpu_count() or 1)
-    ready = Predictor.of(loaded, device, Limits(), cascade=cascade == "auto" and not on_gpu)
+    ready = Predictor.of(loaded, device, limits, cascade=cascade == "auto" and not on_gpu)
     return replace(ready, folder=folder)
 
 

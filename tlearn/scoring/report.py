@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,18 @@ def write(
     scored: Scored,
     histograms: Histograms | None,
     labels: Mapping[str, str] | None,
-) -> None:
+) -> bool:
     """Write `config.report` of rows of files in a folder, at most 5,000 of those with a prediction.
 
     `labels` are the classes by path, where they are others than the folders'. Raises StorageError where it cannot be
-    written. Without a prediction there is no page.
+    written. False without a prediction: then there is no page.
     """
     assert config.report is not None
     rows = rows.filter(pc.and_(pc.is_valid(rows["prediction"]), pc.equal(rows["model"], scored.model)))
     if not rows.num_rows:
         warn(f"no page in {config.report}: no picture has a score")
-        return
-    predictor = predict.load(config.model, config.engine, config.precision)
+        return False
+    predictor = predict.load(config.model, config.engine, config.precision, config.cascade)
     model = predictor.description
     chosen = worth_showing(rows["probability"].to_numpy(), most_shown(len(model.classes.names)))
     shown = rows.take(chosen).to_pylist(maps_as_pydicts="strict")
@@ -65,10 +65,11 @@ def write(
     driving = _driving(model, histograms, list(described.values())) if has_drift else []
     with tempfile.TemporaryDirectory() as temporary:
         pq.write_table(pictures.table(wall, folder, model.preprocess), Path(temporary, "pictures.parquet"))
-        Path(temporary, "scored.json").write_text(json.dumps(scored.to_json()))
+        Path(temporary, "scored.json").write_text(json.dumps(replace(scored, report=config.report).to_json()))
         content = {"value": scored.drift, "sentence": scored.drift_sentence, "paths": driving}
         Path(temporary, "drift.json").write_text(json.dumps(content))
         page.write_scored(temporary, storage.absolute(config.report))
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Scored:
     """How many of each suffix, and of each name that systems leave behind (folders end in /)."""
     remarks: tuple[str, ...]
     """One line each: what the listing left out."""
+    report: str | None = None
+    """The page that was made; None where no picture has a score."""
 
     def exceeds(self, max_error_rate: float) -> bool:
         """Whether more than this share of the files that were looked at has no score."""

@@ -14,8 +14,13 @@ class Limits:
     unknown_rate: float = 0.01
     """A row whose novelty only so large a share of the validation images reaches is unknown."""
 
+    @property
+    def max_novelty(self) -> float:
+        """Percentile."""
+        return 100 * (1 - self.unknown_rate)
+
     def status(self, probability: float, novelty: float | None) -> str:
-        if novelty is not None and novelty > 100 * (1 - self.unknown_rate):
+        if novelty is not None and novelty > self.max_novelty:
             return "unknown"
         return "uncertain" if probability < self.abstain_below else "scored"
 
