@@ -12,13 +12,14 @@ from statistics import median
 import torch
 
 import tlearn
-from tlearn.config import PreprocessConfig, default_cache
+from tlearn.config import PreprocessConfig
 from tlearn.data.fetch import fetch
 from tlearn.network import weights
 from tlearn.network.arithmetic import native_precision
 from tlearn.network.vgg import convolutions, normalize
 from tlearn.scoring.predict import Predictor
 from tlearn.scoring.table import Row
+from tlearn.storage import default_cache
 
 _BATCH = 16
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from tlearn import storage
 from tlearn.classes import Classes
-from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig, default_cache
+from tlearn.config import HeadConfig, PreprocessConfig, ScoreConfig
 from tlearn.data import listing
 from tlearn.data.fetch import fetch
 from tlearn.demo import drawings
@@ -37,6 +37,7 @@ from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
 from tlearn.network.vgg import convolutions
 from tlearn.scoring import job as scoring
+from tlearn.storage import default_cache
 
 SIZE = 240
 PREPROCESS = PreprocessConfig(resize="squash")

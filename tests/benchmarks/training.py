@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tlearn.config import default_cache
 from tlearn.network import weights
+from tlearn.storage import default_cache
 
 
 def keras(data: str, num_epochs: int) -> list[float]:
