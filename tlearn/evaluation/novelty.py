@@ -1,7 +1,8 @@
 """How far a picture is from what was trained on: the mean cosine distance of its features to the 10 nearest ones.
 
 Sun et al., Out-of-distribution detection with deep nearest neighbors, 2022. The distance is told as a percentile of
-the validation images: 99.5 means that 99.5% of them are nearer.
+the validation images: 99.5 means that 99.5% of them are nearer. The new image itself counts among them, so that no more
+images of the classes lie beyond a limit than it says, however few were validated on (split conformal prediction).
 """
 
 import torch
@@ -38,6 +39,6 @@ def reference(distances: Tensor) -> tuple[float, ...]:
 
 
 def percentiles(reference: tuple[float, ...], distances: Tensor) -> Tensor:
-    """(N,) float32 from 0 to 100: the share of the reference that is nearer than each distance (N,)."""
+    """(N,) float32 from 0 to below 100: the share of the reference that is nearer than each distance (N,)."""
     ordered = torch.tensor(reference, dtype=torch.float64)
-    return (100 * torch.searchsorted(ordered, distances.double().cpu()) / len(ordered)).float()
+    return (100 * torch.searchsorted(ordered, distances.double().cpu()) / (len(ordered) + 1)).float()
