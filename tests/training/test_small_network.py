@@ -78,9 +78,6 @@ class _Frozens:
 class _Cut(tuple[int, int]):
     arithmetic = Arithmetic()
 
-    def __new__(cls, values: tuple[int, int]) -> "_Cut":
-        return super().__new__(cls, values)
-
 
 def test_one_that_tells_the_classes_apart_answers_most_and_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from torch import Tensor
 
 MAX_POINTS = 5000
 """Training images that a model keeps."""
-LEAST_IMAGES = 20
+_LEAST_IMAGES = 20
 """Validation images; fewer say too little."""
 _NUM_NEAREST = 10
 _MAX_DISTANCES = 1000
@@ -31,7 +31,7 @@ def distances(points: Tensor, pooled: Tensor) -> Tensor:
 
 def reference(distances: Tensor) -> tuple[float, ...]:
     """The distances of validation images (N,), sorted; of more than 1,000 their quantiles. () for too few."""
-    if len(distances) < LEAST_IMAGES:
+    if len(distances) < _LEAST_IMAGES:
         return ()
     ordered = distances.double().sort().values
     chosen = torch.linspace(0, len(ordered) - 1, min(len(ordered), _MAX_DISTANCES)).round().long()

@@ -43,7 +43,6 @@ _MAX_VAL = 2000
 class Seen:
     """What one network sees in training and validation images: pooled features (N, channels) float32."""
 
-    cut: Cut
     train: Tensor
     train_labels: Tensor
     val: Tensor
@@ -98,7 +97,6 @@ def look(config: TrainConfig, learned: Learned, cut: Cut, indices: Mapping[str, 
     numbers = {file.path: row for row, file in enumerate(val)}
     points = novelty.points(pooled[is_train])
     return Seen(
-        cut=cut,
         train=pooled[is_train],
         train_labels=torch.tensor([indices[file.label] for file in found.files if file.split == "train"]),
         val=pooled[~is_train],
