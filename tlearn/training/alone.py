@@ -8,14 +8,12 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from tlearn import storage
 from tlearn.distributed.child import Child
 from tlearn.training import checkpoint, failures, worker
 from tlearn.training.checkpoint import Position
 from tlearn.training.loop import Worker
-from tlearn.training.worker import Attempt, Stage
+from tlearn.training.worker import Attempt, Reached
 
 
 def learn(attempt: Attempt) -> None:
@@ -47,7 +45,7 @@ def _run(attempt: Attempt) -> Iterator[None]:
     found = checkpoint.whole_of(attempt.folder, attempt.job.digest)
     start = checkpoint.newest(found) if found else attempt.initial
     with contextlib.nullcontext() if start is None else checkpoint.opened(start) as folder:
-        worker.learn(attempt, Worker(), folder, _Keeper(attempt, found))
+        worker.learn(attempt, Worker(), folder, _Keeper(found))
     yield from ()
 
 
@@ -55,20 +53,20 @@ def _run(attempt: Attempt) -> Iterator[None]:
 class _Keeper:
     """Writes the checkpoints, and keeps the best and the newest of them."""
 
-    attempt: Attempt
     found: dict[str, Position]
     """By folder."""
 
-    def __call__(self, stage: Stage, progress: Position, logits: Tensor | None) -> None:
-        self.attempt.check_lease()
-        folder = storage.join(self.attempt.folder, f"checkpoint_{len(progress.history):04}_{progress.start:06}")
+    def __call__(self, attempt: Attempt, reached: Reached) -> None:
+        attempt.check_lease()
+        progress = reached.progress
+        folder = storage.join(attempt.folder, f"checkpoint_{len(progress.history):04}_{progress.start:06}")
         with storage.workplace(folder) as place:
             place.path.mkdir(parents=True, exist_ok=True)
-            stage.save(place.path, progress, logits)
+            reached.save(place.path)
             place.upload(last="progress.json")
         self.found[folder] = progress
         for other in self.found.keys() - checkpoint.useful(self.found):
             del self.found[other]
             storage.remove_folder(other)
-        if logits is not None:
-            storage.write_bytes(self.attempt.metrics_location, checkpoint.lines(progress.history).encode())
+        if reached.logits is not None:
+            storage.write_bytes(attempt.metrics_location, checkpoint.lines(progress.history).encode())

@@ -16,14 +16,12 @@ import ray.train
 import ray.train.torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
-from torch import Tensor
 
 from tlearn import storage
 from tlearn.distributed import launch
 from tlearn.training import checkpoint, failures, worker
-from tlearn.training.checkpoint import Position
 from tlearn.training.loop import Worker
-from tlearn.training.worker import Attempt, Stage, Workers
+from tlearn.training.worker import Attempt, Reached, Workers
 
 _RESIZE_SECONDS = 30.0
 """How often it is looked whether the cluster has room for more workers, where their number may vary."""
@@ -107,15 +105,16 @@ def _checkpoint(folder: str) -> Checkpoint:
     return Checkpoint(path, system)
 
 
-def _report(stage: Stage, progress: Position, logits: Tensor | None) -> None:
-    """Rank 0 writes; all report, because report is a barrier. Without logits it is a checkpoint within an epoch."""
-    metrics = dataclasses.asdict(progress.history[-1]) if logits is not None else {"val_loss": sys.float_info.max}
-    if stage.learner.worker.rank != 0:
+def _report(attempt: Attempt, reached: Reached) -> None:
+    """Rank 0 writes; all report, because report is a barrier."""
+    history, is_epoch = reached.progress.history, reached.logits is not None
+    metrics = dataclasses.asdict(history[-1]) if is_epoch else {"val_loss": sys.float_info.max}
+    if reached.learner.worker.rank != 0:
         ray.train.report(metrics, checkpoint=None)
         return
-    stage.attempt.check_lease()
+    attempt.check_lease()
     with tempfile.TemporaryDirectory() as folder:
-        stage.save(Path(folder), progress, logits)
+        reached.save(Path(folder))
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-    if logits is not None:
-        storage.write_bytes(stage.attempt.metrics_location, checkpoint.lines(progress.history).encode())
+    if is_epoch:
+        storage.write_bytes(attempt.metrics_location, checkpoint.lines(history).encode())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -154,10 +154,10 @@ def run_fold(fold: Fold) -> Tensor:
     torch.set_num_threads(attempt.num_threads)
     last: list[Tensor] = []
 
-    def keep(stage: Stage, progress: Position, logits: Tensor | None) -> None:
-        assert logits is not None, "there are no checkpoints within an epoch"
-        last[:] = [logits]
-        if len(progress.history) == fold.num_epochs:
+    def keep(attempt: Attempt, reached: Reached) -> None:
+        assert reached.logits is not None, "there are no checkpoints within an epoch"
+        last[:] = [reached.logits]
+        if len(reached.progress.history) == fold.num_epochs:
             raise _Stop
 
     _train(_stage(attempt, 0, worker, keep), Position(attempt.job.digest))
@@ -258,7 +258,7 @@ class Stage:
             progress = Position(progress.digest, progress.phase, history=history)
             is_finished = self.is_last and _is_over(progress.val_losses(progress.phase), self.phase.optim)
             progress = dataclasses.replace(progress, is_finished=is_finished)
-            self.report(self, progress, logits)
+            self.report(self.attempt, self._reached(progress, logits))
         return progress
 
     def _epoch(self, progress: Position, clock: "_Clock") -> tuple[Epoch, Tensor]:
@@ -296,11 +296,10 @@ class Stage:
         kept = min(losses, key=losses.__getitem__)
         return kept, logits[kept]
 
-    def save(self, folder: Path, progress: Position, logits: Tensor | None) -> None:
-        """Write a checkpoint."""
+    def _reached(self, progress: Position, logits: Tensor | None) -> "Reached":
         columns, optimizer = self.learner.columns, self.learner.optimizer
         state = columns.whole_state(optimizer) if columns else optimizer.state_dict()
-        checkpoint.save(folder, self.learner, state, logits, progress)
+        return Reached(self.learner, progress, logits, state)
 
     def kept(self, progress: Position) -> Trainable:
         """What the last epoch has kept."""
@@ -320,7 +319,8 @@ class Stage:
             if due != "nothing":
                 self._complete()
                 sums = tuple(totals.reduced().sums.tolist())
-                self.report(self, dataclasses.replace(progress, start=start, sums=sums), None)
+                reached = self._reached(dataclasses.replace(progress, start=start, sums=sums), None)
+                self.report(self.attempt, reached)
             if due == "stop":
                 raise _Stop
         self._complete()
@@ -334,8 +334,23 @@ class Stage:
             columns.complete(trainable.head.first)
 
 
-Reporting = Callable[[Stage, Position, Tensor | None], None]
-"""What is done with the position after an epoch and the logits of the validation images; None within an epoch."""
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What training has come to, in every worker: all of them have fetched what they share, and any one can save it."""
+
+    learner: Learner
+    progress: Position
+    logits: Tensor | None
+    """Of the validation images, (num_val, num_logits); None within an epoch."""
+    optimizer_state: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint. Raises StorageError."""
+        checkpoint.save(folder, self.learner, self.optimizer_state, self.logits, self.progress)
+
+
+Reporting = Callable[[Attempt, Reached], None]
+"""What is done after an epoch, or within one."""
 
 
 def _shares_columns(head: HeadConfig, phase: Phase, worker: Worker) -> bool:
