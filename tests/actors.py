@@ -20,7 +20,7 @@ class Held(Score):
     """
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
-        hold, done = Path(self.task.input).with_name("hold"), Path(self.task.run_folder)
+        hold, done = Path(self.task.input).with_name("hold"), Path(self.task.place(chunk.id)[0])
         wait_for(lambda: not hold.exists() or len([*done.glob("0*.parquet")]) < int(hold.read_text()))
         return super().__call__(chunk)
 

@@ -170,7 +170,7 @@ def test_the_last_lines_of_score_say_how_long_and_what_next_and_no_rate_of_a_han
         report=None,
         listed=computed, unchanged=0, added=computed, computed=computed, statuses={"scored": computed}, drift=None,
         accuracy=None, accuracy_interval=None, failed=0, scored=computed, images_per_second=592.31, seconds_total=4.4,
-        exceeds=lambda share: False,
+        exceeds=lambda share: False, not_published=None,
     )  # fmt: skip
     monkeypatch.setattr(job, "score", lambda config: found)
     (tmp_path / "model.json").touch()

@@ -41,6 +41,7 @@ PAGES = {
         "tlearn/network/README.md",
         "tlearn/report/README.md",
         "tlearn/scoring/README.md",
+        "tlearn/storage/README.md",
         "tlearn/training/README.md",
     )
 }

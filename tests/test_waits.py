@@ -16,6 +16,7 @@ _LIMITED_BY_ARGUMENT = {"get", "join", "wait", "acquire", "communicate", "result
 
 # Where it waits, and why it ends.
 REASONS = {
+    "distributed/ahead.py _items while True": "says after a moment that nothing has come",
     "distributed/child.py Child.__exit__ self._process.wait()": "it was killed",
     "distributed/child.py Child._death self._process.wait()": "it has ended, or says nothing more as it does",
     "distributed/decoders.py _result_of_retry ray.get(task)": "the pool ends an actor whose chunk takes too long",
@@ -28,13 +29,25 @@ REASONS = {
     "distributed/launch.py start_ray with _starting": "the start that it waits for has a limit",
     "distributed/launch.py _in_time.run threading.Event().wait()": "a daemon thread that is to stay",
     "distributed/places.py Address.require_answer while True": "raises after a deadline",
+    "distributed/pool.py _Feed.begin with self._lock": "held while a chunk is looked for, for a moment",
+    "distributed/pool.py _Feed.done with self._lock": "held while a chunk is looked for, for a moment",
+    "distributed/pool.py _Feed.take with self._lock": "held while a chunk is looked for, for a moment",
+    "distributed/pool.py _of_actors ray.get(reference)": "it is done",
+    "distributed/pool.py _of_actors while True": "ends with the chunks; whoever reads its results waits with a limit",
+    "distributed/pool.py _timely while True": "raises where nothing comes in time",
     "distributed/submit.py _Log.follow while True": "as long as the job runs; raises where the server is silent",
+    "scoring/index.py Index.close with self._lock": "held while the database answers",
+    "scoring/index.py Index.ingest with self._lock": "held while the database answers",
+    "scoring/index.py Index.sql with self._lock": "held while the database answers",
+    "scoring/inputs.py side_by_side future.result()": "it is done",
+    "scoring/planning.py Places.stopped while True": "each look takes a plan out",
     "scoring/predict.py _decoded ahead.popleft().result()": "computes in this process, as a call would",
     "distributed/tasks.py run ray.get(done)": "it is done",
     "distributed/tasks.py run ray.wait([*running])": "as long as training takes; the guard ends what stands still",
-    "storage/lease.py Lease.__exit__ self._thread.join()": "its requests have limits, and it has been told to stop",
+    "storage/clock.py every thread.join()": "its requests have limits, and it has been told to stop",
     "training/fit.py learn beside.result()": "computes in this process, as a call would",
-    "storage/lease.py Lease._is_alive while holder.is_running and time.monotonic() < deadline": "has a limit",
+    "storage/keys.py _side_by_side future.result()": "it is done",
+    "storage/lease.py Lease._is_alive while holder.is_running and clock.monotonic() < deadline": "has a limit",
     "training/worker.py Attempt.stop while time.monotonic() < deadline": "has a deadline",
     "training/live.py followed thread.join()": "its requests have limits, and it has been told to stop",
     "training/track.py _watch process.wait()": "a daemon thread; the end of a run ends what it watches",
@@ -83,7 +96,9 @@ def _is_true(test: ast.expr) -> bool:
 def _sleeps(loop: ast.While) -> bool:
     """Tries again, and again."""
     calls = [ast.unparse(node.func) for node in ast.walk(loop) if isinstance(node, ast.Call)]
-    return "time.sleep" in calls or any(call.endswith(("sigtimedwait", "os.wait")) for call in calls)
+    return bool({"time.sleep", "clock.sleep"}.intersection(calls)) or any(
+        call.endswith(("sigtimedwait", "os.wait")) for call in calls
+    )
 
 
 def test_every_wait_has_a_limit_or_a_reason() -> None:

@@ -12,8 +12,8 @@
     both = tlearn.compare("runs/a", "runs/b", no_worse_than=0.01) # is one better, and how sure is that
     checked = tlearn.check("photos/")                             # what is in the folder, what is wrong with it
 
-Every path may be a URI (s3://, gs://). What a user can cause is raised as a TlearnError: one line that says what was
-expected, what came and what to do. Ray starts when `train` or `score` have something to compute, and stays.
+Every path may be a URI (s3://, gs://, az://). What a user can cause is raised as a TlearnError: one line that says what
+was expected, what came and what to do. Ray starts when `train` or `score` have something to compute, and stays.
 
 The wings, in the order in which an image goes through them: `data` lists and decodes it, `network` holds the two parts
 of a VGG, `features` keeps what the frozen part makes of it, `training` trains the other part, `scoring` makes a row of
@@ -171,7 +171,7 @@ def score(
     is added.
 
     `input` may be a picture too, or a list of pictures and folders; paths in the table are then relative to the
-    innermost folder that holds them all.
+    innermost folder that holds them all. Beside a folder, input_list="FILE" names its files, in the place of a listing.
 
     `settings` are those of ScoreConfig, as `tlearn score --help` lists them. A file that cannot be read is a row with
     the reason; how many of them are too many is the caller's to decide: scored.failed, scored.scored.

@@ -145,8 +145,13 @@ class Progress:
             self._bar.start()
         return self
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, of: int | None = None) -> None:
+        """`of` is the total where it has grown."""
         self.done += count
+        if of is not None and of != self.total:
+            self.total = of
+            if self._bar is not None:
+                self._bar.update(self._task, total=of)
         self._num_advances += 1
         self._last = time.monotonic()
         if self._num_advances == self.num_parallel:

@@ -109,10 +109,16 @@ def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
     for name, value in settings.items():
         before = getattr(config, known(name, names, "a setting"))
         is_group = dataclasses.is_dataclass(before) and isinstance(value, Mapping)
-        value = os.fspath(value) if isinstance(value, os.PathLike) else value
-        value = value.item() if hasattr(value, "item") else value  # a number of numpy's
-        changes[name] = replaced(before, value) if is_group else value
+        changes[name] = replaced(before, value) if is_group else _plain(value)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, numbers of numpy's as Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return value.item() if hasattr(value, "item") else value
 
 
 def checked_as(config: CheckConfig) -> TrainConfig:

@@ -15,7 +15,7 @@ from tlearn.distributed.chunks import FEW_CHUNKS, FEW_IMAGES, chunk_size
 from tlearn.distributed.nodes import Node, Nodes, Pool
 from tlearn.distributed.places import Address
 from tlearn.errors import IntegrityError, TrainingError
-from tlearn.scoring import job
+from tlearn.scoring import compute, job
 
 CHILD = Pool(1, 2, 0, is_child=True)
 
@@ -101,7 +101,7 @@ def test_a_picture_that_kills_its_decoder_costs_one_row(tmp_path: Path, monkeypa
     from support import PreprocessConfig, save_model
 
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setattr(job, "_SCORER", "actors:Poisoned")
+    monkeypatch.setattr(compute, "SCORER", "actors:Poisoned")
     save_model(tmp_path / "model", PreprocessConfig(image_size=32, short_side=32))
     (tmp_path / "in").mkdir()
     for name in (*(f"{number}.png" for number in range(11)), "poison.png"):

@@ -40,6 +40,51 @@ def test_a_round_fits_the_nodes_that_there_are(
 
 
 @pytest.mark.parametrize(
+    ("sizes", "workers", "num_chunks", "expected"),
+    [
+        ([(16, 1)], None, 100, (4, 4, 1 / 4)),
+        ([(192, 8)], None, 1000, (32, 6, 1 / 4)),
+        ([(4, 1)], None, 100, (2, 2, 1 / 2)),
+        ([(3, 1)], None, 100, (1, 3, 1)),
+        ([(8, 4)], None, 100, (4, 2, 1)),
+        ([(16, 1), (4, 1)], None, 100, (4, 2, 1 / 2)),
+        ([(16, 1), (64, 0)], None, 100, (4, 4, 1 / 4)),
+        ([(16, 1)], None, 3, (2, 8, 1 / 2)),
+        ([(16, 2)], None, 2, (2, 8, 1)),
+        ([(16, 1)], None, 1, (1, 16, 1)),
+        ([(16, 1)], (1, 1), 100, (1, 16, 1)),
+        ([(16, 1)], (1, 4), 100, (4, 16, 1)),
+        ([(8, 0)], None, 100, (8, 1, 0)),
+    ],
+)
+def test_actors_share_a_gpu_where_their_cpus_decode_for_it(
+    sizes: list[tuple[int, int]],
+    workers: tuple[int, int] | None,
+    num_chunks: int,
+    expected: tuple[int, int, float],
+) -> None:
+    pool = nodes(*sizes).pool(workers, num_chunks)
+    assert (pool.num_actors, pool.cpus_per_actor, pool.gpus_per_actor) == expected
+
+
+@pytest.mark.parametrize(
+    ("gib", "num_actors"), [(79.6, 8), (24.0, 8), (15.8, 4), (12.0, 4), (8.0, 2), (6.0, 2), (4.0, 1), (0.0, 4)]
+)
+def test_no_more_actors_share_a_gpu_than_its_memory_has_room_for(gib: float, num_actors: int) -> None:
+    assert Nodes((Node(16, 1, gib_of_gpu=gib),)).pool(None, 100).num_actors == num_actors
+    assert Nodes((Node(16, 1, gib_of_gpu=gib), Node(16, 1, gib_of_gpu=4.0))).pool(None, 100).num_actors == 2
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [([(16, 1)], (4, 4, 1 / 4)), ([(16, 1), (4, 1)], (4, 2, 1 / 2)), ([(4, 0)], (4, 1, 1 / 4))],
+)
+def test_a_round_fits_the_gpus_that_there_are(then: list[tuple[int, int]], expected: tuple[int, int, float]) -> None:
+    fitted = nodes(*then).refitted(nodes((16, 1), (16, 1)).pool(None, 100), 100)
+    assert (fitted.num_actors, fitted.cpus_per_actor, fitted.gpus_per_actor) == expected
+
+
+@pytest.mark.parametrize(
     ("sizes", "num_workers", "on_gpus", "expected"),
     [
         ([(2, 0)], 1, False, 2),

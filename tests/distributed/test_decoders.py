@@ -191,11 +191,10 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch
         model_digest=model.load(str(saved)).description.digest,
         arithmetic=Arithmetic(),
         input=str(pictures),
-        run="run",
-        run_folder=str(run_folder),
+        runs=str(run_folder.parent),
         batch_size=8,
     )
-    Score(task, Threads(1, decode), fetch)(Chunk("000000", pa.table({})))
+    Score(task, Threads(1, decode), fetch)(Chunk(f"{run_folder.name}/000000", pa.table({})))
     return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist(maps_as_pydicts="strict")
 
 

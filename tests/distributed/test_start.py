@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +145,26 @@ def test_those_who_wait_for_a_start_share_its_failure(start: Start, monkeypatch:
     for thread in threads:
         thread.join(10)
     assert len({id(error) for error in errors}) == 1 and len(start.calls) == 2  # a start, and its second try
+
+
+@pytest.mark.parametrize(("gib", "expected"), [([80, 24, 40], 24.0), ([8], 8.0), ([], 0.0), (None, 0.0)])
+def test_the_memory_of_a_gpu_is_that_of_the_smallest(
+    gib: list[int] | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count() -> int:
+        if gib is None:
+            raise launch.pynvml.NVMLError(launch.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        return len(gib)
+
+    def memory(number: int) -> SimpleNamespace:
+        assert gib is not None
+        return SimpleNamespace(total=gib[number] * 2**30)
+
+    monkeypatch.setattr(launch.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(launch.pynvml, "nvmlDeviceGetCount", count)
+    monkeypatch.setattr(launch.pynvml, "nvmlDeviceGetHandleByIndex", lambda number: number)
+    monkeypatch.setattr(launch.pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    assert launch._gib_of_gpu.__wrapped__() == expected
 
 
 def test_what_ray_raises_of_itself_is_an_error_of_storage_and_ours_is_ours() -> None:

@@ -23,7 +23,7 @@ from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import PreprocessConfig
 from tlearn.demo import drawings
-from tlearn.scoring import job as scoring
+from tlearn.scoring import compute
 from tlearn.scoring.ledger import Ledger
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 HELD = """
 import sys
 from tlearn.cli import main
-from tlearn.scoring import job
-job._SCORER = "actors:Held"
+from tlearn.scoring import compute
+compute.SCORER = "actors:Held"
 sys.exit(main())
 """
 NUM_CHUNKS = 8
@@ -187,7 +187,7 @@ def test_awkward_files_have_the_rows_that_are_expected_of_them(
     expected |= {"hard.jpg": "scored", "link.jpg": "scored", "dangling.jpg": "missing"}
     put("poison.png", good + b"poison", "decoder_crash")
 
-    monkeypatch.setattr(scoring, "_SCORER", "actors:Poisoned")
+    monkeypatch.setattr(compute, "SCORER", "actors:Poisoned")
     table = tmp_path / "table"
     command = words(place, table, *ONE_ACTOR)
     command[command.index("--input") + 1] = str(folder)

@@ -39,6 +39,7 @@ from tlearn.features.cut import Cut
 from tlearn.network import weights
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.frozen import Frozen
+from tlearn.scoring import compute
 from tlearn.scoring import job as scoring
 from tlearn.scoring.actor import Score
 
@@ -150,7 +151,7 @@ def test_scores_are_the_same_when_a_node_is_lost_and_when_one_comes(
     tmp_path: Path, data: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path / "model", PREPROCESS)
-    monkeypatch.setattr(scoring, "_SCORER", f"{__name__}:SlowScore")
+    monkeypatch.setattr(compute, "SCORER", f"{__name__}:SlowScore")
     lost = nodes.add_node(num_cpus=1)
     with_loss = during(lambda: score(tmp_path), lambda: lose(nodes, lost, data))
     assert 0 < num_done(data)[lost.node_id] < 8
@@ -211,8 +212,8 @@ while len(ray.nodes()) < 2:
 TLEARN = """
 import sys
 from tlearn import cli
-from tlearn.scoring import job as scoring
-scoring._SCORER = "test_nodes:SlowScore"
+from tlearn.scoring import compute
+compute.SCORER = "test_nodes:SlowScore"
 sys.exit(cli.main())
 """
 

@@ -1,88 +1,48 @@
 """Both jobs with every path on an object store: a server on the loopback address that fails now and then."""
 
-import itertools
+import contextlib
 import json
 import os
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import buckets
 import instant
 import pyarrow.parquet as pq
 import pytest
+from buckets import Faults
 from processes import TLEARN, Head, joined, started, wait_for
-from pyarrow import fs
 from support import save_model
 
 from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import PreprocessConfig, ScoreConfig, digest
 from tlearn.demo import drawings
-from tlearn.errors import LockedError, StorageError, UsageError
+from tlearn.errors import IntegrityError, LockedError, StorageError, UsageError
+from tlearn.scoring import compute, table
 from tlearn.scoring import job as scoring
-from tlearn.scoring import table
+from tlearn.scoring import output as outputs
 from tlearn.scoring.ledger import Ledger
-from tlearn.scoring.plan import Run
-from tlearn.storage import lease, remote
+from tlearn.storage import lease, remote, stores
 from tlearn.storage.remote import Remote
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
 
 pytestmark = pytest.mark.slow
 
-STALL_SECONDS = 5.0
-
-
-class Faults:
-    """A WSGI application between the client and the store: every `every`-th request is answered with a fault.
-
-    The status "stall" is no answer for longer than the client waits.
-    """
-
-    def __init__(self, application: Any):
-        self.application = application
-        self.every: int | None = None
-        self.status = "503 Slow Down"
-        self.num_faults = 0
-        self.address = ""
-        self._count = itertools.count(1)
-
-    def __call__(self, environment: dict[str, Any], start_response: Any) -> Any:
-        if self.every and next(self._count) % self.every == 0:
-            self.num_faults += 1
-            if self.status == "stall":
-                time.sleep(STALL_SECONDS)
-                return self.application(environment, start_response)
-            start_response(self.status, [("Content-Type", "application/xml")])
-            return [b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"]
-        return self.application(environment, start_response)
-
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    import threading
-
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    application = Faults(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        application.address = f"127.0.0.1:{server.server_port}"
-        remote._filesystem.cache_clear()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))  # where copies are kept
-        yield application
-        server.shutdown()
-        thread.join()
+        with buckets.served(patch) as faults:
+            yield faults
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +56,6 @@ def ray_with_store(faults: Faults, head: Head) -> Iterator[None]:
             yield
 
 
-def create(name: str, faults: Faults) -> str:
-    uri = f"s3://{name}?scheme=http&endpoint_override={faults.address}&allow_bucket_creation=true"
-    fs.FileSystem.from_uri(uri)[0].create_dir(name)
-    return f"s3://{name}"
-
-
 def upload(folder: Path, location: str) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
@@ -111,23 +65,13 @@ def upload(folder: Path, location: str) -> None:
 @pytest.fixture
 def bucket(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket with a model and 20 pictures, whose scoring takes no time."""
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
-    name = "photos"
-    system, _ = storage.filesystem("s3://photos")
-    create(name, faults)
-    upload(Path(instant.save_model(tmp_path / "model")), f"s3://{name}/model")
+    place = buckets.make("photos")
+    upload(Path(instant.save_model(tmp_path / "model")), f"{place}/model")
     for number in range(20):
-        storage.write_bytes(f"s3://{name}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
-
-    def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
-        instant.score(config, run, missing, [])
-        return 0.0
-
-    monkeypatch.setattr(scoring, "_compute", compute)
-    monkeypatch.setattr(scoring, "_start_ray", lambda: None)
-    yield f"s3://{name}"
-    faults.every = None
-    system.delete_dir_contents(name)
+        storage.write_bytes(f"{place}/in/cat/{number:02} #1%20.jpg", b"x" * (number + 1))
+    instant.install(monkeypatch)
+    yield place
+    faults.every, faults.is_careless = None, False
 
 
 def score(bucket: str, tmp_path: Path, output: str = "table/") -> dict[str, Any]:
@@ -188,27 +132,30 @@ def test_faults_of_the_store_that_pass_are_not_noticed(
     assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
 
 
-def test_requests_that_time_out_are_made_again(bucket: str, faults: Faults, tmp_path: Path) -> None:
-    faults.every, faults.status = 60, "stall"
-    started = time.monotonic()
+def test_requests_that_time_out_are_made_again(
+    bucket: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "READ_SECONDS", 0.5)
+    stores._store.cache_clear()
+    faults.every, faults.status, faults.num_faults = 30, "stall", 0
     summary = score(bucket, tmp_path)
     faults.every = None
-    assert faults.num_faults and time.monotonic() - started > 2
+    stores._store.cache_clear()
+    assert faults.num_faults
     assert summary["statuses"] == {"scored": 20} and len(rows(bucket)) == 20
 
 
 def test_a_store_that_does_not_answer_ends_with_7_and_the_run_goes_on_later(
     bucket: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = scoring._compute
+    chunks = compute.chunks
 
-    def then_broken(*arguments: Any) -> float:
-        rate = compute(*arguments)
+    def then_broken(*arguments: Any) -> Iterator[Any]:
+        yield from chunks(*arguments)
         faults.every, faults.status = 1, "403 Forbidden"
-        return rate
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "_compute", then_broken)
+        patch.setattr(compute, "chunks", then_broken)
         with pytest.raises(StorageError):
             score(bucket, tmp_path)
     faults.every = None
@@ -228,6 +175,39 @@ def test_a_lease_on_an_object_store_is_respected_and_taken_over_when_old(bucket:
         pass
     with lease.Lease(folder, seconds=0.0) as held:
         held.check()
+
+
+def test_of_leases_that_want_a_folder_of_a_store_one_gets_it(bucket: str) -> None:
+    start, end = threading.Barrier(4), threading.Barrier(4)
+
+    def want(folder: str) -> bool:
+        start.wait(20)
+        try:
+            with lease.Lease(folder, seconds=60 if folder.endswith("free") else 0.0) as held:
+                end.wait(20)
+                held.check()
+                return True
+        except LockedError:
+            end.wait(20)
+            return False
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(5):
+            storage.create(f"{bucket}/{number}/dead/lease.json", b"{}")
+            for folder in (f"{bucket}/{number}/free", f"{bucket}/{number}/dead"):
+                assert sorted(threads.map(want, [folder] * 4)) == [False] * 3 + [True]
+
+
+def test_a_store_that_ignores_conditions_is_said_and_scored_as_before(
+    bucket: str, faults: Faults, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.1)
+    faults.is_careless = True
+    assert score(bucket, tmp_path)["added"] == 20
+    assert score(bucket, tmp_path)["added"] == 0
+    said = [message for message in caplog.messages if "ignores If-None-Match" in message]
+    assert len(said) == 2 and len(rows(bucket)) == 20
+    assert storage.names(f"{bucket}/table/_tlearn") == []
 
 
 @pytest.mark.cluster
@@ -300,7 +280,7 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
     faults: Faults, tmp_path: Path
 ) -> None:
     drawings.draw_folder(tmp_path / "data", num_train=NUM_TRAIN, num_val=NUM_VAL, num_test=6, seed=3)
-    place = create("training", faults)
+    place = buckets.make("training")
     upload(tmp_path / "data", f"{place}/data")
     run = f"{place}/run"
     attempts = [f"train-{digest(run)[:8]}-{number:03}" for number in (1, 2)]
@@ -332,13 +312,14 @@ def test_a_run_on_an_object_store_that_is_killed_ends_as_one_on_a_disk_that_is_n
 def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
 
-    def download(source: Remote, sink: Any) -> None:
+    open_input = Remote.open_input
+
+    def fetch(source: Remote) -> BufferedReader:
         fetched.append(source.location)
         time.sleep(0.2)
-        with source.open_input() as file:
-            sink.write(file.read())
+        return open_input(source)
 
-    monkeypatch.setattr(Remote, "download", download)
+    monkeypatch.setattr(Remote, "open_input", fetch)
     for content in (b"one", b"other one"):
         storage.write_bytes(f"{bucket}/file", content)
         with ThreadPoolExecutor(4) as threads:
@@ -347,3 +328,60 @@ def test_a_machine_fetches_a_file_once_however_many_ask_for_it(bucket: str, monk
     assert len(fetched) == 2
     with pytest.raises(FileNotFoundError, match="nothing"):
         storage.at_hand(f"{bucket}/nothing")
+
+
+class NoLease:
+    """Every run holds it."""
+
+    def __init__(self, folder: str):
+        self.owner = uuid.uuid4().hex
+
+    def __enter__(self) -> "NoLease":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
+@pytest.mark.timeout(3000)
+def test_two_runs_without_any_lease_lose_no_row_and_double_none(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They commit at the same moment in every round: each waits for the other when all is computed."""
+    num_rounds = int(os.environ.get("TLEARN_ROUNDS", "8"))
+    monkeypatch.setattr(scoring, "Lease", NoLease)
+    both = threading.Barrier(2)
+    publish = outputs.GrowingTable.publish
+
+    def together(*arguments: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other has nothing to commit
+            both.wait(1.0)
+        try:
+            return publish(*arguments)
+        except storage.Taken:
+            refused.append(1)
+            raise
+
+    refused: list[int] = []
+    monkeypatch.setattr(outputs.GrowingTable, "publish", together)
+
+    def one(cache: Path) -> None:
+        with contextlib.suppress(StorageError, IntegrityError):  # the other has removed what it had computed
+            score(bucket, cache)
+
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(num_rounds):
+            both.reset()
+            for name in "abc":
+                storage.write_bytes(f"{bucket}/in/{number:03}-{name}.jpg", f"{number} {name}".encode())
+            list(threads.map(one, [tmp_path / "a", tmp_path / "b"]))
+            paths = [row["path"] for row in rows(bucket)]
+            assert len(paths) == len(set(paths)), f"round {number}"
+    both.abort()
+    assert refused
+    score(bucket, tmp_path / "a")
+    assert sorted(row["path"] for row in rows(bucket)) == sorted(entry.path for entry in storage.stream(f"{bucket}/in"))
+    assert Ledger(f"{bucket}/table").verify() == []

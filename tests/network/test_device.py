@@ -1,5 +1,7 @@
 """What a process computes on."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,16 +9,19 @@ from torch import Tensor
 from tlearn.distributed import pool
 from tlearn.distributed.nodes import Here, Threads
 from tlearn.errors import UsageError
-from tlearn.network.device import BATCH_SIZES, COMPILED_FROM, Device
+from tlearn.network.device import BATCH_SIZES, Device
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_only_a_long_run_on_a_gpu_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: name == "cuda")
-    short, long = Device.here(1, COMPILED_FROM - 1), Device.here(1, COMPILED_FROM)
-    assert short.name == name and short.compile_for is None
-    assert long.compile_for == (BATCH_SIZES["cuda"] if name == "cuda" else None)
-    assert Device.here(1, COMPILED_FROM, 3).compile_for == (3 if name == "cuda" else None)
+@pytest.mark.parametrize(
+    ("engine", "has_cuda", "name"),
+    [("torch", False, "cpu"), ("torch", True, "cuda"), ("openvino", False, "cpu"), ("openvino", True, "cpu")],
+)
+def test_a_gpu_is_for_an_engine_that_computes_on_it(
+    engine: Literal["torch", "openvino"], has_cuda: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert Device.here(1, engine) == Device(name, 1, BATCH_SIZES[name])  # type: ignore[arg-type]
+    assert Device.here(1, engine, 3).batch_size == 3
 
 
 @pytest.mark.parametrize("gpus", [[], [0]])
@@ -36,6 +41,6 @@ def test_an_actor_with_a_gpu_that_torch_cannot_use_computes_nothing(
 
 def test_images_are_stacked_in_their_order() -> None:
     images = list(torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).view(4, 3, 2, 2))
-    device = Device("cpu", 1, 4, False)
+    device = Device("cpu", 1, 4)
     stacked: Tensor = device.stack(images)
     assert torch.equal(stacked, torch.stack(images))

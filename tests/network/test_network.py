@@ -2,20 +2,20 @@
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import PUBLISHED, build, our_tensors, random_blocks, torchvision_blocks, torchvision_file
 from torch import Tensor, nn
 
 from tlearn.config import Arch, HeadConfig, PreprocessConfig
 from tlearn.errors import InputError
-from tlearn.network import weights
+from tlearn.network import engine, weights
 from tlearn.network.arithmetic import Arithmetic
-from tlearn.network.frozen import Frozen, require_finite
+from tlearn.network.frozen import Frozen, by_cudnn, require_finite
 from tlearn.network.layers import shapes
 from tlearn.network.trainable import SlicedDropout, Trainable
 from tlearn.network.vgg import convolutions, feature_shape, load_pretrained, normalize
@@ -326,41 +326,32 @@ def test_what_is_prepared_leaves_the_layers_as_they_are(precision: Any, pretrain
     assert torch.equal(frozen.prepare("cpu", 2, "aot_eager")(pixels()), features)
 
 
-@pytest.mark.parametrize("frozen_blocks", [0, 2])
-def test_compiled_layers_give_the_same_features(frozen_blocks: int, pretrained: Tensors) -> None:
-    frozen = Frozen(frozen_blocks, PREPROCESS, tensors=pretrained)
-    plain, compiled = frozen.prepare(), frozen.prepare("cpu", 4, "aot_eager")
-    for num_images in (4, 3, 4):
-        assert torch.equal(compiled(pixels(num_images)), plain(pixels(num_images)))
+@pytest.mark.parametrize("arch", ["vgg16", "vgg11_bn", "vgg_tiny"])
+@pytest.mark.parametrize("num_blocks", [1, 5])
+def test_a_convolution_that_adds_bias_and_relu_itself_gives_the_same(
+    arch: Arch, num_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convolution(x: Tensor, weight: Tensor, bias: Tensor, *shape: Any) -> Tensor:
+        return F.conv2d(x, weight, bias, *shape).relu()
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", convolution)
+    layers = engine.fused(convolutions(1, num_blocks, arch).requires_grad_(False))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(by_cudnn(layers)(images), layers(images))
 
 
-def test_only_whole_batches_are_compiled_and_once(pretrained: Tensors) -> None:
-    compiled, calls = [], []
+def test_a_gpu_without_such_a_convolution_computes_without(
+    pretrained: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = with_weights(Frozen(2, PREPROCESS), pretrained)
+    plain = frozen.prepare()
 
-    def backend(graph: Any, inputs: list[Tensor]) -> Any:
-        compiled.append(graph)
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no engine")
 
-        def call(*inputs: Tensor) -> Any:
-            calls.append(inputs)
-            return graph(*inputs)
-
-        return call
-
-    frozen = with_weights(Frozen(1, PREPROCESS), pretrained).prepare("cpu", 4, backend)
-    calls.clear()
-    with ThreadPoolExecutor(1) as thread:  # Ray Data calls from another thread than the one that prepares
-        for num_images in (4, 3, 1, 4):
-            thread.submit(frozen, pixels(num_images)).result()
-    assert len(compiled) == 1 and len(calls) == 2
-
-
-def test_a_compiler_that_does_not_work_changes_nothing(pretrained: Tensors) -> None:
-    plain = with_weights(Frozen(1, PREPROCESS), pretrained).prepare()
-
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("no C compiler")
-
-    frozen = with_weights(Frozen(1, PREPROCESS), pretrained)
-    with pytest.warns(UserWarning, match="(?s)does not work here.*no C compiler"):
-        extract = frozen.prepare("cpu", 4, broken)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", fails)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype, device: torch.ones(shape, dtype=dtype))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device, **_: module)
+    with pytest.warns(UserWarning, match="costs some speed: no engine"):
+        extract = frozen.prepare("cuda")
     assert torch.equal(extract(pixels(4)), plain(pixels(4)))

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from content import CLASSES, a_full_run, a_scored_folder
+from obstore.store import LocalStore
 from PIL import Image
-from pyarrow import fs
 
 from tlearn.errors import InputError, IntegrityError, TlearnError
 from tlearn.report import wall
@@ -206,8 +206,8 @@ def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
 def test_a_run_on_an_object_store_has_the_page_of_the_same_run_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(write_report(run)).read_bytes()
     (run / "report.html").unlink()
-    store = fs.SubTreeFileSystem(str(run.parent), fs.LocalFileSystem())
-    monkeypatch.setattr("tlearn.storage.remote.filesystem", lambda uri: (store, uri.removeprefix("s3://bucket/")))
+    bucket = LocalStore(run.parent)
+    monkeypatch.setattr("tlearn.storage.stores._store", lambda scheme, name: bucket)
     assert write_report("s3://bucket/run") == "s3://bucket/run/report.html"
     assert (run / "report.html").read_bytes() == here
     (run / "validation.parquet").unlink()

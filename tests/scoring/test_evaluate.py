@@ -15,11 +15,9 @@ import pytest
 import tlearn
 from tlearn.classes import Classes
 from tlearn.cli import main
-from tlearn.config import ScoreConfig
 from tlearn.errors import InputError, UsageError
-from tlearn.scoring import job, labels
+from tlearn.scoring import labels
 from tlearn.scoring.evaluate import Evaluated
-from tlearn.scoring.plan import Run
 
 CLASSES = Classes(("cat", "dog"))
 
@@ -140,13 +138,7 @@ def test_a_file_that_labels_nothing_is_refused(text: str | bytes, says: str, tmp
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's prediction of each picture follows from its bytes; one cannot be read."""
-
-    def compute(config: ScoreConfig, run: Run, missing: list[int], num_images: int) -> float:
-        instant.score(config, run, missing, [])
-        return 0.0
-
-    monkeypatch.setattr(job, "_compute", compute)
-    monkeypatch.setattr(job, "_start_ray", lambda: None)
+    instant.install(monkeypatch)
     instant.save_model(tmp_path / "model")
     return put(tmp_path / "data", [f"{name}/{number}.jpg" for name in CLASSES.names for number in range(20)])
 

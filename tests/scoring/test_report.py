@@ -20,7 +20,7 @@ from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Reference
 from tlearn.report import page
 from tlearn.report.pictures import PICTURES
-from tlearn.scoring import job, report
+from tlearn.scoring import planning, report
 
 COUNTS = {f"{split}/{name}": 20 for split in ("train", "val") for name in ("cat", "dog")}
 
@@ -30,7 +30,7 @@ def in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone.without_ray(monkeypatch)
     monkeypatch.setattr(launch, "start_ray", lambda: None)
     monkeypatch.setattr(launch, "require_shared", lambda files, folders: None)
-    monkeypatch.setattr(job, "_start_ray", lambda: None)
+    monkeypatch.setattr(planning, "start_ray", lambda: None)
 
     def write_scored(folder: str, target: str) -> None:
         shutil.copytree(folder, target)

@@ -35,8 +35,10 @@ from tlearn.features.cut import Cut
 from tlearn.network import description, model
 from tlearn.network.arithmetic import Arithmetic
 from tlearn.network.device import Device
-from tlearn.scoring import actor, job, plan, predict, table
+from tlearn.scoring import actor, compute, plan, predict, table
 from tlearn.scoring.actor import Score
+from tlearn.scoring.inputs import Input
+from tlearn.scoring.planning import Places
 from tlearn.scoring.table import Row
 from tlearn.scoring.task import Limits, Task
 from tlearn.storage import Entry
@@ -81,8 +83,7 @@ def score(folder: Path, saved: Path, parts: Path, batch_size: int = 3, **more: A
         model_digest=description.describe(str(saved)).digest,
         arithmetic=Arithmetic(),
         input=str(folder),
-        run="run-1",
-        run_folder=str(parts),
+        runs=str(parts.parent),
         batch_size=batch_size,
     )
     decode_threads, how = more.pop("decode_threads", 1), more.pop("fetch", fetch)
@@ -99,7 +100,7 @@ def planned(parts: Path, entries: list[Entry]) -> Chunk:
     columns |= {name: [None] * len(entries) for name in ("same_as", "result")}
     parts.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns, schema=plan.SCHEMA), parts / "plan.parquet")
-    return Chunk("000000", pa.table({}))
+    return Chunk(f"{parts.name}/000000", pa.table({}))
 
 
 def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_every_listed_file_has_one_row_in_its_order(folder: Path, saved: Path, t
     }
     sizes = {entry.path: entry.size for entry in entries}
     for row in rows:
-        assert row["model"] == scoring.task.model_digest and row["run"] == "run-1"
+        assert row["model"] == scoring.task.model_digest and row["run"] is None
         assert row["scored_at"].tzinfo is datetime.UTC
         if row["status"] == "scored":
             assert row["error"] is None and (row["width"], row["height"]) == (80, 90)
@@ -239,7 +240,7 @@ def test_the_first_rows_come_before_later_files_are_read(
 
 
 def test_plan_table_ledger_and_prediction_do_not_load_ray() -> None:
-    names = "index, output, parts, plan, predict, summary, table, task, ledger"
+    names = "index, waves, output, parts, plan, predict, summary, table, task, ledger"
     code = f"import sys; from tlearn.scoring import {names}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -366,13 +367,13 @@ def test_a_disk_or_a_store_that_fails_an_actor_is_an_error_of_storage(
 
 def test_one_file_alone_gets_the_row_that_a_chunk_gives_it(saved: Path, folder: Path) -> None:
     config = ScoreConfig(model=str(saved), input=str(folder), output="", engine="torch", precision="fp32")
-    run = plan.Run("run", "", description.describe(str(saved)), str(folder))
+    places = Places(config, description.describe(str(saved)), Input.of(str(folder)), "")
     entries = {entry.path: entry for entry in listed(folder)}
-    row = job._compute_here(config, run, entries["a.png"])
+    row = compute.one(places, entries["a.png"])
     predicted = next(predict.load(str(saved), "torch", "fp32").predict([folder / "a.png"]))
-    assert (row.status, row.path, row.run) == ("scored", "a.png", "run")
+    assert (row.status, row.path) == ("scored", "a.png")
     assert row.probabilities == pytest.approx(predicted.probabilities, abs=1e-5)
-    assert job._compute_here(config, run, entries["broken.png"]).status == "unreadable"
+    assert compute.one(places, entries["broken.png"]).status == "unreadable"
 
 
 @pytest.mark.parametrize(

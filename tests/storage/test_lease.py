@@ -1,6 +1,7 @@
 """One run at a time; a dead run's lease is taken over, a living one's never."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tlearn import storage
 from tlearn.errors import LockedError, StorageError
+from tlearn.storage import clock
 from tlearn.storage.lease import Holder, Lease
 
 HOLD = """
@@ -61,16 +65,20 @@ def test_a_lease_of_another_machine_is_respected_while_it_is_young(tmp_path: Pat
 
 
 class Broken:
-    """A disk that cannot be read: what `storage.read` becomes."""
+    """A disk that can be neither read nor written: what becomes of `storage`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.is_broken, self._read = False, storage.read
-        monkeypatch.setattr(storage, "read", self)
+        self.is_broken = False
+        for name in ("read", "create", "swap"):
+            monkeypatch.setattr(storage, name, self._breaking(getattr(storage, name)))
 
-    def __call__(self, location: str) -> storage.Content:
-        if self.is_broken:
-            raise OSError(errno.EIO, "Input/output error")
-        return self._read(location)
+    def _breaking(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if self.is_broken:
+                raise OSError(errno.EIO, "Input/output error")
+            return function(*arguments)
+
+        return call
 
 
 def test_a_renewal_that_failed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +106,7 @@ def test_the_thread_that_renews_survives_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Lease, "_renew", watched)
     with Lease(str(tmp_path), seconds=0.4):
         with monkeypatch.context() as patch:
-            patch.setattr(time, "monotonic", lambda: 0.0)  # the lease does not age
+            patch.setattr(clock, "monotonic", lambda: 0.0)  # the lease does not age
             disk.is_broken = True
             assert failed.wait(20)
             disk.is_broken = False
@@ -117,9 +125,9 @@ def test_a_lease_that_could_not_be_renewed_for_its_seconds_is_lost(
         now = time.monotonic()
         disk.is_broken = True
         with monkeypatch.context() as patch:
-            patch.setattr(time, "monotonic", lambda: now + 59)
+            patch.setattr(clock, "monotonic", lambda: now + 59)
             lease.check()
-            patch.setattr(time, "monotonic", lambda: now + 61)
+            patch.setattr(clock, "monotonic", lambda: now + 61)
             with pytest.raises(LockedError, match="could not be renewed for 61 seconds"):
                 lease.check()
         disk.is_broken = False
@@ -127,10 +135,21 @@ def test_a_lease_that_could_not_be_renewed_for_its_seconds_is_lost(
             lease.check()  # another run may have come and gone
 
 
+def test_a_lease_that_another_process_keeps_open_grows_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that stands still while it takes the lease over."""
+    with Lease(str(tmp_path), seconds=60) as lease, (tmp_path / "lease.json").open("r+") as file:
+        now = time.monotonic()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lease.check()
+        with monkeypatch.context() as patch, pytest.raises(LockedError, match="could not be renewed for 61 seconds"):
+            patch.setattr(clock, "monotonic", lambda: now + 61)
+            lease.check()
+
+
 def test_a_run_that_stood_still_goes_on_if_nobody_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Lease(str(tmp_path), seconds=60) as lease:
         now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + 1000)
+        monkeypatch.setattr(clock, "monotonic", lambda: now + 1000)
         lease.check()
 
 
@@ -175,8 +194,8 @@ def test_a_byte_flipped_in_a_dead_lease_locks_nobody_out(tmp_path: Path) -> None
 def test_of_threads_that_want_a_dead_lease_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_alive, judged = Lease._is_alive, threading.Barrier(8)
 
-    def judge(lease: Lease, holder: Holder | None) -> bool:
-        result = is_alive(lease, holder)
+    def judge(lease: Lease, holder: Holder | None, modified: int) -> bool:
+        result = is_alive(lease, holder, modified)
         judged.wait(20)  # all of them have found it dead
         return result
 

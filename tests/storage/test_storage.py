@@ -9,12 +9,12 @@ from typing import BinaryIO
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from obstore.store import LocalStore
 from pictures import NAMES
-from pyarrow import fs
 
 from tlearn import storage
 from tlearn.errors import StorageError
-from tlearn.storage import remote
+from tlearn.storage import stores
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"/" not in name and b"\0" not in name))
@@ -134,7 +134,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_fails_halfway_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_filesystem", lambda uri: (fs.LocalFileSystem(), str(tmp_path)))
+    client = LocalStore(tmp_path)
+    monkeypatch.setattr(stores, "_store", lambda scheme, bucket: client)
 
     def fail(sink: BinaryIO) -> None:
         sink.write(b"half")
@@ -150,8 +151,8 @@ def test_an_upload_that_fails_halfway_leaves_what_was_there(tmp_path: Path, monk
 def test_a_published_file_takes_no_name_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "new").write_bytes(b"new")
     (tmp_path / "taken").write_bytes(b"old")
-    with pytest.raises(StorageError):
-        storage.publish(tmp_path / "new", str(tmp_path / "taken"), replace=False)
+    with pytest.raises(storage.Taken):
+        storage.publish(tmp_path / "new", str(tmp_path / "taken"))
     assert (tmp_path / "taken").read_bytes() == b"old"
     storage.publish(tmp_path / "new", str(tmp_path / "taken"), replace=True)
     assert (tmp_path / "taken").read_bytes() == b"new"

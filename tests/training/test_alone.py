@@ -19,7 +19,7 @@ from tlearn.distributed.child import Child, Died
 from tlearn.errors import StorageError
 from tlearn.training import alone, checkpoint
 from tlearn.training.checkpoint import Position
-from tlearn.training.worker import Attempt, Job
+from tlearn.training.worker import Attempt, Job, Reached
 
 assert attempt  # a fixture, for the tests below
 
@@ -51,11 +51,12 @@ def require_same(one: Attempt, other: Attempt) -> None:
 KEEPER = alone._Keeper
 
 
-def dying(attempt: Attempt, found: dict[str, Position]) -> Callable[..., None]:
+def dying(found: dict[str, Position]) -> Callable[..., None]:
     """Keeps a checkpoint, and dies in the middle of the next one."""
 
-    def keep(stage: Any, progress: Position, logits: Any) -> None:
-        KEEPER(attempt, found)(stage, progress, logits)
+    def keep(attempt: Attempt, reached: Reached) -> None:
+        KEEPER(found)(attempt, reached)
+        progress = reached.progress
         if not progress.is_finished:
             torn = Path(attempt.folder, f"checkpoint_{len(progress.history):04}_{progress.start + 1:06}")
             torn.mkdir()

@@ -12,6 +12,7 @@ import torch.distributed
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -20,7 +21,7 @@ from tlearn.config import HeadConfig, OptimConfig, PreprocessConfig
 from tlearn.evaluation.metrics import Totals, sample_losses
 from tlearn.network.frozen import Frozen
 from tlearn.network.trainable import Trainable
-from tlearn.network.vgg import load_pretrained
+from tlearn.network.vgg import feature_shape, load_pretrained
 from tlearn.training import loop, optim
 from tlearn.training.loop import Learner, Worker
 from tlearn.training.samples import Samples, class_weights
@@ -471,3 +472,31 @@ def test_learning_on_features_equals_learning_with_the_frozen_layers_in_the_step
             pass
         losses.append(totals.rates()[0])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:CUDA is not available", "ignore:Accessing the data pointer")
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+@pytest.mark.parametrize("frozen_blocks", [3, 5])
+def test_nothing_of_an_epoch_on_a_gpu_is_left_on_the_processor(
+    mixup: float, frozen_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tensors without values, which raise where two devices meet."""
+    monkeypatch.setattr(Tensor, "item", lambda tensor: 0.5)
+    monkeypatch.setattr(Tensor, "backward", lambda tensor: None)
+    monkeypatch.setattr(loop, "_ahead", map)
+    config = OptimConfig(global_batch_size=8, mixup=mixup, label_smoothing=0.1, clip_norm=1.0, accumulation_steps=2)
+    worker = Worker(device=torch.device("cuda"))
+    with FakeTensorMode():
+        with worker.device:
+            trainable = Trainable(frozen_blocks, PREPROCESS, HeadConfig(width=16), 3, "vgg_tiny")
+        for parameter in trainable.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        features = torch.rand(20, *feature_shape(frozen_blocks, 32, "vgg_tiny"))
+        data = Samples(lambda rows: features[rows], torch.zeros(20, dtype=torch.int64), torch.ones(20))
+        learner = Learner(trainable, optim.optimizer(trainable, config), config, worker=worker)
+        totals = Totals(worker.device, (1.0, 2.0, 3.0))
+        loop.fit_scale(trainable, data, 0)
+        assert list(loop.train_epoch(learner, data, 0, totals)) == [1, 2, 3]
+        assert totals.sums.device.type == "cuda"
+        assert loop.evaluate(trainable, data, 8, worker).device.type == "cpu"

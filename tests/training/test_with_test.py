@@ -9,7 +9,7 @@ import pytest
 
 import tlearn
 from tlearn.distributed import launch
-from tlearn.scoring import job as scoring
+from tlearn.scoring import planning
 
 COUNTS = {f"{split}/{name}": count for split, count in (("train", 8), ("val", 12)) for name in ("cat", "dog", "yak")}
 
@@ -19,7 +19,7 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     alone.without_ray(monkeypatch)
     monkeypatch.setattr(launch, "start_ray", lambda: None)
     monkeypatch.setattr(launch, "require_shared", lambda files, folders: None)
-    monkeypatch.setattr(scoring, "_start_ray", lambda: None)
+    monkeypatch.setattr(planning, "start_ray", lambda: None)
 
 
 @pytest.mark.parametrize("recipe", ["frozen", "finetune"])

@@ -250,6 +250,15 @@ def test_a_checkpoint_for_which_there_is_no_room_is_an_error_of_storage(
         train(attempt, "run")
 
 
+def test_what_was_saved_on_a_gpu_is_gone_on_with_where_there_is_none(
+    attempt: Attempt, train: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        (saved,) = train(attempt, "gpu", num_reports=1)
+    assert train(attempt, "cpu", start=saved, num_reports=1)
+
+
 def test_what_no_start_can_use_is_removed_and_damage_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

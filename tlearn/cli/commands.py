@@ -14,6 +14,7 @@ from tlearn.config import (
     CompareConfig,
     EvaluateConfig,
     ExportConfig,
+    PublishConfig,
     ReportConfig,
     ScoreConfig,
     ScoresConfig,
@@ -53,6 +54,8 @@ def _score(command: Command) -> int:
     config: ScoreConfig = command.settings
     scored = score(config)
     code = _judged(scored, config.max_error_rate, f"the rows are in {config.output}, with the reasons")
+    if scored.not_published is not None:
+        code = say(scored.not_published, errors.StorageError.code)
     if config.json:
         print(json.dumps(scored.to_json()))
         return code
@@ -152,7 +155,7 @@ def _verify(command: Command) -> int:
     config: VerifyConfig = command.settings
     ledger = Ledger(storage.absolute(config.table.rstrip("/")))
     with storage.reached():
-        if FOLDER not in storage.folders(ledger.output) and not (config.repair and ledger.lost()):
+        if FOLDER not in storage.folders(ledger.output) and not (config.repair and ledger.unrecorded()):
             raise InputError(
                 f"expected a table that grows, found no ledger in {ledger.output}: give the DIR of tlearn score"
             )
@@ -166,6 +169,17 @@ def _verify(command: Command) -> int:
     if problems:
         raise IntegrityError(f"expected a table that is as its ledger says, found {len(problems)} differences")
     print(f"{len(ledger.records())} files, as the ledger says")
+    return errors.DONE
+
+
+def _publish(command: Command) -> int:
+    from tlearn import storage
+    from tlearn.scoring.publish import publish
+
+    config: PublishConfig = command.settings
+    with storage.reached():
+        published = publish(config.table)
+    print(json.dumps(published.to_json()) if config.json else published.line(config.table))
     return errors.DONE
 
 
@@ -250,6 +264,7 @@ RUN: dict[str, Callable[[Command], int]] = {
     "submit": _submit,
     "scores": _scores,
     "verify": _verify,
+    "publish": _publish,
     "check": _check,
     "report": _report,
     "export": _export,

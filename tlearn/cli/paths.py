@@ -16,7 +16,7 @@ def check_paths(config: Any) -> None:
         locations = getattr(config, name, None)
         for location in (locations,) if isinstance(locations, str) else locations or ():
             if location not in _NO_PATHS and not storage.is_remote(location):
-                check(storage.local(location), f"--{name}")
+                check(storage.local(location), f"--{name.replace('_', '-')}")
 
 
 def _folder(path: Path, flag: str) -> None:
@@ -79,6 +79,7 @@ _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "b": _something,
     "data": _folder,
     "input": _something,
+    "input_list": _something,
     "images": _folder,
     "run": _folder,
     "table": _something,

@@ -58,10 +58,12 @@ def flags(config: type, prefix: str = "") -> dict[str, Flag]:
     """The flags of a config by name, those that say no too (--no-shuffle)."""
     found: dict[str, Flag] = {}
     for field in dataclasses.fields(config):
-        kind, *remarks = get_args(field.type) if get_origin(field.type) is Annotated else [field.type]
+        annotated: tuple[Any, ...] = get_args(field.type) if get_origin(field.type) is Annotated else (field.type,)
+        kind, *remarks = annotated
         if _SUPPRESSED in remarks:
             continue
-        name = f"{prefix}{field.name}".replace("_", "-")
+        own = next((remark.name for remark in remarks if getattr(remark, "name", None)), field.name)
+        name = f"{prefix}{own}".replace("_", "-")
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             found |= flags(kind, f"{name}.")
             continue

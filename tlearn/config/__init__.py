@@ -16,6 +16,9 @@ from tlearn.config.commands import (
     ExportConfig as ExportConfig,
 )
 from tlearn.config.commands import (
+    PublishConfig as PublishConfig,
+)
+from tlearn.config.commands import (
     ReportConfig as ReportConfig,
 )
 from tlearn.config.commands import (

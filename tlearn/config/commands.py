@@ -3,9 +3,20 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from tlearn.config.values import Arch, EngineChoice, PrecisionChoice, at_least, between, check_groups, check_types
+from tyro.conf import arg
+
+from tlearn.config.values import (
+    Arch,
+    EngineChoice,
+    LakeChoice,
+    PrecisionChoice,
+    at_least,
+    between,
+    check_groups,
+    check_types,
+)
 from tlearn.errors import UsageError
 from tlearn.storage import default_cache
 
@@ -59,6 +70,24 @@ class ReportConfig:
 
     run: str
     """Folder (or URI) of a finished run."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishConfig:
+    """Write the log by which a lake reads a table of scores.
+
+    tlearn publish scores/ --as delta
+    """
+
+    table: str
+    """Folder (or URI) of the table."""
+    kind: Annotated[LakeChoice, arg(name="as")] = "delta"
+    """delta: TABLE/_delta_log/, which Spark, DuckDB and Polars read."""
+    json: bool = False
+    """Print what the log has as JSON in the last line."""
 
     def __post_init__(self) -> None:
         check_types(self)

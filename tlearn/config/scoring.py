@@ -9,6 +9,7 @@ from tlearn.config.values import (
     CascadeChoice,
     DecodeChoice,
     EngineChoice,
+    LakeChoice,
     PrecisionChoice,
     as_workers,
     at_least,
@@ -44,11 +45,17 @@ class ScoreConfig:
     output: str
     """NAME.parquet, NAME.csv: one file, replaced atomically. DIR/: a growing table, to which only what is new is
     added."""
+    input_list: Annotated[str | tuple[str, ...] | None, arg(metavar="FILE [FILE ...]")] = None
+    """Which files --input holds, in the place of a listing: Parquet or CSV with a column path (and size, modified, etag
+    where they are known), text with a path in each line, a folder of such files, or the manifest.json of an inventory
+    of S3. Paths are relative to --input, or absolute below it."""
     top_k: int | None = None
     """In NAME.csv: the columns top_1, probability_1 and so on for the K most probable classes, in the place of a column
     for each class."""
     report: str | None = None
     """NAME.html: show the pictures that got rows, or, with nothing new, all, on one page without a network."""
+    publish: LakeChoice | None = None
+    """delta: at the end bring the log of DIR/ up to date, as tlearn publish does."""
     abstain_below: float | None = None
     """Rows whose probability is lower get the status uncertain; the prediction stays. --rescore applies it to rows
     that are there."""
@@ -61,7 +68,8 @@ class ScoreConfig:
     rescore: bool = False
     """Score everything again, beside the old rows of DIR/."""
     workers: int | str | None = None
-    """Scoring actors, N or (some of them wait for nodes to come) MIN:MAX; one per GPU, or one per CPU, unless told."""
+    """Scoring actors, N or (some of them wait for nodes to come) MIN:MAX, each with a GPU where there are any; one per
+    CPU, or up to eight that share a GPU, unless told."""
     batch_size: int | None = None
     """Images that go through the network together; 8 on processors and 64 on GPUs, unless told."""
     max_error_rate: float = 0.05
@@ -88,6 +96,8 @@ class ScoreConfig:
         check_types(self)
         if self.input == ():
             raise UsageError("expected --input PATH [PATH ...], got no path")
+        if self.input_list == ():
+            raise UsageError("expected --input-list FILE [FILE ...], got no file")
         _check_report(self.report)
         _check_top_k(self.top_k)
         if self.top_k is not None and not self.output.endswith(".csv"):
@@ -95,6 +105,8 @@ class ScoreConfig:
                 f"expected --output NAME.csv with --top-k, got {self.output}: as Parquet a table has all classes, and "
                 "tlearn scores TABLE --top-k K shows the first of them"
             )
+        if self.publish is not None and self.output.endswith((".parquet", ".csv")):
+            raise UsageError(f"expected --output DIR/ with --publish {self.publish}, got {self.output}")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UsageError(f"abstain_below must be from 0 to 1, got {self.abstain_below}")
         between("unknown_rate", self.unknown_rate, 0, 1)
@@ -130,7 +142,7 @@ class EvaluateConfig:
     report: str | None = None
     """NAME.html: show the pictures and the figures, on one page without a network."""
     workers: int | str | None = None
-    """Scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
+    """Scoring actors, N or MIN:MAX, as of tlearn score."""
     max_error_rate: float = 0.05
     """Share of files without a score above which the exit code is 4; the figures are printed all the same."""
     engine: EngineChoice = "auto"
@@ -175,7 +187,7 @@ class CompareConfig:
     output: str | None = None
     """NAME.csv: write the pictures there of which the two say different things."""
     workers: int | str | None = None
-    """With --data: scoring actors, N or MIN:MAX; one per GPU, or one per CPU, unless told."""
+    """With --data: scoring actors, N or MIN:MAX, as of tlearn score."""
     max_error_rate: float = 0.05
     """With --data: share of files without a score above which nothing is compared."""
     engine: EngineChoice = "auto"

@@ -17,6 +17,7 @@ Precision = Literal["fp32", "bf16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 DecodeChoice = Literal["here", "pool"]
+LakeChoice = Literal["delta"]
 CascadeChoice = Literal["auto", "off"]
 Arch = Literal["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vgg_tiny"]
 

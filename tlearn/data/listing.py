@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tlearn import storage
 from tlearn.classes import Classes
@@ -24,8 +24,12 @@ _OWN = ": put the images of each class into a folder of its own"
 
 def pictures(location: str, ignored: Ignored | None = None, prefix: str = "") -> Iterator[Entry]:
     """Every picture under a folder, in any order; `ignored` takes up the rest, with `prefix` before its paths."""
-    ignored = Ignored() if ignored is None else ignored
-    for entry in storage.stream(location, is_entered):
+    return picked(storage.stream(location, is_entered), Ignored() if ignored is None else ignored, prefix)
+
+
+def picked(entries: Iterable[Entry], ignored: Ignored, prefix: str = "") -> Iterator[Entry]:
+    """Of what a listing gives the pictures, as `pictures`."""
+    for entry in entries:
         if entry.kind in ("file", "dead link") and is_picture(entry.path, needs_suffix=entry.kind == "dead link"):
             yield entry
         else:

@@ -106,6 +106,8 @@ class Ignored:
     """Folders beside the splits."""
     loose: Counter[str] = field(default_factory=Counter)
     """How many pictures lie in no class folder, by the folder of the split."""
+    outside: int = 0
+    """Files of an inventory that are not in the folder that was asked for."""
 
     def total(self) -> int:
         """Files and folders, without links."""
@@ -124,9 +126,23 @@ class Ignored:
         else:
             name = entry.path.rpartition("/")[2]
             kind = litter(name) or (name if entry.kind == "folder" else os.path.splitext(name)[1].lower() or name)
-            kind += "/" if entry.kind == "folder" else ""
-            # Of names that are all different there may be as many as files.
-            self.names[kind if kind in self.names or len(self.names) < _MAX_KINDS else "other"] += 1
+            self.count(kind + "/" if entry.kind == "folder" else kind)
+
+    def take(self, other: "Ignored") -> None:
+        """What another listing has left out, too."""
+        for kind, number in other.names.items():
+            self.count(kind, number)
+        for mine, theirs in zip(self._paths(), other._paths(), strict=True):
+            mine += theirs
+        self.loose.update(other.loose)
+        self.outside += other.outside
+
+    def _paths(self) -> tuple[list[str], ...]:
+        return self.links, self.dead_links, self.others, self.closed
+
+    def count(self, kind: str, number: int = 1) -> None:
+        """So many of a suffix or name. Of names that are all different there may be as many as files."""
+        self.names[kind if kind in self.names or len(self.names) < _MAX_KINDS else "other"] += number
 
     def hint(self) -> str:
         """For the end of an error about something that was not found."""
@@ -143,6 +159,8 @@ class Ignored:
         if self.names:
             counts = [f"{kind} {count:,}" for kind, count in self.names.most_common()]
             remarks.append(f"ignored, by name no pictures: {some(counts)}")
+        if self.outside:
+            remarks.append(f"of the inventory, not in the input: {self.outside:,} files")
         if self.others:
             remarks.append(f"pipes, sockets and devices: {some(self.others)}")
         if self.closed:

@@ -8,6 +8,7 @@ import os
 import queue
 import secrets
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+from ray._private.thirdparty import pynvml
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -287,6 +289,7 @@ def nodes() -> Nodes:
     """What the cluster has at this moment; where no Ray is started, this machine."""
     if not ray.is_initialized():
         return Nodes((_here(),))
+    here = ray.get_runtime_context().get_node_id()
     return Nodes(
         tuple(
             Node(
@@ -294,6 +297,7 @@ def nodes() -> Nodes:
                 node["Resources"].get("GPU", 0),
                 id=node["NodeID"],
                 host=node["NodeManagerHostname"],
+                gib_of_gpu=_gib_of_gpu() if node["NodeID"] == here else 0.0,
             )
             for node in ray.nodes()
             if node["Alive"]
@@ -315,14 +319,28 @@ def _here() -> Node:
     """This machine, with what a Ray that is started here counts."""
     manager, count = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
     has_gpus = manager is not None and manager.get_resource_name() == "GPU"
-    return Node(num_cpus(), count if has_gpus else 0)
+    return Node(num_cpus(), count if has_gpus else 0, gib_of_gpu=_gib_of_gpu())
 
 
-def pool(workers: tuple[int, int] | None, num_chunks: int, decode: DecodeChoice) -> Pool:
-    """What is to work on so many chunks: actors, or where they are few, and this machine alone, a child without Ray."""
-    is_few = num_chunks <= FEW_CHUNKS and not ray.is_initialized() and is_alone()
+@functools.cache
+def _gib_of_gpu() -> float:
+    """Memory of the smallest GPU of this machine; 0.0 where there is none, or not NVIDIA's."""
+    try:
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return float(min((pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles), default=0) / 2**30)
+    except pynvml.NVMLError:
+        return 0.0
+
+
+def pool(workers: tuple[int, int] | None, num_chunks: int | None, decode: DecodeChoice) -> Pool:
+    """What is to work on so many chunks: actors, or where they are few, and this machine alone, a child without Ray.
+
+    None: on very many.
+    """
+    is_few = num_chunks is not None and num_chunks <= FEW_CHUNKS and not ray.is_initialized() and is_alone()
     child = nodes().child(workers, decode) if is_few else None
-    return child or nodes().pool(workers, num_chunks, decode)
+    return child or nodes().pool(workers, sys.maxsize if num_chunks is None else num_chunks, decode)
 
 
 @causes()
@@ -347,7 +365,7 @@ def require_shared(files: Sequence[str], folders: Sequence[str]) -> None:
                 if own is not None and there != own:
                     raise UsageError(
                         f"expected paths that every node sees, node {node.host} does not see {path}: put it on "
-                        "storage that all nodes mount, or give a URI (s3://, gs://)"
+                        "storage that all nodes mount, or give a URI (s3://, gs://, az://)"
                     )
 
 

@@ -12,10 +12,10 @@ import io
 import queue
 import threading
 import time
-import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -29,6 +29,8 @@ from tlearn.distributed.nodes import Pool, Threads
 from tlearn.errors import TrainingError
 
 _MAX_DEATHS = 3
+_DEPTH = 2
+"""Chunks that an actor has at once, so that it need not wait for the next one."""
 _START_SECONDS = 900.0
 """How long a round waits for its first chunk: actors load the model, perhaps on nodes that have just come."""
 _CAREFUL_SECONDS = 600.0
@@ -49,7 +51,7 @@ class Work(Protocol):
 
 
 class _Actor:
-    """Between Ray Data's batches and a Work."""
+    """Between Ray and a Work."""
 
     def __init__(self, work: str, task: Any, threads: Threads):
         if ray.get_gpu_ids():
@@ -58,12 +60,12 @@ class _Actor:
             device.require_gpu()
         self.work = _built(work, task, threads)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        results = []
-        for row in batch.to_pylist():
-            with pa.ipc.open_stream(row["rows"]) as reader:
-                results.append(self.work(Chunk(row["id"], reader.read_all())))
-        return pa.Table.from_pylist([dataclasses.asdict(result) for result in results])
+    def start(self) -> None:
+        """Answered when the Work is built."""
+
+    def do(self, chunk: str, rows: bytes) -> ChunkResult:
+        with pa.ipc.open_stream(rows) as reader:
+            return self.work(Chunk(chunk, reader.read_all()))
 
 
 def _built(work: str, task: Any, threads: Threads) -> Work:
@@ -72,26 +74,25 @@ def _built(work: str, task: Any, threads: Threads) -> Work:
     return built
 
 
-def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | None = None) -> Iterator[ChunkResult]:
+def run(chunks: Iterable[Chunk | None], work: str, task: Any, pool: Pool) -> Iterator[ChunkResult]:
     """Give every chunk to one of the pool's actors; yield what each returned, as it comes, each once.
 
+    `chunks` may still be on their way: a None says that there is none at the moment. (For a child all are there.)
     `work` is the module:class of a Work: what that imports, torch above all, only the actors load. `task` and the
-    threads that the pool has for it are what every actor is built from.
-    `name` is what Ray's dashboard calls this; the class names the actors.
+    threads that the pool has for it are what every actor is built from. The class names the actors.
     An actor that dies, or does not do its chunk in time, ends a round; the next one goes on with new actors. Raises
     TrainingError when that has happened too often in a row without a chunk done in between. With an actor a node may
     be gone: the next round has as many actors as the cluster then has room for.
     """
     if not pool.is_child:
         launch.start_ray()
-    pending = {chunk.id: chunk for chunk in chunks}
+    feed, patience = _Feed(chunks), _Patience()
     num_deaths, threads = 0, pool.threads
-    patience = _Patience()
-    while pending:
+    while not feed.is_over:
         try:
-            with _round(list(pending.values()), work, task, threads, pool, name) as results:
+            with _round(feed, work, task, threads, pool) as results:
                 for result in _timely(results, patience):
-                    del pending[result.chunk]
+                    feed.done(result.chunk)
                     num_deaths = 0
                     yield result
         except (RayActorError, Died, _Stalled) as error:
@@ -105,7 +106,68 @@ def run(chunks: Iterable[Chunk], work: str, task: Any, pool: Pool, name: str | N
                 ) from error
             patience = dataclasses.replace(patience, is_careful=True)
             if not pool.is_child:
-                pool = launch.nodes().refitted(pool, len(pending))
+                pool = launch.nodes().refitted(pool, feed.num_known or pool.num_actors)
+
+
+class _Feed:
+    """The chunks that are still to be done. What one round has taken and not done, the next one takes again."""
+
+    def __init__(self, chunks: Iterable[Chunk | None]):
+        self._lock = threading.Lock()
+        self._source = iter(chunks)
+        self._is_read = False
+        self._again: deque[Chunk] = deque()
+        self._taken: dict[str, Chunk] = {}
+        self._round = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_read and not self._again and not self._taken
+
+    @property
+    def num_known(self) -> int:
+        return len(self._again) + len(self._taken)
+
+    def begin(self) -> int:
+        """A new round; returns its number."""
+        with self._lock:
+            self._again.extendleft(reversed(self._taken.values()))
+            self._taken.clear()
+            self._round += 1
+            return self._round
+
+    def take(self, round_number: int) -> Chunk | None:
+        """The next chunk; None where there is none at the moment, none any more, or none for a round that has ended."""
+        with self._lock:
+            if round_number != self._round:
+                return None
+            chunk = self._again.popleft() if self._again else self._read()
+            if chunk is not None:
+                self._taken[chunk.id] = chunk
+            return chunk
+
+    def _read(self) -> Chunk | None:
+        if self._is_read:
+            return None
+        try:
+            return next(self._source)
+        except StopIteration:
+            self._is_read = True
+            return None
+
+    def take_all(self, round_number: int) -> list[Chunk]:
+        """Waits until all are there."""
+        while not self.is_given(round_number):
+            self.take(round_number)
+        return [*self._taken.values()]
+
+    def is_given(self, round_number: int) -> bool:
+        """Whether `take` has nothing more for this round, now and later."""
+        return round_number != self._round or (self._is_read and not self._again)
+
+    def done(self, chunk: str) -> None:
+        with self._lock:
+            del self._taken[chunk]
 
 
 class _Stalled(Exception):
@@ -133,48 +195,38 @@ class _Patience:
             self.slowest = max(self.slowest, seconds)
 
 
-def _timely(results: Iterator[ChunkResult], patience: _Patience) -> Iterator[ChunkResult]:
-    """Pass on what a thread waits for, as neither Ray Data nor a child has a limit.
+def _timely(results: Iterator[ChunkResult | None], patience: _Patience) -> Iterator[ChunkResult]:
+    """Pass on what a thread waits for, as neither Ray nor a child has a limit. None: there is nothing to wait for.
 
     Raises _Stalled where nothing came in time, and whatever the results raise.
     """
-    fetched: queue.Queue[ChunkResult | BaseException | None] = queue.Queue()
+    fetched: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def fetch() -> None:
         try:
             for result in results:
-                fetched.put(result)
-            fetched.put(None)
+                fetched.put(("idle" if result is None else "result", result))
+            fetched.put(("end", None))
         except BaseException as error:
-            fetched.put(error)
+            fetched.put(("error", error))
 
     threading.Thread(target=fetch, daemon=True, name="chunks").start()
-    is_first = True
-    while (found := _next(fetched, patience, is_first=is_first)) is not None:
-        is_first = False
-        yield found
-
-
-def _next(fetched: "queue.Queue[Any]", patience: _Patience, *, is_first: bool) -> ChunkResult | None:
-    started, limit = time.monotonic(), patience.seconds(is_first=is_first)
-    try:
-        found = fetched.get(timeout=limit)
-    except queue.Empty:
-        raise _Stalled(f"no chunk was done for {limit:.0f} s") from None
-    if isinstance(found, BaseException):
-        raise found
-    patience.learn(time.monotonic() - started, is_first=is_first)
-    return cast(ChunkResult | None, found)
-
-
-def _end_actors(work: str) -> None:
-    """Also those that stand still, and hear nothing: their node ends the process."""
-    worker: Any = ray._private.worker.global_worker
-    with contextlib.suppress(Exception):  # whatever Ray says, the run ends or goes on without them
-        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-        for actor, facts in ray._private.state.actors(job_id=job, actor_state_name="ALIVE").items():
-            if _name(work) in facts["ActorClassName"]:
-                worker.core_worker.kill_actor(ray.ActorID.from_hex(actor), True)
+    is_first, started = True, time.monotonic()
+    while True:
+        limit = patience.seconds(is_first=is_first)
+        try:
+            kind, value = fetched.get(timeout=limit)
+        except queue.Empty:
+            raise _Stalled(f"no chunk was done for {limit:.0f} s") from None
+        if kind == "end":
+            return
+        if kind == "error":
+            raise value
+        if kind == "result":
+            patience.learn(time.monotonic() - started, is_first=is_first)
+            is_first = False
+            yield value
+        started = time.monotonic()
 
 
 def _name(work: str) -> str:
@@ -183,26 +235,23 @@ def _name(work: str) -> str:
 
 
 @contextlib.contextmanager
-def _round(
-    chunks: list[Chunk], work: str, task: Any, threads: Threads, pool: Pool, name: str | None
-) -> Iterator[Iterator[ChunkResult]]:
-    """The results of these chunks, as they come; whoever works on them ends, whether they are all there or not."""
+def _round(feed: _Feed, work: str, task: Any, threads: Threads, pool: Pool) -> Iterator[Iterator[ChunkResult | None]]:
+    """The results of the chunks, as they come; whoever works on them ends, whether they are all there or not."""
+    number = feed.begin()
     if pool.is_child:
-        with Child(_of_child, (chunks, work, task, threads)) as child:
+        with Child(_of_child, (feed.take_all(number), work, task, threads)) as child:
             yield child.results()
         return
-    is_done = False
-
-    def results() -> Iterator[ChunkResult]:
-        nonlocal is_done
-        yield from _of_actors(chunks, work, task, threads, pool, name)
-        is_done = True
-
+    kind: Any = ray.remote(type(_name(work), (_Actor,), {})).options(
+        num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, scheduling_strategy="SPREAD"
+    )
+    actors: list[Any] = [kind.remote(work, task, threads) for _ in range(pool.num_actors)]
     try:
-        yield results()
+        yield _of_actors(actors, feed, number)
     finally:
-        if not is_done:
-            _end_actors(work)
+        for actor in actors:  # also one that stands still, and hears nothing: its node ends the process
+            with contextlib.suppress(Exception):  # whatever Ray says, the run ends or goes on without it
+                ray.kill(actor)
 
 
 def _of_child(given: tuple[list[Chunk], str, Any, Threads]) -> Iterator[ChunkResult]:
@@ -210,26 +259,40 @@ def _of_child(given: tuple[list[Chunk], str, Any, Threads]) -> Iterator[ChunkRes
     yield from map(_built(*made_of), chunks)
 
 
-def _of_actors(
-    chunks: list[Chunk], work: str, task: Any, threads: Threads, pool: Pool, name: str | None
-) -> Iterator[ChunkResult]:
-    items = [{"id": chunk.id, "rows": _to_bytes(chunk.rows)} for chunk in chunks]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the limit on restarts has no other name yet (ray#65227)
-        results = dataset.map_batches(
-            type(_name(work), (_Actor,), {}),
-            fn_constructor_args=(work, task, threads),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=pool.num_actors),
-            num_cpus=pool.cpus_per_actor,
-            num_gpus=pool.gpus_per_actor or None,
-            max_restarts=0,  # Ray Data's own default is to restart a dead actor for ever
-        )
-    results.set_name(name)
-    for row in results.iter_rows():
-        yield ChunkResult(**row)
+def _of_actors(actors: list[Any], feed: _Feed, round_number: int) -> Iterator[ChunkResult | None]:
+    """What they make of the chunks; None while there is no chunk. One that has no room yet is given nothing."""
+    starting = {actor.start.remote(): number for number, actor in enumerate(actors)}
+    running: dict[Any, int] = {}
+    num_running: dict[int, int] = {}  # of those that have started
+    while True:
+        is_hungry = False
+        while not is_hungry and (number := _freest(num_running)) is not None:
+            chunk = feed.take(round_number)
+            if chunk is None:
+                is_hungry = True
+            else:
+                running[actors[number].do.remote(chunk.id, _to_bytes(chunk.rows))] = number
+                num_running[number] += 1
+        has_more = not feed.is_given(round_number)
+        if is_hungry and not running:
+            if not has_more:
+                return
+            yield None
+        # Whoever is hungry has just waited for a chunk, if there may be one.
+        done, _ = ray.wait([*running, *starting], timeout=0 if is_hungry and has_more else None)
+        for reference in done:
+            result = ray.get(reference)
+            if reference in starting:
+                num_running[starting.pop(reference)] = 0
+            else:
+                num_running[running.pop(reference)] -= 1
+                yield result
+
+
+def _freest(num_running: dict[int, int]) -> int | None:
+    """The actor with the fewest chunks; None where all have as many as they may."""
+    number = min(num_running, key=num_running.__getitem__, default=None)
+    return None if number is None or num_running[number] >= _DEPTH else number
 
 
 def _initial_error(error: RayActorError) -> Exception:

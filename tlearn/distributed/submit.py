@@ -39,6 +39,8 @@ _MAX_WAIT_SECONDS = 600.0
 _REQUEST_SECONDS = 60.0
 _PATIENCE_SECONDS = 300.0
 """How long the job server may be out of reach while a job is followed: a head that restarts."""
+_PLACES = ("data", "model", "input", "input_list", "output", "report", "cache", "labels", "groups", "exclude")
+"""Settings that are paths."""
 _MAX_LASTS = 3
 """How often the end of the output is asked for: the node that holds it may be gone with the job."""
 _PASSING = (TrainingError.code, StorageError.code, LockedError.code)
@@ -84,13 +86,14 @@ class _Command:
 
 
 def _require_absolute(job: TrainConfig | ScoreConfig) -> None:
-    for name in ("data", "model", "input", "output", "report", "cache", "labels", "groups", "exclude"):
+    for name in _PLACES:
         given = getattr(job, name, None) or ()
         for place in (given,) if isinstance(given, str) else given:
             is_place = name != "groups" or is_table(place)
             if is_place and "://" not in place and not os.path.isabs(place):
                 raise UsageError(
-                    f"expected an absolute path or a URI for --{name}, got {place}: a job has another working directory"
+                    f"expected an absolute path or a URI for --{name.replace('_', '-')}, got {place}: "
+                    "a job has another working directory"
                 )
 
 

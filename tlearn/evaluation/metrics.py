@@ -33,8 +33,8 @@ def predictions(logits: Tensor) -> Tensor:
 class Totals:
     """What is added up, on the device; `rates` divides."""
 
-    def __init__(self, device: torch.device):
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, count
+    def __init__(self, device: torch.device, sums: tuple[float, ...] = (0.0, 0.0, 0.0)):
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=device)  # loss, correct, count
 
     @property
     def count(self) -> int:

@@ -37,8 +37,6 @@ class Task:
 
     data: str
     cut: Cut
-    num_views: int = 0
-    """That one actor will compute, about."""
 
 
 class Compute:
@@ -46,8 +44,8 @@ class Compute:
 
     def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
         self.cut = task.cut
-        self.device = Device.here(threads.compute, task.num_views)
-        self.extract = task.cut.load().prepare(self.device.name, self.device.compile_for)
+        self.device = Device.here(threads.compute, task.cut.arithmetic.engine)
+        self.extract = task.cut.load().prepare(self.device.name)
         preprocess = task.cut.preprocess
         self.decode = decoders.decoder(task.data, preprocess, threads.decode, self.device.batch_size, fetch)
         self.careful = Careful(task.data, preprocess, fetch)
@@ -219,10 +217,10 @@ def usable(config: TrainConfig, files: Sequence[File], cut: Cut, what: str = "fe
 
 def run(plan: Sequence[Chunk], data: str, cut: Cut, actors: Pool, progress: Progress) -> tuple[int, int]:
     """Let actors compute a plan; returns the numbers of views computed and of images that failed."""
-    task = Task(storage.absolute(data), cut, num_views(plan) // actors.num_actors)
+    task = Task(storage.absolute(data), cut)
     views_per_image = {chunk.id: len(chunk.rows["views"][0]) for chunk in plan}
     num_computed = num_failed = 0
-    for result in pool.run(plan, _ACTOR, task, actors, f"features-{cut.frozen_digest[:8]}"):
+    for result in pool.run(plan, _ACTOR, task, actors):
         views = views_per_image[result.chunk]
         num_computed += (result.num_images - result.num_failed) * views
         num_failed += result.num_failed

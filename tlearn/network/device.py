@@ -11,9 +11,6 @@ from tlearn.errors import UsageError
 
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 """Images that go through the frozen layers together; on processors more of them only leave its caches."""
-COMPILED_FROM = 1_000_000
-"""Images of one GPU from which torch.compile should pay: it takes about a minute, and spares the GPU perhaps 60
-microseconds an image by writing each map once and not three times. An estimate, not measured."""
 
 
 def require_gpu() -> None:
@@ -33,22 +30,16 @@ class Device:
     num_threads: int
     batch_size: int
     """Images that go through the layers together."""
-    compiles: bool
-    """Whether torch.compile pays."""
 
     @classmethod
-    def here(cls, num_threads: int, num_images: int = 0, batch_size: int | None = None) -> "Device":
-        """The GPU of this process if it has one, else its processor; `num_images` are all that it will see."""
-        name: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-        compiles = name == "cuda" and num_images >= COMPILED_FROM
-        device = cls(name, num_threads, batch_size or BATCH_SIZES[name], compiles)
+    def here(
+        cls, num_threads: int, engine: Literal["torch", "openvino"] = "torch", batch_size: int | None = None
+    ) -> "Device":
+        """The GPU of this process if it has one that the engine computes on, else its processor."""
+        name: Literal["cpu", "cuda"] = "cuda" if engine == "torch" and torch.cuda.is_available() else "cpu"
+        device = cls(name, num_threads, batch_size or BATCH_SIZES[name])
         device.set_threads()
         return device
-
-    @property
-    def compile_for(self) -> int | None:
-        """The batch size that torch.compile is used for."""
-        return self.batch_size if self.compiles else None
 
     def set_threads(self) -> None:
         """For the calling thread: Ray sets OMP_NUM_THREADS, and calls an actor from another thread than built it."""

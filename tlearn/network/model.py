@@ -62,9 +62,9 @@ class Network:
     points: Tensor | None = field(repr=False)
     """(num_points, channels) float16: features of training images, of unit length."""
 
-    def prepare(self, device: str = "cpu", compile_for: int | None = None) -> Classifier:
-        """Make it run; the arguments are those of `Frozen.prepare`."""
-        extract = self.convolutions.prepare(device, compile_for)
+    def prepare(self, device: str = "cpu") -> Classifier:
+        """Make it run."""
+        extract = self.convolutions.prepare(device)
         return Classifier(self.convolutions.preprocess, extract, copy.deepcopy(self.head).to(device), self.temperature)
 
 

@@ -66,7 +66,8 @@ def normalize(batch: Tensor, config: PreprocessConfig, dtype: torch.dtype = torc
     if config.normalization == "rescaled_bgr":
         # The notebook feeds RGB to filters that expect BGR; ours are in RGB order, so the input is reversed.
         return batch.flip(1).to(torch.float32).div_(255).to(dtype)
-    mean = torch.tensor(IMAGENET_MEAN, device=batch.device).view(3, 1, 1)
+    # A GPU may still be at work; torch.tensor(..., device=) would wait for it.
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1).to(batch.device, non_blocking=True)
     # Subtracted in float32: pixels near the mean would lose their last bits in bfloat16.
     return batch.to(torch.float32).sub_(mean).to(dtype)
 

@@ -25,13 +25,13 @@ from tlearn.storage import Entry
 class Score:
     """Decode the images of a chunk, run the whole network, write one file.
 
-    A chunk is a row group of the plan; its id is the number of the group. A picture that kills its decoder costs one
-    row: see decoders.surviving.
+    A chunk is a row group of the plan of its run. A picture that kills its decoder costs one row: see
+    decoders.surviving.
     """
 
     def __init__(self, task: Task, threads: Threads, fetch: Fetch = fetch):
         self.task = task
-        self.device = Device.here(threads.compute, task.num_images, task.batch_size)
+        self.device = Device.here(threads.compute, task.arithmetic.engine, task.batch_size)
         self.predictor = _predictor(task, self.device)
         sizes = [stage.classifier.preprocess for stage in self.predictor.stages]
         batch_size = self.device.batch_size
@@ -41,15 +41,15 @@ class Score:
     @storage.reached()
     def __call__(self, chunk: Chunk) -> ChunkResult:
         self.device.set_threads()
-        number = int(chunk.id)
-        part = storage.join(self.task.run_folder, parts.name(number))
+        folder, number = self.task.place(chunk.id)
+        part = storage.join(folder, parts.name(number))
         if storage.exists(part):
             with storage.open_input(part) as file:
                 statuses = pq.read_table(file, columns=["status"])["status"].to_pylist()
         else:
-            with plan.opened(self.task.run_folder) as opened:
+            with plan.opened(folder) as opened:
                 entries = opened.entries(number)
-            started = storage.join(self.task.run_folder, f"{chunk.id}.started")
+            started = storage.join(folder, f"{number:06}.started")
             scores = self.rows(entries, careful=decoders.is_second(started))
             parts.write(part, scores.rows, scores.histograms)
             statuses = [row.status for row in scores.rows]
@@ -76,7 +76,7 @@ def _predictor(task: Task, device: Device) -> Predictor:
     loaded = model.load(task.model, task.arithmetic)
     if loaded.description.digest != task.model_digest:
         raise IntegrityError(f"expected model {task.model_digest} in {task.model}, got another: it was replaced")
-    return Predictor.of(loaded, device, task.limits, task.run, cascade=task.cascade)
+    return Predictor.of(loaded, device, task.limits, cascade=task.cascade)
 
 
 def _require_storage(folder: str, rows: list[Row]) -> None:
@@ -94,9 +94,9 @@ def _require_storage(folder: str, rows: list[Row]) -> None:
 
 def _as_listed(entry: Entry, fetched: Fetched) -> Fetched:
     """What was fetched if the file is as it was listed; otherwise a row that says so."""
-    if fetched.size is None or (fetched.size, fetched.modified) == (entry.size, entry.modified):
+    if fetched.size is None or fetched.modified is None:
         return fetched
-    error = "written to after it was listed"
-    if fetched.size != entry.size:
-        error = f"listed with {entry.size} bytes, found with {fetched.size}"
+    error = entry.change(fetched.size, fetched.modified)
+    if error is None:
+        return fetched
     return Fetched(status="changed", error=error, size=fetched.size, modified=fetched.modified)

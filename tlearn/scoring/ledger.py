@@ -4,10 +4,10 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +18,9 @@ from tlearn.errors import IntegrityError
 FOLDER = "_tlearn"
 """Of a table, for everything that is no row; readers leave out names that start with an underscore."""
 
-Kind = Literal["pending", "commits"]
-_NAME = re.compile(r"scores-\d{6,}-[0-9a-f]{16}\.parquet")
+_NAME = re.compile(r"scores-(\d{6,})(-[0-9a-f]{16})?\.parquet")
+"""Of a commit by its number; earlier versions had the run in it too."""
+_CHANGED = "expected sha256 {}, got {}: it was changed after it was written; move it away"
 _STRANGE = "{}: not in the ledger; a reader of *.parquet sees it all the same"
 
 
@@ -43,23 +44,43 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @property
+    def number(self) -> int:
+        """Of the commit."""
+        return number_of(self.name)
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Record":
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: values[name] for name in names & values.keys()})
 
 
+def name_of(number: int) -> str:
+    """The file of a commit."""
+    return f"scores-{number:06}.parquet"
+
+
+def number_of(name: str) -> int:
+    """Of a file's commit; 0 for what no run has added."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    return number_of(name), name
+
+
 class Ledger:
-    """What was added to a table, one record a file, beside it:
+    """What was added to a table, one file a commit, and a record of each beside it:
 
-        DIR/scores-000001-<run>.parquet         rows; what a reader sees
-        DIR/_tlearn/pending/<same name>.json    about to be added
-        DIR/_tlearn/commits/<same name>.json    added: sha256, rows, run, model
-        DIR/_tlearn/runs/<run>/                 a run that is not finished: plan, chunks
+        DIR/scores-000007.parquet                rows; what a reader sees
+        DIR/_tlearn/commits/<same name>.json     its record: sha256, rows, run, model
+        DIR/_tlearn/runs/<run>/                  a run that is not finished: plan, chunks
 
-    A file is added by one step: a hard link where the output is local or NFS (it fails if the name is taken), one
-    PUT on an object store (the object is there whole or not at all). Everything before that step is invisible to
-    a reader of DIR/*.parquet, everything after it is made up for by `recover`.
+    The file is the commit. It is added in one step that fails where the name is taken: a hard link of a whole, synced
+    file where the output is local or NFS, one conditional PUT on an object store. Its number says which state of the
+    table its run was planned against: of two runs that were planned against the same state, one is refused. What comes
+    before that step is invisible to a reader of DIR/*.parquet; the record after it follows from the file.
     """
 
     def __init__(self, output: str):
@@ -68,88 +89,80 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """Every record in the order of the commits. Raises IntegrityError for one that is empty or cut."""
-        return [self._record(name) for name in self.noted("commits")]
+        return [self.require(name) for name in self.recorded()]
 
-    def noted(self, kind: Kind) -> list[str]:
-        """Names of the files of the table that have a note of this kind, in the order of the commits."""
-        names = storage.names(storage.join(self.folder, kind))
-        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    def recorded(self) -> list[str]:
+        """Names of the files that have a record, in the order of the commits."""
+        names = storage.names(storage.join(self.folder, "commits"))
+        return sorted((name.removesuffix(".json") for name in names if name.endswith(".json")), key=_in_order)
 
-    def _record(self, name: str) -> Record:
-        record = self.read("commits", name)
+    def names(self) -> list[str]:
+        """Names of all files of the table in the order of the commits, with a record or without.
+
+        A listing may lag, a look by name does not: so numbers that no listing shows are looked up. They may be free,
+        of files that were taken out by hand.
+        """
+        listed = {*self.recorded(), *filter(_NAME.fullmatch, storage.names(self.output))}
+        numbers = {number_of(name) for name in listed}
+        last = max(numbers, default=0)
+        free = (name_of(number) for number in range(1, last) if number not in numbers)
+        listed.update(name for name in free if storage.exists(self.file(name)))
+        while storage.exists(self.file(name_of(last + 1))):
+            listed.add(name_of(last := last + 1))
+        return sorted(listed, key=_in_order)
+
+    def unrecorded(self) -> list[str]:
+        """Names of files that runs have added and whose record is not there."""
+        return [name for name in self.strangers() if _NAME.fullmatch(name)]
+
+    def require(self, name: str) -> Record:
+        """A record. Raises IntegrityError where it is empty or cut."""
+        record = self.read(name)
         if record is None:
             raise IntegrityError(
-                f"expected the record of a file of the table in {self.note('commits', name)}, it is empty or cut: "
+                f"expected the record of a file of the table in {self.note(name)}, it is empty or cut: "
                 f"tlearn verify {self.output} --repair makes it anew from the file"
             )
         return record
 
-    def read(self, kind: Kind, name: str) -> Record | None:
-        """None where it is empty or cut: of an announcement, then nothing was added."""
+    def read(self, name: str) -> Record | None:
+        """None where there is none, and where it is empty or cut."""
         try:
-            return Record.from_json(storage.read_json(self.note(kind, name)))
-        except (ValueError, TypeError, AttributeError):
+            return Record.from_json(storage.read_json(self.note(name)))
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return None
 
-    def open(self, record: Record) -> Any:
+    def open(self, name: str) -> Any:
         """A file of the table, for reading. Raises IntegrityError where it is gone."""
         try:
-            return storage.open_input(self._file(record))
+            return storage.open_input(self.file(name))
         except FileNotFoundError:
             raise IntegrityError(
-                f"expected {record.name} in {self.output}, it is gone: restore it, or remove {FOLDER}/commits/"
-                f"{record.name}.json to have its images scored again"
+                f"expected {name} in {self.output}, it is gone: restore it, or remove {FOLDER}/commits/"
+                f"{name}.json to have its images scored again"
             ) from None
 
-    def _file(self, record: Record) -> str:
-        return storage.join(self.output, record.name)
-
-    def recover(self) -> None:
-        """Finish or drop what a run left between announcing a file and recording it. Holds the lease."""
-        for name in self.noted("pending"):
-            record = self.read("pending", name)
-            if record is not None and storage.exists(self._file(record)):
-                self._finish(record)
-            storage.remove(self.note("pending", name))
-
-    def _finish(self, record: Record) -> None:
-        try:
-            self._check(record)
-        except IntegrityError:
-            if not storage.exists(self.note("commits", record.name)):
-                raise  # else it was about to be replaced, and still is what it was
-        else:
-            self.write("commits", record)
-
-    def _check(self, record: Record) -> None:
-        actual = storage.sha256_file(self._file(record))
-        if actual != record.sha256:
-            raise IntegrityError(
-                f"expected sha256 {record.sha256[:16]} of {self._file(record)}, got {actual[:16]}: "
-                "it was changed after it was written; move it away"
-            )
+    def file(self, name: str) -> str:
+        return storage.join(self.output, name)
 
     def commit(self, merged: Path, record: Record) -> None:
-        """Make a whole file part of the table."""
-        self.write("pending", record)
-        storage.publish(merged, self._file(record), replace=False)
-        self.write("commits", record)
-        storage.remove(self.note("pending", record.name))
+        """Make a whole file part of the table. Raises storage.Taken where another run has used the number."""
+        storage.publish(merged, self.file(record.name), replace=False)
+        self.write(record)
 
     def replace(self, record: Record, data: bytes) -> Record:
-        """Put other bytes in the place of a file of the table; returns the record that it has then."""
+        """Put the same rows in other bytes in the place of a file of the table; returns the record that it has then."""
+        storage.remove(self.note(record.name))
+        storage.write_bytes(self.file(record.name), data)
         replaced = dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
-        self.write("pending", replaced)
-        storage.write_bytes(self._file(record), data)
-        self.write("commits", replaced)
-        storage.remove(self.note("pending", record.name))
+        self.write(replaced)
         return replaced
 
-    def write(self, kind: Kind, record: Record) -> None:
-        storage.write_bytes(self.note(kind, record.name), (json.dumps(record.to_json(), indent=2) + "\n").encode())
+    def write(self, record: Record) -> None:
+        storage.write_bytes(self.note(record.name), (json.dumps(record.to_json(), indent=2) + "\n").encode())
 
-    def note(self, kind: Kind, name: str) -> str:
-        return storage.join(self.folder, kind, f"{name}.json")
+    def note(self, name: str) -> str:
+        return storage.join(self.folder, "commits", f"{name}.json")
 
     def verify(self) -> list[str]:
         """One line for everything that is not as the ledger says; repairs nothing."""
@@ -157,28 +170,19 @@ class Ledger:
         return self._problems(records) + [_STRANGE.format(name) for name in self.strangers()]
 
     def strangers(self) -> list[str]:
-        """Names of the Parquet files in the folder that the ledger does not know."""
-        recorded = set(self.noted("commits"))
+        """Names of the Parquet files in the folder that have no record."""
+        recorded = set(self.recorded())
         return [name for name in storage.names(self.output) if name.endswith(".parquet") and name not in recorded]
 
-    def lost(self) -> list[str]:
-        """Of these, the names that a run gives."""
-        return [name for name in self.strangers() if _NAME.fullmatch(name)]
-
-    def require_records(self) -> None:
-        """Raise IntegrityError for a file that a run has added and the ledger does not know. Holds the lease."""
-        if lost := self.lost():
-            raise IntegrityError(
-                f"expected a record of {lost[0]} in {self.folder}, there is none: "
-                f"tlearn verify {self.output} --repair makes it anew from the file"
-            )
-
-    def look(self) -> list[str]:
+    def look(self, records: Sequence[Record]) -> list[str]:
         """As `verify`, but a file of the right name and size is not opened."""
-        records = self.records()
-        sizes = {entry.path: entry.size for entry in storage.stream(self.output)}
+        if not records:
+            return []
+        sizes = {entry.path: entry.size for entry in storage.stream(self.output, lambda folder: False)}
         suspects = [record for record in records if sizes.get(record.name) != record.num_bytes]
-        return self._problems(suspects) + [_STRANGE.format(name) for name in self.strangers()]
+        known = {record.name for record in records}
+        strangers = sorted(name for name in sizes if name.endswith(".parquet") and name not in known)
+        return self._problems(suspects) + [_STRANGE.format(name) for name in strangers]
 
     def _problems(self, records: Iterable[Record]) -> list[str]:
         return [problem for record in records if (problem := self.problem(record))]
@@ -186,12 +190,14 @@ class Ledger:
     def problem(self, record: Record) -> str | None:
         """What is not as the record says, in one line, after a look at every byte."""
         try:
-            self._check(record)
-            with storage.open_input(self._file(record)) as file:
+            actual = storage.sha256_file(self.file(record.name))
+            if actual != record.sha256:
+                return f"{record.name}: {_CHANGED.format(record.sha256[:16], actual[:16])}"
+            with storage.open_input(self.file(record.name)) as file:
                 num_rows = pq.ParquetFile(file).metadata.num_rows
         except FileNotFoundError:
             return f"{record.name}: recorded with {record.num_rows} rows, but missing"
-        except (IntegrityError, pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError) as error:
             return f"{record.name}: {error}"
         if num_rows != record.num_rows:
             return f"{record.name}: expected {record.num_rows} rows, found {num_rows}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,17 +19,33 @@ import pyarrow.parquet as pq
 from tlearn import storage
 from tlearn.config import ScoreConfig
 from tlearn.errors import UsageError
-from tlearn.scoring import flat, plan, table
-from tlearn.scoring.index import INGESTED, Counts, Index
+from tlearn.scoring import flat, ledger, parts, repair, table
+from tlearn.scoring.index import INGESTED, Index
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 from tlearn.scoring.parts import Merged
-from tlearn.scoring.plan import Facts, Run
+from tlearn.scoring.plan import Run
+from tlearn.scoring.stream import Computed
 
 _SUFFIX = re.compile(r"[^/]\.[A-Za-z][A-Za-z0-9]{0,7}$")
 """Of a name that a person means as a file."""
 
 _OTHERS = ("config.json", "model.json")
 """Of a run, and of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Of a table: what a run is planned against."""
+
+    number: int
+    """Of the next commit."""
+    after: str | None
+    """The run of the last one; None where commits do not stand on each other."""
+    records: tuple[Record, ...] = ()
+
+    def then(self, run: str) -> "State":
+        """After the commit of a run."""
+        return State(self.number + 1, None if self.after is None else run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +69,40 @@ class Snapshot:
         """Where the index is: only its work table is used, and it goes with the work folder."""
         if storage.is_remote(self.work):
             return _cached_index(cache, self.location)
-        return storage.local(self.work) / "plan.sqlite"
+        return storage.local(self.work) / "plan.duckdb"
 
-    def catch_up(self, index: Index) -> int:
-        """Nothing is known already; the file has no commits."""
-        return 0
+    def catch_up(self, index: Index) -> State:
+        """Nothing is known: a command that was ended may have left rows in the index."""
+        index.clear()
+        return State(0, None)
 
-    def problems(self) -> list[str]:
+    def problems(self, state: State) -> list[str]:
         """None: what was there is replaced."""
         return []
 
-    def stopped(self, facts: Facts) -> Iterator[str]:
-        """None goes on before the folder is listed; its parts are used if the listing makes the same plan again."""
-        return iter(())
+    goes_on: ClassVar[bool] = False
+    """The folder is listed first, and parts are used where the listing makes the same plans again."""
 
-    def needs_run(self, counts: Counts) -> bool:
-        return True
+    def groups(self, runs: Iterator[Computed], index: Index) -> Iterator[Iterator[Computed]]:
+        """The runs that make a file: all of them."""
+        yield self._noted(runs, index)
+
+    def _noted(self, runs: Iterator[Computed], index: Index) -> Iterator[Computed]:
+        """With what later ones may take over of earlier ones in the index."""
+        for one in runs:
+            yield one
+            if not one.run.is_last:
+                index.ingest(one.run.id, one.run.id, parts.computed(one.run))
 
     def shown(self, merged: pa.Table) -> pa.Table:
         """What a report shows after runs with these rows: all of them."""
         return merged
 
-    def publish(self, merged: Merged, file: Path, run: Run) -> None:
+    def publish(self, merged: Merged, file: Path, last: Run) -> Record | None:
         if self.location.endswith(".csv"):
-            file = self._as_csv(file, run)
+            file = self._as_csv(file, last)
         storage.publish(file, self.location, replace=True)
+        return None
 
     def _as_csv(self, file: Path, run: Run) -> Path:
         """The same rows in another file beside it."""
@@ -88,7 +114,7 @@ class Snapshot:
         return target
 
     def clean_up(self) -> None:
-        if storage.is_remote(self.work) or not (storage.local(self.work) / "lease.json").exists():
+        if not storage.exists(storage.join(self.work, "lease.json")):
             storage.remove_folder(self.work)
 
 
@@ -114,66 +140,65 @@ class GrowingTable:
         """Where the index is: in the cache, one for each table."""
         return _cached_index(cache, self.location)
 
-    def catch_up(self, index: Index) -> int:
-        """Take into the index what was committed since; returns the number of the next commit."""
-        self.ledger.recover()
-        self.ledger.require_records()
-        records = [self._renewed(record) for record in self.ledger.records()]
+    def catch_up(self, index: Index) -> State:
+        """Take into the index what was committed since."""
+        records = [self._renewed(record) for record in repair.records(self.ledger)]
         known = index.commits()
         if known.items() - {(record.name, record.sha256) for record in records}:
             index.clear()  # files were taken out of the table, or written again
             known = {}
         for record in records:
             if record.name not in known:
-                with self.ledger.open(record) as file:
+                with self.ledger.open(record.name) as file:
                     index.ingest(record.name, record.sha256, table.batches(file, record.name, INGESTED))
-        return len(records) + 1
+        if not records:
+            return State(1, "")
+        return State(records[-1].number + 1, records[-1].run, tuple(records))
 
     def _renewed(self, record: Record) -> Record:
         """The record of a file in today's columns: one of an earlier version is written again, unless it is damaged."""
         if record.num_bytes is not None or self.ledger.problem(record):
             return record
-        with self.ledger.open(record) as file:
+        with self.ledger.open(record.name) as file:
             rows = table.read(file, record.name)
         data = io.BytesIO()
         pq.write_table(rows, data, write_page_checksum=True)
         return self.ledger.replace(record, data.getvalue())
 
-    def problems(self) -> list[str]:
+    def problems(self, state: State) -> list[str]:
         """One line for each file that is gone, damaged or not of this table; what is known of its rows still counts."""
-        return self.ledger.look()
+        return self.ledger.look(state.records)
 
-    def stopped(self, facts: Facts) -> Iterator[str]:
-        """The run that was stopped between its plan and its commit, if it was under the same facts."""
-        for run in plan.ids(self.work):
-            if plan.is_whole(plan.run_folder(self.work, run)):
-                with plan.opened(plan.run_folder(self.work, run)) as stopped:
-                    is_same = facts.agree(stopped.facts)
-                if is_same:
-                    yield run
+    goes_on: ClassVar[bool] = True
+    """Runs that were stopped between their plan and their commit come first."""
 
-    def needs_run(self, counts: Counts) -> bool:
-        return counts.compute + counts.copied > 0
+    def groups(self, runs: Iterator[Computed], index: Index) -> Iterator[Iterator[Computed]]:
+        """The runs that make a file: one each."""
+        yield from (iter([one]) for one in runs)
 
     def shown(self, merged: pa.Table) -> pa.Table:
         """What a report shows after runs with these rows: these, or with nothing new the newest of every path."""
         return merged if merged.num_rows else table.latest(self.location)
 
-    def publish(self, merged: Merged, file: Path, run: Run) -> None:
-        if not merged.num_rows:
-            return
-        number = len(self.ledger.records()) + 1
+    def publish(self, merged: Merged, file: Path, last: Run) -> Record | None:
+        """Add a file; without rows only where other runs are planned behind it, by its number.
+
+        Raises storage.Taken where another run has used the number.
+        """
+        if not merged.num_rows and last.is_last:
+            return None
         record = Record(
-            name=f"scores-{number:06}-{run.id}.parquet",
+            name=ledger.name_of(last.number),
             sha256=merged.sha256,
             num_rows=merged.num_rows,
             statuses=dict(merged.statuses),
-            run=run.id,
-            model=run.model.digest,
+            run=last.id,
+            model=last.model.digest,
             committed_at=datetime.now(UTC).isoformat(),
-            num_bytes=file.stat().st_size,
+            num_bytes=storage.look(str(file)).size,
         )
         self.ledger.commit(file, record)
+        return record
 
     def clean_up(self) -> None:
         """The work folder stays: it holds the ledger."""
@@ -202,9 +227,9 @@ def _require_own_folder(location: str, folder: str) -> None:
         raise UsageError(f"expected an input outside of the table {location}, got {folder}: choose another output")
     if FOLDER in storage.folders(location):
         return
-    ledger = Ledger(location)
-    others = [name for name in storage.names(location) if name in _OTHERS] + ledger.strangers()
-    if others and not ledger.lost():
+    found = Ledger(location)
+    others = [name for name in storage.names(location) if name in _OTHERS] + found.strangers()
+    if others and not found.unrecorded():
         raise UsageError(f"expected a folder of its own for the table, found {others[0]} in {location}: choose another")
 
 
@@ -216,4 +241,4 @@ def _is_in(folder: str, other: str) -> bool:
 
 def _cached_index(cache: str, location: str) -> Path:
     name = hashlib.sha256(location.encode()).hexdigest()[:16]
-    return storage.disk(cache) / "tables" / f"{name}.sqlite"
+    return storage.disk(cache) / "tables" / f"{name}.duckdb"

@@ -1,11 +1,11 @@
 """The files of chunks, and how they become one file of the table."""
 
+import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from tlearn.data.status import SETTLED
 from tlearn.errors import StorageError
 from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms
+from tlearn.scoring import plan as plans
 from tlearn.scoring import table
 from tlearn.scoring.index import Index
 from tlearn.scoring.plan import Copy, Plan, Run
 from tlearn.scoring.table import COPIED, Row
-from tlearn.storage import Entry
+from tlearn.storage import UNKNOWN, Entry
 
+FACTS = b"tlearn"
+"""Of the metadata of a merged file: what its record says of the run."""
 _PARTS_OF_ROW_GROUP = 256
 
 
@@ -80,19 +83,14 @@ class Merged:
     """Of these, rows in which both are the same."""
 
 
-def merge(run: Run, plan: Plan, index: Index, target: Path, compute: Callable[[Entry], Row]) -> Merged:
-    """Write the parts, in order, and then the copies, as one file, whole and on disk.
+def merge(runs: Iterable[Run], index: Index, target: Path, compute: Callable[[Entry], Row]) -> Merged:
+    """Write the parts of each run, in order, and then its copies, as one file, whole and on disk.
 
     A file that fails as its latest row in the index says gets no row. A copy of a file that was gone or could not be
     read is computed here. Raises StorageError where rows are missing.
     """
-    merging = _Merge(run, plan, index, compute)
-    storage.write(str(target), merging.write_to)
-    num_rows = merging.num_rows + merging.num_repeated
-    if num_rows != plan.num_rows:
-        raise StorageError(
-            f"expected {plan.num_rows} rows in run {run.id}, merged {num_rows}: remove {run.folder} and score again"
-        )
+    merging = _Merge(index, compute)
+    storage.write(str(target), lambda sink: merging.write_to(sink, runs))
     return Merged(
         sha256=storage.sha256_file(target),
         num_rows=merging.num_rows,
@@ -107,71 +105,113 @@ def merge(run: Run, plan: Plan, index: Index, target: Path, compute: Callable[[E
 class _Merge:
     """Table after table goes by, and is counted."""
 
-    def __init__(self, run: Run, plan: Plan, index: Index, compute: Callable[[Entry], Row]):
-        self.run, self.plan, self.index, self.compute = run, plan, index, compute
-        self.wanted = {copy.same_as for copies in plan.copies() for copy in copies if copy.same_as}
-        self.outcomes: dict[str, dict[str, Any]] = {}
-        """Of the paths that are wanted: what their copies share with them."""
+    def __init__(self, index: Index, compute: Callable[[Entry], Row]):
+        self.index, self.compute = index, compute
         self.statuses: Counter[str] = Counter()
         self.num_rows = self.num_repeated = self.num_labelled = self.num_right = 0
         self.histograms: Histograms | None = None
 
-    def write_to(self, sink: Any) -> None:
+    def write_to(self, sink: Any, runs: Iterable[Run]) -> None:
+        facts: dict[str, Any] = {}
         with pq.ParquetWriter(sink, table.SCHEMA, write_page_checksum=True) as writer:
-            for rows in chain(self._computed(), self._copied()):
-                self.statuses.update(rows["status"].to_pylist())
-                kept = self._without_repeated(rows)
-                self.num_rows += kept.num_rows
-                self.num_repeated += rows.num_rows - kept.num_rows
-                is_right = pc.equal(kept["label"], kept["prediction"])  # null where one of them is
-                self.num_labelled += kept.num_rows - is_right.null_count
-                self.num_right += pc.sum(is_right).as_py() or 0
-                writer.write_table(kept)
+            for run in runs:
+                before = self.num_rows + self.num_repeated
+                with plans.opened(run.folder) as plan:
+                    for rows in _OneRun(self, run, plan).tables():
+                        writer.write_table(self._counted(rows, run.model.digest))
+                    num_merged = self.num_rows + self.num_repeated - before
+                    if num_merged != plan.num_rows:
+                        raise StorageError(
+                            f"expected {plan.num_rows} rows in run {run.id}, merged {num_merged}: remove {run.folder} "
+                            "and score again"
+                        )
+                facts = {"run": run.id, "model": run.model.digest}
+            facts |= {"statuses": dict(self.statuses), "committed_at": datetime.now(UTC).isoformat()}
+            writer.add_key_value_metadata({FACTS.decode(): json.dumps(facts)})
+
+    def _counted(self, rows: pa.Table, model: str) -> pa.Table:
+        """The rows that are kept."""
+        counts = pc.value_counts(rows["status"]).to_pylist()
+        self.statuses.update({count["values"]: count["counts"] for count in counts})
+        kept = self._without_repeated(rows, model)
+        self.num_rows += kept.num_rows
+        self.num_repeated += rows.num_rows - kept.num_rows
+        is_right = pc.equal(kept["label"], kept["prediction"])  # null where one of them is
+        self.num_labelled += kept.num_rows - is_right.null_count
+        self.num_right += pc.sum(is_right).as_py() or 0
+        return kept
+
+    def _without_repeated(self, rows: pa.Table, model: str) -> pa.Table:
+        is_settled = pc.is_in(rows["status"], pa.array(SETTLED))
+        if pc.all(is_settled).as_py() in (True, None):
+            return rows
+        failed = rows.filter(pc.invert(is_settled)).select(["path", "status", "error"]).to_pylist()
+        known = self.index.outcomes([row["path"] for row in failed], model)
+        repeated = [row["path"] for row in failed if known.get(row["path"]) == (row["status"], row["error"])]
+        return rows.filter(pc.invert(pc.is_in(rows["path"], pa.array(repeated, pa.string()))))
+
+
+def computed(run: Run) -> Iterator[pa.Table]:
+    """The rows of a run that are no copies."""
+    with plans.opened(run.folder) as plan:
+        for chunk in range(plan.num_chunks):
+            yield _read(storage.join(run.folder, name(chunk)))[0]
+
+
+class _OneRun:
+    """The rows of a run: its parts, then its copies."""
+
+    def __init__(self, merge: _Merge, run: Run, plan: Plan):
+        self.merge, self.run, self.plan = merge, run, plan
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        """Of the paths that are wanted: what their copies share with them."""
+
+    def tables(self) -> Iterator[pa.Table]:
+        wanted = {copy.same_as for copies in self.plan.copies() for copy in copies if copy.same_as}
+        for rows in self._computed():
+            if wanted:
+                self._keep(rows.filter(pc.is_in(rows["path"], pa.array(wanted, pa.string()))))
+            yield rows
+        for copies in self.plan.copies():
+            # What earlier runs of the same command have computed is in the index by now.
+            elsewhere = {copy.same_as for copy in copies if copy.same_as} - self.outcomes.keys()
+            if elsewhere:
+                self._keep(self.merge.index.results(sorted(elsewhere), self.run.model.digest))
+            yield table.of_rows([self._copy(copy) for copy in copies])
+
+    def _keep(self, rows: pa.Table) -> None:
+        outcomes = rows.select(COPIED).to_pylist(maps_as_pydicts="strict")
+        self.outcomes |= dict(zip(rows["path"].to_pylist(), outcomes, strict=True))
 
     def _computed(self) -> Iterator[pa.Table]:
         """The rows of several parts at once, so that row groups are large."""
+        at = table.SCHEMA.get_field_index("run")
         for start in range(0, self.plan.num_chunks, _PARTS_OF_ROW_GROUP):
             chunks = range(start, min(start + _PARTS_OF_ROW_GROUP, self.plan.num_chunks))
             rows = pa.concat_tables([self._part(chunk) for chunk in chunks])
-            if self.wanted:
-                outcomes = zip(
-                    rows["path"].to_pylist(), rows.select(COPIED).to_pylist(maps_as_pydicts="strict"), strict=True
-                )
-                self.outcomes |= {path: outcome for path, outcome in outcomes if path in self.wanted}
-            yield rows
+            yield rows.set_column(at, table.SCHEMA.field(at), pa.repeat(self.run.id, rows.num_rows))
 
     def _part(self, chunk: int) -> pa.Table:
         rows, histograms = _read(storage.join(self.run.folder, name(chunk)))
         if histograms:
-            self.histograms = drift.add(self.histograms, histograms)
+            self.merge.histograms = drift.add(self.merge.histograms, histograms)
         return rows
 
-    def _copied(self) -> Iterator[pa.Table]:
-        for copies in self.plan.copies():
-            yield table.of_rows([self._copy(copy) for copy in copies])
-
     def _copy(self, copy: Copy) -> Row:
-        if copy.same_as and self.outcomes[copy.same_as]["status"] not in SETTLED:
-            row = self.compute(copy.entry)
+        outcome = self.outcomes.get(copy.same_as) if copy.same_as else json.loads(copy.result or "")
+        if outcome is None or outcome["status"] not in SETTLED:
+            assert copy.same_as is not None, "what was taken over is settled"
+            row = dataclasses.replace(self.merge.compute(copy.entry), run=self.run.id)
             if row.status in SETTLED:
                 self.outcomes[copy.same_as] = {name: getattr(row, name) for name in COPIED}
             return row
         return Row(
             path=copy.entry.path,
             bytes=copy.entry.size,
-            modified=copy.entry.modified,
+            modified=None if copy.entry.modified == UNKNOWN else copy.entry.modified,
             label=table.label_of(copy.entry.path, self.run.model.classes),
             model=self.run.model.digest,
             run=self.run.id,
             scored_at=datetime.now(UTC),
-            **(self.outcomes[copy.same_as] if copy.same_as else json.loads(copy.result or "")),
+            **outcome,
         )
-
-    def _without_repeated(self, rows: pa.Table) -> pa.Table:
-        if all(status in SETTLED for status in rows["status"].to_pylist()):
-            return rows
-        outcomes = rows.select(["path", "status", "error"]).to_pylist()
-        return rows.filter(pa.array([not self._is_repeated(**outcome) for outcome in outcomes]))
-
-    def _is_repeated(self, path: str, status: str, error: str | None) -> bool:
-        return status not in SETTLED and self.index.outcome(path, self.run.model.digest) == (status, error)

@@ -79,7 +79,7 @@ class Stage:
     def of(cls, model: Model, device: Device, name: Literal["small", "large"]) -> Self:
         network, cascade = (model.large, None) if name == "large" else (model.small, model.description.cascade)
         assert network is not None
-        classifier = network.prepare(device.name, device.compile_for)
+        classifier = network.prepare(device.name)
         points = None if network.points is None else network.points.float().to(device.name)
         if cascade is None:
             return cls(name, classifier, points, model.description.novelty)
@@ -101,8 +101,6 @@ class Predictor:
     """The small network first, where it may answer; the last one answers everything."""
     device: Device
     limits: Limits
-    run: str | None = None
-    """For the column of that name."""
     folder: str = ""
     """Of the model, where it was loaded from one."""
 
@@ -110,15 +108,15 @@ class Predictor:
         return f"Predictor({self.folder!r}: {self.description})"
 
     @classmethod
-    def of(cls, model: Model, device: Device, limits: Limits, run: str | None = None, *, cascade: bool) -> Self:
+    def of(cls, model: Model, device: Device, limits: Limits, *, cascade: bool) -> Self:
         """Move a model to its device; with `cascade` its small network answers first, if it has one."""
         large = Stage.of(model, device, "large")
         if not cascade or model.small is None:
-            return cls(model.description, (large,), device, limits, run)
+            return cls(model.description, (large,), device, limits)
         small = Stage.of(model, device, "small")
         # What may be unknown is for the large network to say.
         small = replace(small, max_novelty=min(small.max_novelty, limits.max_novelty))
-        return cls(model.description, (small, large), device, limits, run)
+        return cls(model.description, (small, large), device, limits)
 
     @property
     def large(self) -> Classifier:
@@ -218,7 +216,6 @@ class Predictor:
             modified=fetched.modified,
             sha256=fetched.sha256,
             model=self.description.digest,
-            run=self.run,
             scored_at=datetime.now(UTC),
         )
         if answer is None:
@@ -283,7 +280,7 @@ def load(
     """
     trained, on_gpu = description.describe(folder).arithmetic, torch.cuda.is_available()
     best = arithmetic.of_model(trained, engine, precision, on_gpu=on_gpu)
-    loaded, device = model.load(folder, best), Device.here(os.cpu_count() or 1)
+    loaded, device = model.load(folder, best), Device.here(os.cpu_count() or 1, best.engine)
     ready = Predictor.of(loaded, device, limits, cascade=cascade == "auto" and not on_gpu)
     return replace(ready, folder=folder)
 

@@ -14,8 +14,8 @@ from tlearn.evaluation import drift
 from tlearn.evaluation.drift import Histograms, Reference
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.network.description import Description
-from tlearn.scoring.index import Counts
 from tlearn.scoring.parts import Merged
+from tlearn.scoring.waves import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,17 @@ class Scored:
     """One line each: what the listing left out."""
     report: str | None = None
     """The page that was made; None where no picture has a score."""
+    not_published: str | None = None
+    """Why the log of the table is behind it, where one was wanted: the same command again brings it up."""
 
     def exceeds(self, max_error_rate: float) -> bool:
         """Whether more than this share of the files that were looked at has no score."""
         return self.failed > max_error_rate * (self.scored + self.failed)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """`not_published` only where there is a reason."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name != "not_published" or value is not None}
 
 
 def histograms(runs: Sequence[Finished]) -> Histograms | None:

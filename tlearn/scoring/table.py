@@ -113,8 +113,9 @@ def batches(file: Any, location: str, columns: Sequence[str]) -> Iterator[pa.Tab
     try:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         yield current(parquet.schema_arrow.empty_table())
-        for batch in parquet.iter_batches(flat.NUM_ROWS, columns=list(columns)):
-            yield current(pa.Table.from_batches([batch]))
+        for group in range(parquet.num_row_groups):  # read over all groups, the bytes of all would stay in memory
+            for batch in parquet.iter_batches(flat.NUM_ROWS, row_groups=[group], columns=list(columns)):
+                yield current(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError) as error:
         raise damaged(location, error) from error
 
@@ -223,12 +224,12 @@ def latest(location: str) -> pa.Table:
 
 
 def _files(location: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every file in the ledger; without a ledger every Parquet file in the folder, or the file itself."""
+    """Every file that a run has added; without such every Parquet file in the folder, or the file itself."""
     ledger = Ledger(location)
-    if records := ledger.records():
-        for stranger in ledger.strangers():
+    if names := ledger.names():
+        for stranger in set(ledger.strangers()).difference(names):
             warn(f"left out {storage.join(location, stranger)}: it is not in the ledger")
-        yield from ((record.name, functools.partial(ledger.open, record)) for record in records)
+        yield from ((name, functools.partial(ledger.open, name)) for name in names)
         return
     names = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]
     if not names and location.endswith(".parquet") and storage.exists(location):

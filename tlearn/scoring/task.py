@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from tlearn import storage
 from tlearn.network.arithmetic import Arithmetic
 
 
@@ -27,7 +28,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The same for every actor and chunk of a run."""
+    """The same for every actor and chunk of a command."""
 
     model: str
     """Folder."""
@@ -36,13 +37,15 @@ class Task:
     arithmetic: Arithmetic
     input: str
     """Folder of the listed files."""
-    run: str
-    run_folder: str
-    """The plan is there, and the parts go there."""
+    runs: str
+    """Folder of the runs. The id of a chunk is that of its run, a slash and its number in the plan."""
     batch_size: int | None
     """None: what the device is fastest with."""
     limits: Limits = field(default_factory=Limits)
     cascade: bool = True
     """Whether the small network of a model that has one answers first."""
-    num_images: int = 0
-    """About how many each actor will see."""
+
+    def place(self, chunk: str) -> tuple[str, int]:
+        """The folder of a chunk's run, where the plan is and the parts go, and its number."""
+        run, _, number = chunk.rpartition("/")
+        return storage.join(self.runs, run), int(number)

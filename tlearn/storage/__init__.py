@@ -1,17 +1,29 @@
-"""Files by local path or URI: listed, read, written in one atomic step; who may write them.
+"""Files by local path or URI: listed, read, written in one atomic step; who may write them. README.md has the promises.
 
 from tlearn import storage
 storage.read("s3://bucket/inbox/a.jpg").sha256
 """
 
 from tlearn.storage.copies import Workplace, at_hand, default_cache, disk, workplace
-from tlearn.storage.entries import DATES, Content, DeadLink, Entry, decode_name, encode_name, in_order, is_shown
-from tlearn.storage.failures import reached
+from tlearn.storage.entries import (
+    DATES,
+    UNKNOWN,
+    Content,
+    DeadLink,
+    Entry,
+    decode_name,
+    encode_name,
+    in_order,
+    is_shown,
+)
+from tlearn.storage.failures import Taken, reached
 from tlearn.storage.files import (
     absolute,
     copy_folder,
+    create,
     exists,
     folders,
+    is_conditional,
     is_remote,
     join,
     kind,
@@ -29,21 +41,25 @@ from tlearn.storage.files import (
     require_writable,
     sha256_file,
     stream,
+    swap,
     write,
     write_bytes,
 )
 from tlearn.storage.local import local, sync_folder
-from tlearn.storage.remote import filesystem
+from tlearn.storage.stores import filesystem
 
 __all__ = [
     "DATES",
+    "UNKNOWN",
     "Content",
     "DeadLink",
     "Entry",
+    "Taken",
     "Workplace",
     "absolute",
     "at_hand",
     "copy_folder",
+    "create",
     "decode_name",
     "default_cache",
     "disk",
@@ -52,6 +68,7 @@ __all__ = [
     "filesystem",
     "folders",
     "in_order",
+    "is_conditional",
     "is_remote",
     "is_shown",
     "join",
@@ -72,6 +89,7 @@ __all__ = [
     "require_writable",
     "sha256_file",
     "stream",
+    "swap",
     "sync_folder",
     "workplace",
     "write",

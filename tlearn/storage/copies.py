@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from tlearn.storage import files
 from tlearn.storage.local import local
-from tlearn.storage.remote import Remote, tried
+from tlearn.storage.remote import Remote
+
+_COPY_BYTES = 8 * 2**20
 
 
 def default_cache() -> str:
@@ -28,20 +31,20 @@ def disk(location: str) -> Path:
 def at_hand(location: str) -> Path:
     """A local file with these bytes: the file itself, or a copy that all processes of a machine fetch once.
 
-    What has another size or time has another copy. Raises OSError.
+    Another version has another copy. Raises OSError.
     """
     if not files.is_remote(location):
         return local(location)
     source = Remote(location)
-    size, changed = source.version()
-    key = hashlib.sha256(f"{location} {size} {changed}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{location} {source.version()}".encode()).hexdigest()[:32]
     copy = disk(location) / key
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         with copy.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.exists():
-                tried(lambda: files.write(str(copy), source.download))
+                with source.open_input() as remote:
+                    files.write(str(copy), lambda file: shutil.copyfileobj(remote, file, _COPY_BYTES))
     return copy
 
 

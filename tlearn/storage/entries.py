@@ -14,6 +14,9 @@ _ENCODED = re.compile(r"%((?:25)*)([89A-Fa-f][0-9A-Fa-f])")
 DATES = (-62_135_510_400 * 10**6, 253_402_128_000 * 10**6)
 """Microseconds since 1970 of the first and the last day that the calendar has in every time zone."""
 
+UNKNOWN = -1
+"""A size or a time of change that nobody has said: it is not compared."""
+
 PathKind = Literal["file", "folder", "other"]
 """Of what is at a path; other is a pipe, a socket or a device."""
 
@@ -26,13 +29,27 @@ or one that leads nowhere."""
 class Entry:
     """One listed file: path relative to the listed folder, size in bytes, time of change in microseconds.
 
-    Of anything but a file the size is -1 and the time 0.
+    Of anything but a file the size is UNKNOWN and the time 0.
     """
 
     path: str
     size: int
     modified: int
     kind: Kind = "file"
+    etag: str | None = None
+    """What a store says of the content: of two files with the same one the bytes may be the same."""
+
+    def change(self, size: int, modified: int) -> str | None:
+        """How a file of this size and time is another than the listed one, as far as that is known; None: it is not.
+
+        Times are compared to the digits that both have: lists and stores have whole seconds, or milliseconds.
+        """
+        if self.size not in (UNKNOWN, size):
+            return f"listed with {self.size} bytes, found with {size}"
+        unit = next(unit for unit in (10**6, 1000, 1) if self.modified % unit == 0 or modified % unit == 0)
+        if self.modified != UNKNOWN and self.modified // unit != modified // unit:
+            return "written to after it was listed"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,8 @@ class Content:
     data: bytes
     size: int
     modified: int
+    version: str = ""
+    """What `swap` compares."""
 
     @property
     def sha256(self) -> str:

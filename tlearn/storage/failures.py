@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from tlearn.errors import StorageError, TlearnError
 
 
+class Taken(FileExistsError):
+    """Another writer was first: there is a file where there was none, or another version than the one that was seen."""
+
+
 @contextlib.contextmanager
 def reached() -> Iterator[None]:
-    """Turn every OSError within (no rights, no room, no connection) into a StorageError."""
+    """Turn every OSError within (no rights, no room, no connection) but Taken into a StorageError."""
     try:
         yield
-    except TlearnError:  # some of them are OSErrors too
+    except (TlearnError, Taken):  # some of the first are OSErrors too
         raise
     except OSError as error:
         raise StorageError(

@@ -112,13 +112,38 @@ def write_bytes(location: str, data: bytes) -> None:
     write(location, lambda file: file.write(data))
 
 
-def publish(file: Path, location: str, *, replace: bool) -> None:
+def publish(file: Path, location: str, *, replace: bool = False) -> None:
     """Give a whole local file, on disk, its final name in one step.
 
-    Local: a hard link, which fails where there is a file of that name, or with `replace` a rename; `file` must be on
-    the same file system. Object stores: one PUT. Raises StorageError.
+    Local: a hard link, or with `replace` a rename; `file` must be on the same file system. Object stores: one PUT.
+    Raises Taken where there is a file of that name with other bytes, StorageError.
     """
     _at(location).publish(file, replace=replace)
+
+
+def create(location: str, data: bytes) -> str:
+    """Write a file where there is none, whole and on disk, in one step; the version that it has.
+
+    Raises Taken where there is one with other bytes, StorageError. With the same bytes it is ours: the answer to an
+    earlier try may have been lost.
+    """
+    return _at(location).create(data)
+
+
+def swap(location: str, data: bytes, version: str) -> str:
+    """Replace a file that still has the version with which it was read, in one step; the version that it has then.
+
+    Raises Taken where it has another or is gone, StorageError. With the same bytes it is ours, as for `create`.
+    """
+    return _at(location).swap(data, version)
+
+
+def is_conditional(folder: str) -> bool:
+    """Whether `create` and `swap` are one step there. Some object stores write without a look at the condition.
+
+    Raises StorageError. The first call for a bucket writes two empty objects, and removes them.
+    """
+    return _at(join(folder, ".probe")).is_conditional()
 
 
 def require_writable(folder: str) -> None:

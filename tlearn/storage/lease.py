@@ -2,27 +2,24 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tlearn import storage
+from tlearn import console, storage
 from tlearn.errors import LockedError, StorageError
+from tlearn.storage import clock
 
 LEASE_SECONDS = 60.0
 """A lease that was not renewed for so long is taken over; it is renewed four times as often."""
 
-SETTLE_SECONDS = 2.0
-"""How long a run on an object store waits before it looks whether the lease is still its own."""
-
+_TRIES = 10
 _DYING_SECONDS = 2.0
 """A process that was killed may take so long to be gone."""
 
@@ -37,11 +34,12 @@ class Holder:
     boot: str
     pid: int
     started: str | None
+    renewals: int = 0
 
     @classmethod
-    def of_this_process(cls, owner: str) -> "Holder":
+    def of_this_process(cls, owner: str, renewals: int = 0) -> "Holder":
         pid = os.getpid()
-        return cls(owner, socket.gethostname(), _boot_id(), pid, _process_start(pid))
+        return cls(owner, socket.gethostname(), _boot_id(), pid, _process_start(pid), renewals)
 
     @classmethod
     def from_json(cls, data: bytes) -> "Holder | None":
@@ -69,10 +67,9 @@ class Holder:
 class Lease:
     """Hold `folder`/lease.json while the block runs. Raises LockedError where a living run holds it.
 
-    On local and NFS file systems the file is created by a hard link, which fails where there is one, and that of a dead
-    run is replaced by the run that locks it: at most one run holds it. Object stores have no such step here: a run
-    writes the object, waits, and holds the lease if the object is still its own; two runs could both hold it only if
-    one of them stood still for SETTLE_SECONDS between its look and its write.
+    The file is created where there is none, replaced while it is as it was last seen, and in no other way: at most one
+    run holds it. A store that writes without a look at such conditions is found out and warned of: there two runs could
+    both hold it, if one of them stood still for seconds between its look and its write.
 
     A run of this machine that is dead is noticed by its process id; one of another machine, or one of which the file
     says nothing, by the age of its lease, measured by the storage's clock and not by ours.
@@ -83,116 +80,95 @@ class Lease:
         self.location = storage.join(folder, "lease.json")
         self.seconds = seconds
         self.owner = uuid.uuid4().hex
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._renewing = threading.Lock()
+        self._version = ""
+        self._num_renewals = 0
         self._renewed = 0.0  # by the monotonic clock
         self._loss: str | None = None
+        self._thread = contextlib.ExitStack()
 
     def __enter__(self) -> "Lease":
         try:
-            if not storage.is_remote(self.folder):
-                storage.local(self.folder).mkdir(parents=True, exist_ok=True)
-            if not self._create():
+            if not storage.is_conditional(self.folder):
+                console.warn(
+                    f"{self.folder} is on a store that ignores If-None-Match: let no two runs write it at the same time"
+                )
+            if not self._put(storage.create):
                 self._take_over()
+        except StorageError:
+            raise
         except OSError as error:
-            if isinstance(error, StorageError):
-                raise
             raise StorageError(f"could not write {self.location}: {error}; choose another place") from error
-        self._thread.start()
+        self._thread.enter_context(clock.every(self.seconds / 4, self._renew))
         return self
 
-    def _create(self) -> bool:
-        if not storage.is_remote(self.folder):
-            return self._write(os.link)
-        if storage.exists(self.location):
-            return False
-        self._renewed = time.monotonic()
-        storage.write_bytes(self.location, Holder.of_this_process(self.owner).to_json())
-        time.sleep(SETTLE_SECONDS)
-        return self._is_ours()
-
-    def _write(self, put: Callable[[Path, Path], None]) -> bool:
-        """Put a lease of ours into its place; False where `put` finds one there."""
-        self._renewed = time.monotonic()
-        path = storage.local(self.location)
-        temporary = path.with_name(f".{self.owner}.tmp")
-        temporary.write_bytes(Holder.of_this_process(self.owner).to_json())
+    def _put(self, put: Callable[..., str], *seen: str) -> bool:
+        """Put a lease of ours into its place; False where another one is there."""
+        now = clock.monotonic()
+        self._num_renewals += 1  # no two versions have the same bytes
+        holder = Holder.of_this_process(self.owner, self._num_renewals)
         try:
-            put(temporary, path)
-        except FileExistsError:
+            self._version = put(self.location, holder.to_json(), *seen)
+        except storage.Taken:
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._renewed = now
         return True
 
     def _take_over(self) -> None:
-        data = self._read()
-        holder = None if data is None else Holder.from_json(data)
-        if data is not None and self._is_alive(holder):
-            who = f"run {holder.owner[:8]} (process {holder.pid} on {holder.host})" if holder else "an unknown run"
-            raise LockedError(f"expected {self.folder} to be free, {who} holds it: wait for it or end it")
-        if data is not None and storage.is_remote(self.folder):
-            storage.remove(self.location)
-        if not (self._create() or (data is not None and self._replace(data))):
+        try:
+            dead = storage.read(self.location)  # one that cannot be read may be held
+        except FileNotFoundError:
+            is_ours = self._put(storage.create)
+        else:
+            self._require_dead(dead)
+            is_ours = self._put(storage.swap, dead.version)
+        if not is_ours:
             raise LockedError(f"expected {self.folder} to be free, another run just took it: wait for it")
 
-    def _replace(self, dead: bytes) -> bool:
-        """Put a lease of ours in the place of a dead one; False where another run does, or did."""
-        path = storage.local(self.location)
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _opened(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who waited for the lock may have the file of the dead run open after it was replaced.
-            if os.path.samestat(os.fstat(file), path.stat()) and path.read_bytes() == dead:
-                return self._write(os.replace)
-        return False
+    def _require_dead(self, lease: storage.Content) -> None:
+        holder = Holder.from_json(lease.data)
+        if self._is_alive(holder, lease.modified):
+            who = f"run {holder.owner[:8]} (process {holder.pid} on {holder.host})" if holder else "an unknown run"
+            raise LockedError(f"expected {self.folder} to be free, {who} holds it: wait for it or end it")
 
-    def _read(self) -> bytes | None:
-        """None where there is no lease. Raises OSError: a lease that cannot be read may be held."""
-        try:
-            return storage.read(self.location).data
-        except FileNotFoundError:
-            return None
-
-    def _is_ours(self) -> bool:
-        data = self._read()
-        holder = None if data is None else Holder.from_json(data)
-        return holder is not None and holder.owner == self.owner
-
-    def _is_alive(self, holder: Holder | None) -> bool:
+    def _is_alive(self, holder: Holder | None, modified: int) -> bool:
         if holder is not None and holder.is_of_this_machine:
-            deadline = time.monotonic() + (_DYING_SECONDS if holder.pid != os.getpid() else 0.0)
-            while holder.is_running and time.monotonic() < deadline:
-                time.sleep(0.05)
+            deadline = clock.monotonic() + (_DYING_SECONDS if holder.pid != os.getpid() else 0.0)
+            while holder.is_running and clock.monotonic() < deadline:
+                clock.sleep(0.05)
             return holder.is_running
-        clock = storage.join(self.folder, f".{self.owner}.clock")
-        storage.write_bytes(clock, b"")
+        probe = storage.join(self.folder, f".{self.owner}.clock")
+        storage.create(probe, b"")
         try:
-            now = storage.read(clock).modified
-            return now - storage.read(self.location).modified < self.seconds * 1e6
-        except FileNotFoundError:
-            return True
+            return storage.read(probe).modified - modified < self.seconds * 1e6
         finally:
-            storage.remove(clock)
-
-    def _keep(self) -> None:
-        while self._loss is None and not self._stop.wait(self.seconds / 4):
-            self._renew()
+            storage.remove(probe)
 
     def _renew(self) -> None:
         """Renew once. A renewal that fails is tried again by the next call, until the lease is too old to be ours."""
-        now = time.monotonic()
+        with self._renewing:
+            now = clock.monotonic()
+            try:
+                for _ in range(_TRIES):
+                    if self._put(storage.swap, self._version):
+                        return
+                    if not self._is_ours():
+                        self._loss = "another run took it over: this one stood still for too long"
+                        return
+                raise OSError("another process has it open")
+            except OSError as error:
+                if now - self._renewed > self.seconds:
+                    self._loss = f"its lease could not be renewed for {now - self._renewed:.0f} seconds: {error}"
+
+    def _is_ours(self) -> bool:
+        """Also where the answer to a renewal was lost, or somebody has touched the file."""
         try:
-            if not self._is_ours():
-                self._loss = "another run took it over: this one stood still for too long"
-                return
-            if storage.is_remote(self.folder):
-                storage.write_bytes(self.location, Holder.of_this_process(self.owner).to_json())
-            else:
-                os.utime(storage.local(self.location))
-            self._renewed = now
-        except OSError as error:
-            if now - self._renewed > self.seconds:
-                self._loss = f"its lease could not be renewed for {now - self._renewed:.0f} seconds: {error}"
+            there = storage.read(self.location)
+        except FileNotFoundError:
+            return False
+        self._version = there.version
+        holder = Holder.from_json(there.data)
+        return holder is not None and holder.owner == self.owner
 
     def check(self) -> None:
         """Raise LockedError if another run may hold the folder by now; call it before anything becomes visible."""
@@ -204,21 +180,10 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._thread.close()
         with contextlib.suppress(OSError):  # a lease that stays grows old, and the run ends as it did
             if self._is_ours():
                 storage.remove(self.location)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """To be locked. NFS locks only what is open for writing; another user's file may only be open for reading."""
-    descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _boot_id() -> str:

@@ -3,7 +3,10 @@
 Names are bytes here, because a name need not be UTF-8.
 """
 
+import contextlib
 import errno
+import fcntl
+import filecmp
 import os
 import shutil
 import stat
@@ -15,8 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from tlearn.errors import InputError, StorageError, UsageError
+from tlearn.errors import InputError, StorageError, TlearnError, UsageError
 from tlearn.storage.entries import Content, DeadLink, Entry, PathKind, decode_name, encode_name, microseconds
+from tlearn.storage.failures import Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,42 +92,80 @@ class Local:
         name = os.path.join(os.fsencode(self.path), decode_name(path))
         with _opened(name) as file:
             status = os.fstat(file.fileno())
-            return Content(file.read(limit), status.st_size, microseconds(status.st_mtime_ns))
+            return Content(file.read(limit), status.st_size, microseconds(status.st_mtime_ns), _version(status))
 
     def open_input(self) -> BinaryIO:
         return _opened(self.path)
 
     def write(self, write_to: Callable[[BinaryIO], object]) -> None:
+        with self._storing(), self._written(write_to) as temporary:
+            temporary.replace(self.path)
+
+    def publish(self, file: Path, *, replace: bool) -> None:
+        with self._storing():
+            if replace:
+                file.replace(self.path)
+            else:
+                self._link(file)
+            sync_folder(self.path.parent)
+
+    def create(self, data: bytes) -> str:
+        with self._storing(), self._written(lambda file: file.write(data)) as temporary:
+            return self._link(temporary)
+
+    def _link(self, file: Path) -> str:
+        """Raises Taken."""
+        try:
+            os.link(file, self.path)
+            return _version(file.stat())
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                if filecmp.cmp(file, self.path, shallow=False):
+                    return _version(self.path.stat())
+        raise Taken(f"another run has written {self.path}")
+
+    def swap(self, data: bytes, version: str) -> str:
+        with self._storing(), self._written(lambda file: file.write(data)) as temporary:
+            try:
+                with _locked(self.path) as seen:
+                    # Who waited for the file may have it open after it was replaced.
+                    if _version(seen) == version == _version(self.path.stat()):
+                        replaced = _version(temporary.stat())
+                        temporary.replace(self.path)
+                        return replaced
+            except (BlockingIOError, FileNotFoundError):  # another run is about to replace it, or has removed it
+                pass
+            raise Taken(f"another run has written {self.path}")
+
+    def is_conditional(self) -> bool:
+        return True
+
+    @contextlib.contextmanager
+    def _written(self, write_to: Callable[[BinaryIO], object]) -> Iterator[Path]:
+        """A whole file on disk under a temporary name, which the block gives its own."""
         # Not in the target's name pattern, so that no reader of *.parquet or *.arrow sees it.
         temporary = self.path.parent / f".{self.path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 write_to(file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path)
+            yield temporary
             sync_folder(self.path.parent)
-        except OSError as error:
+        finally:
             temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except (TlearnError, Taken):
+            raise
+        except OSError as error:
             advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
             raise StorageError(
                 f"could not write {self.path}: {error.strerror or error}; {advice} another place"
-            ) from error
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def publish(self, file: Path, *, replace: bool) -> None:
-        try:
-            if replace:
-                file.replace(self.path)
-            else:
-                os.link(file, self.path)
-            sync_folder(self.path.parent)
-        except OSError as error:
-            raise StorageError(
-                f"could not write {self.path}: {error.strerror or error}; choose another place"
             ) from error
 
     def require_writable(self) -> None:
@@ -191,3 +233,21 @@ def _listed(entry: os.DirEntry[bytes], prefix: bytes) -> Iterator[Entry]:
         yield Entry(path, status.st_size, microseconds(status.st_mtime_ns))
     else:
         yield Entry(path, -1, 0, "link" if stat.S_ISDIR(status.st_mode) else "other")
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[os.stat_result]:
+    """What is known of a file that nobody else has locked. Raises BlockingIOError.
+
+    NFS locks only what is open for writing; another user's file may only be open for reading.
+    """
+    descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(descriptor)
+    finally:
+        os.close(descriptor)

@@ -117,7 +117,7 @@ def restore(
 ) -> None:
     """Fill what is trained, from a folder whose progress was read and its files so verified."""
     trainable.load_state_dict(load_file(folder / "trainable.safetensors"))
-    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    state = torch.load(folder / "optimizer.pt", "cpu", weights_only=True)  # a run may go on where there is no GPU
     optimizer.load_state_dict(columns.own_state(optimizer, state) if columns else state)
     if average is not None:
         average.load_state_dict(load_file(folder / "average.safetensors"))

@@ -228,10 +228,10 @@ def fit_scale(trainable: Trainable, samples: Samples, seed: int) -> None:
     """
     most = _MAX_SCALED if len(trainable.layers) else _MAX_SCALED_FROZEN
     rows = torch.randperm(len(samples), generator=generator(seed, Stream.SCALE))[:most]
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares, device = 0, 0.0, 0.0, trainable.head.scale.device
     for part in rows.sort().values.split(64):
-        features = samples.take(part, 0)
-        trunk = trainable.trunk(samples.frozen(features).cpu() if samples.frozen else features)
+        features = samples.take(part, 0).to(device)
+        trunk = trainable.trunk(samples.frozen(features).to(device) if samples.frozen else features)
         seen = trainable.head.inputs(trunk).double()
         count, total, squares = count + seen.numel(), total + seen.sum().item(), squares + seen.square().sum().item()
     deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))

@@ -194,9 +194,9 @@ def _stage(
     val_samples = _samples(phase.val, job.val_labels, trainable)
     if head is not None:
         trainable.head.load_state_dict(head)
-    elif folder is None and job.config.head.scale_features:
-        loop.fit_scale(trainable, train_samples, job.config.seed)
     trainable.to(worker.device)
+    if head is None and folder is None and job.config.head.scale_features:
+        loop.fit_scale(trainable, train_samples, job.config.seed)
     trainable.layers.to(memory_format=torch.channels_last)
     learner = _learner(job.config, phase, trainable, worker, folder)
     return Stage(attempt, phase, number == len(job.phases) - 1, learner, train_samples, val_samples, report)
@@ -309,9 +309,8 @@ class Stage:
     def _updates(self, progress: Position, clock: "_Clock") -> Totals:
         """The sums of the whole epoch, over all workers."""
         learner, val_losses = self.learner, progress.val_losses(progress.phase)
-        totals = Totals(learner.worker.device)
-        if learner.worker.rank == 0:  # the sums of all workers go on in one of them
-            totals.sums += torch.tensor(progress.sums, dtype=torch.float64)
+        is_first = learner.worker.rank == 0  # the sums of all workers go on in one of them
+        totals = Totals(learner.worker.device, progress.sums if is_first else (0.0, 0.0, 0.0))
         for start in loop.train_epoch(
             learner, self.train_samples, len(val_losses), totals, val_losses=val_losses, start=progress.start
         ):
