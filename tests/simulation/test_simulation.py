@@ -1,0 +1,60 @@
+"""Scoring keeps its promises in thousands of worlds in which everything fails, each made from a number."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import simulate
+from processes import PYTHONPATH
+
+AT_ONCE = 250
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seams() -> Iterator[None]:
+    with simulate.seams():
+        yield
+
+
+@pytest.mark.parametrize("first", range(0, 2000, AT_ONCE))
+def test_no_promise_is_broken(first: int, request: pytest.FixtureRequest) -> None:
+    seed = request.config.getoption("--seed", None)
+    for number in range(first, first + AT_ONCE) if seed is None else [seed]:
+        world = simulate.simulate(number)
+        if world.schedule.violation is not None:
+            pytest.fail(simulate.told(world), pytrace=False)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2 * 3600)
+def test_no_promise_is_broken_in_many_worlds() -> None:
+    starts = range(2000, 100_000, AT_ONCE)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        broken = pool.map(simulate.first_violation, [range(start, start + AT_ONCE) for start in starts])
+        assert list(filter(None, broken)) == []
+
+
+def test_worlds_are_of_all_kinds() -> None:
+    worlds = [simulate.simulate(seed) for seed in range(60)]
+    assert {(world.kind, world.is_growing, world.has_lease) for world in worlds} >= {
+        (kind, is_growing, has_lease)
+        for kind in ("disk", "bucket")
+        for is_growing in (True, False)
+        for has_lease in (True, False)
+    }
+    operations = {step.operation for world in worlds for step in world.schedule.trace}
+    assert operations >= {"crash", "pause", "power loss", "edit", "link", "create", "sync folder", "remove folder"}
+    outcomes = {step.outcome for world in worlds for step in world.schedule.trace}
+    assert outcomes >= {"503", "timed out", "500, but it is done", "AlreadyExistsError", "PreconditionError"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [5, 8])
+def test_a_seed_gives_the_same_trace_in_every_process(seed: int) -> None:
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join([PYTHONPATH, *sys.path])}
+    command = [sys.executable, simulate.__file__, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == simulate.told(simulate.simulate(seed), 10**6).splitlines()
