@@ -20,7 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from listing import constant_row, fill, save_model
+from listing import constant_row, fill
+
+sys.path.append(str(Path(__file__).parents[1]))
+from instant import save_model
 
 from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import Chunk, ChunkResult
@@ -39,19 +42,20 @@ class Sleeper:
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         started = time.monotonic()
-        number = int(chunk.id)
-        with plan.opened(self.task.run_folder) as planned:
+        folder, number = self.task.place(chunk.id)
+        with plan.opened(folder) as planned:
             entries = planned.entries(number)
-        rows = [constant_row(entry, self.model.digest, self.task.run) for entry in entries]
+        rows = [constant_row(entry, self.model.digest) for entry in entries]
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
-        parts.write(f"{self.task.run_folder}/{parts.name(number)}", rows, None)
+        parts.write(f"{folder}/{parts.name(number)}", rows, {})
         return ChunkResult(chunk.id, len(entries), 0)
 
 
 def one_run(root: str, num_workers: int, rate: float) -> None:
     """In a process of its own."""
     from tlearn.distributed import pool
+    from tlearn.scoring import compute
     from tlearn.scoring import job as scoring
 
     os.environ["RAY_ADDRESS"] = "local"
@@ -59,14 +63,14 @@ def one_run(root: str, num_workers: int, rate: float) -> None:
     times: list[float] = []
     run = pool.run
 
-    def watched(work: Any, kind: Any, task: Task, actors: Pool, name: str) -> Any:
-        for result in run(work, kind, (rate, task), actors, name):
+    def watched(chunks: Any, kind: Any, task: Task, actors: Pool) -> Any:
+        for result in run(chunks, kind, (rate, task), actors):
             times.append(time.monotonic())
             yield result
 
     pool.run = watched
     Nodes.pool = lambda nodes, workers, num_chunks, decode: Pool(num_workers, 0, 0)
-    scoring._SCORER = "scale:Sleeper"
+    compute.SCORER = "scale:Sleeper"
     config = ScoreConfig(
         model=f"{root}/model", input=f"{root}/input", output=f"{root}/table/", cache=f"{root}/cache", quiet=True
     )
