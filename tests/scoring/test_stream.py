@@ -1,7 +1,9 @@
 """Runs in a row: each is ready when its own chunks are done, in the order in which they were planned."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +11,11 @@ import pytest
 from test_scoring import Place
 
 from tlearn.distributed.chunks import ChunkResult
-from tlearn.scoring import compute, waves
+from tlearn.scoring import compute, plan, waves
+from tlearn.scoring import output as outputs
 from tlearn.scoring.ledger import Ledger
 from tlearn.scoring.stream import Stream
+from tlearn.storage import Taken
 
 
 def sizes(*of: int) -> Iterator[int]:
@@ -33,7 +37,7 @@ def test_a_large_folder_makes_several_files_and_the_same_rows_as_a_small_one(in_
     found = in_waves.score()
     assert (found["listed"], found["added"], found["computed"], found["copied"]) == (36, 36, 31, 5)
     names = sorted(path.name for path in in_waves.table.glob("*.parquet"))
-    assert names == [f"scores-{number:06}.parquet" for number in (1, 2, 3)]
+    assert len(names) > 2 and names == [f"scores-{number:06}.parquet" for number in range(1, len(names) + 1)]
     in_waves.score(output=str(tmp_path / "one.parquet"))
     columns = ["path", "status", "prediction", "probability", "label", "sha256"]
     one = pq.read_table(tmp_path / "one.parquet", columns=columns).sort_by("path")
@@ -91,3 +95,45 @@ def test_plans_that_follow_another_run_than_the_last_commit_are_void(
     in_waves.computed.clear()
     assert in_waves.score()["added"] == 0 and in_waves.computed == []
     assert len(in_waves.rows()) == 30
+
+
+def test_a_rescore_that_is_ended_between_its_waves_is_done_to_its_end(
+    in_waves: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_waves.score()
+
+    class Ended(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        write, num_plans = plan.write, [0]
+
+        def ended(*arguments: Any) -> None:
+            num_plans[0] += 1
+            if num_plans[0] == 3:
+                raise Ended
+            write(*arguments)
+
+        patch.setattr(plan, "write", ended)
+        with pytest.raises(Ended):
+            in_waves.score(rescore=True)
+    in_waves.score(rescore=True)
+    counts = Counter(str(row["path"]) for row in in_waves.rows())
+    assert len(counts) == 30 and min(counts.values()) >= 2
+
+
+def test_what_was_added_before_another_run_came_between_is_counted(
+    in_waves: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, num_published = outputs.GrowingTable.publish, [0]
+
+    def taken_once(*arguments: Any) -> Any:
+        num_published[0] += 1
+        if num_published[0] == 2:
+            raise Taken("by another run")
+        return publish(*arguments)
+
+    monkeypatch.setattr(outputs.GrowingTable, "publish", taken_once)
+    found = in_waves.score()
+    assert found["added"] == len(in_waves.rows()) == len(in_waves.computed) == 30
+    assert Ledger(str(in_waves.table)).verify() == []

@@ -100,33 +100,35 @@ class _Job:
 
     def done(self) -> tuple[Counts, Ignored, list[Finished]]:
         """Give every listed file its row; again from the start where another run has added to the table meanwhile."""
+        runs: list[Finished] = []
         for _ in range(_MOST_TRIES):
-            try:
-                return self._try()
-            except storage.Taken:
-                continue
+            with contextlib.suppress(storage.Taken):
+                return *self._try(runs), runs
         raise LockedError(f"expected {self.output.location} to be left to one run at a time, others add to it: wait")
 
-    def _try(self) -> tuple[Counts, Ignored, list[Finished]]:
-        state, runs = self.output.catch_up(self.index), []
+    def _try(self, runs: list[Finished]) -> tuple[Counts, Ignored]:
+        """`runs` takes up what is finished. Raises storage.Taken."""
+        state, gone_on = self.output.catch_up(self.index), list[Finished]()
         for problem in self.output.problems(state):
             warn(f"{self.output.location}: {problem}")
         if self.output.goes_on:
-            runs += self._finish(self.places.stopped(state))
+            gone_on = [*self._finish(self.places.stopped(state))]
+            runs += gone_on
             state = self.output.catch_up(self.index)
-        # What went on above was this very rescore; there is nothing more to do again.
-        rescore = self.places.config.rescore and not runs
+        # What went on above was this very rescore; if to its end, there is nothing more to do again.
+        rescore = self.places.config.rescore and not (gone_on and gone_on[-1].is_last)
         planning = Planning(self.places, self.output, self.index, state, rescore=rescore)
         with ahead(planning.runs) as planned:
-            runs += self._finish(planned)
+            for finished in self._finish(planned):
+                runs.append(finished)
         self.places.remove()
-        return planning.counts, planning.ignored, runs
+        return planning.counts, planning.ignored
 
-    def _finish(self, runs: Iterator[Run | None]) -> list[Finished]:
+    def _finish(self, runs: Iterator[Run | None]) -> Iterator[Finished]:
         """Compute what the runs still lack; merge each as soon as it is there, and make it visible."""
         work = functools.partial(compute.chunks, self.places)
         with contextlib.closing(Stream(runs).runs(work)) as computed:
-            return [self._merged(group) for group in self.output.groups(computed, self.index)]
+            yield from map(self._merged, self.output.groups(computed, self.index))
 
     def _merged(self, group: Iterator[Computed]) -> Finished:
         """One file of these runs."""
@@ -148,7 +150,8 @@ class _Job:
         event("committed", run=last.run.id, rows=merged.num_rows, **merged.statuses)
         for one in done:
             storage.remove_folder(one.run.folder)
-        return Finished(last.run.id, merged, sum(one.num_computed for one in done), last.images_per_second, rows)
+        num_computed = sum(one.num_computed for one in done)
+        return Finished(last.run.id, last.run.is_last, merged, num_computed, last.images_per_second, rows)
 
 
 def _published(scored: Scored) -> Scored:

@@ -23,6 +23,8 @@ class Finished:
     """What one run did; a command has two where it first goes on with one that was stopped."""
 
     run: str
+    is_last: bool
+    """Whether the listing ended with it."""
     merged: Merged
     num_computed: int
     images_per_second: float
