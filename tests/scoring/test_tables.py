@@ -23,6 +23,7 @@ from processes import PROJECT
 from test_scoring import Crash, Place, inject
 
 import tlearn
+from tlearn import storage
 from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
@@ -657,3 +658,15 @@ def test_a_store_that_refuses_ends_with_7_and_one_line(
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "refused-to-tlearn" in error
     assert not place.table.exists()
+
+
+def test_a_record_is_made_of_a_name_that_is_on_the_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power failure could leave the record without its file."""
+    place.score()
+    (note,) = (place.table / "_tlearn" / "commits").iterdir()
+    note.unlink()
+    steps, settle, write = [], storage.settle, storage.write_bytes
+    monkeypatch.setattr(storage, "settle", lambda folder: (steps.append("settle"), settle(folder)))
+    monkeypatch.setattr(storage, "write_bytes", lambda *given: (steps.append(given[0][-5:]), write(*given)))
+    place.score()
+    assert note.exists() and steps.index("settle") < steps.index(".json")

@@ -253,6 +253,7 @@ class AtDisk:
             self._put(source)
         else:
             self._linked(source)
+            self.disk.sync_folder(self.path.rpartition("/")[0])
 
     def _linked(self, file: File) -> str:
         there = self.disk.files.get(self.path)
@@ -274,6 +275,10 @@ class AtDisk:
 
     def is_conditional(self) -> bool:
         return True
+
+    def settle(self) -> None:
+        self.disk.schedule.step("sync folder", self.path)
+        self.disk.sync_folder(self.path)
 
     def require_writable(self) -> None:
         self.disk.schedule.step("probe", self.path)

@@ -31,6 +31,7 @@ def _record(ledger: Ledger, name: str, *, is_doubtful: bool) -> Record | None:
         return record
     if storage.exists(ledger.file(name)):
         record = record_of(ledger, name)
+        storage.settle(ledger.output)  # whoever added the file may have ended before its name was on the disk
         ledger.write(record)
         return record
     return ledger.require(name) if storage.exists(ledger.note(name)) else None

@@ -146,6 +146,11 @@ def is_conditional(folder: str) -> bool:
     return _at(join(folder, ".probe")).is_conditional()
 
 
+def settle(folder: str) -> None:
+    """Let a power failure leave the names that are in a folder now, whoever has given them. Raises StorageError."""
+    _at(folder).settle()
+
+
 def require_writable(folder: str) -> None:
     """Raise StorageError now rather than after an hour of computing."""
     _at(folder).require_writable()

@@ -168,6 +168,10 @@ class Local:
                 f"could not write {self.path}: {error.strerror or error}; {advice} another place"
             ) from error
 
+    def settle(self) -> None:
+        with self._storing():
+            sync_folder(self.path)
+
     def require_writable(self) -> None:
         probe = self.path / f".{uuid.uuid4().hex[:12]}.tmp"
         try:

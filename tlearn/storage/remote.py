@@ -211,6 +211,9 @@ class Remote:
                     raise
         return False
 
+    def settle(self) -> None:
+        """Nothing: what a store shows it keeps."""
+
     def require_writable(self) -> None:
         """Nothing: a store tells at the first write."""
 
