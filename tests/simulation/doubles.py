@@ -249,11 +249,13 @@ def waves(
     limit, waiting = next(limits, None), list[_Todo]()
     for batch in batches:
         waiting += planning.unknown(batch)
-        while limit is not None and len(waiting) >= limit:
-            rows, waiting = planning.todo(waiting[:limit]), waiting[limit:]
-            if rows:
-                yield planning.wave(rows, is_last=False)
-                limit = next(limits, None)
+        if limit is None or len(waiting) < limit:
+            continue
+        num_rows = len(waiting) - len(waiting) % limit
+        rows, waiting = planning.todo(waiting[:num_rows]), waiting[num_rows:]
+        while rows:
+            yield planning.wave(rows[:limit], is_last=False)
+            rows, limit = [] if limit is None else rows[limit:], next(limits, None)
     yield planning.wave(planning.todo(waiting), is_last=True)
 
 
