@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -35,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from constant import constant_row
 
 sys.path.append(str(Path(__file__).parents[1]))
 from instant import save_model
@@ -49,8 +49,6 @@ from tlearn.scoring.partitions import Partitions
 from tlearn.scoring.plan import Facts
 from tlearn.scoring.planning import Places
 from tlearn.scoring.stream import Stream
-from tlearn.scoring.table import Row
-from tlearn.storage import Entry
 
 
 def fill(folder: Path, first: int, count: int) -> None:
@@ -58,22 +56,6 @@ def fill(folder: Path, first: int, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         (folder / f"{number:09}.jpg").write_bytes(b"%09d" % number)
-
-
-def constant_row(entry: Entry, model: str) -> Row:
-    """It says the same of every file."""
-    return Row(
-        path=entry.path,
-        status="scored",
-        prediction="cat",
-        probability=1.0,
-        probabilities={"cat": 1.0, "dog": 0.0},
-        bytes=entry.size,
-        modified=entry.modified,
-        sha256=hashlib.sha256(entry.path.encode()).hexdigest(),
-        model=model,
-        scored_at=datetime.now(UTC),
-    )
 
 
 def chunks(places: Places, stream: Stream) -> Iterator[tuple[ChunkResult, float]]:

@@ -20,15 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from listing import constant_row, fill
-
-sys.path.append(str(Path(__file__).parents[1]))
-from instant import save_model
+from constant import constant_row
 
 from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import Chunk, ChunkResult
 from tlearn.distributed.nodes import Nodes, Pool, Threads
-from tlearn.network import description
 from tlearn.scoring import parts, plan
 from tlearn.scoring.task import Task
 
@@ -38,14 +34,13 @@ class Sleeper:
 
     def __init__(self, rate_and_task: tuple[float, Task], threads: Threads):
         self.rate, self.task = rate_and_task
-        self.model = description.describe(self.task.model)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         started = time.monotonic()
         folder, number = self.task.place(chunk.id)
         with plan.opened(folder) as planned:
             entries = planned.entries(number)
-        rows = [constant_row(entry, self.model.digest) for entry in entries]
+        rows = [constant_row(entry, self.task.model_digest) for entry in entries]
         # An actor decodes ahead and writes while the next chunk computes; its own work here is part of the time.
         time.sleep(max(len(entries) / self.rate - (time.monotonic() - started), 0))
         parts.write(f"{folder}/{parts.name(number)}", rows, {})
@@ -109,6 +104,10 @@ def main() -> None:
     print(
         f"{'workers':>8}{'images':>11}{'efficiency':>12}{'whole':>8}{'seconds':>9}{'driver CPU':>12}{'driver MB':>11}"
     )
+    sys.path.append(str(Path(__file__).parents[1]))
+    from instant import save_model
+    from listing import fill
+
     for num_workers in arguments.workers:
         root = Path(tempfile.mkdtemp())
         save_model(root / "model")
