@@ -345,6 +345,14 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["a size in bytes", "-12", "row 2"],
     ),
     "a path that is a number": (lambda at: parquet(at / "l.parquet", path=[1, 2]), ["expected text", "int64"]),
+    "a path with a NUL byte": (
+        lambda at: text(at / "l.txt", *["b.jpg"] * 20_000, "a\0.jpg"),
+        ["expected a path, found a\\x00.jpg in line 20,001", "leave it out"],
+    ),
+    "a key with a NUL byte": (
+        lambda at: text(at / "l.csv", ["bucket", "key"], ["b", "a%00.jpg"]),
+        ["found a\\x00.jpg in line 2"],
+    ),
     "a header without a path": (
         lambda at: text(at / "l.csv", ["picture", "weight"], ["a.jpg", 5]),
         ["a column of paths", "picture, weight", "name it path"],
@@ -494,6 +502,7 @@ def test_python_and_submitted_jobs_take_lists(place: Place) -> None:
         (["--input", "input", "--input-list", "nowhere.txt"], 3, "nowhere.txt"),
         (["--input", "input/cat", "input/dog", "--input-list", "l.txt"], 2, "expected one folder as --input"),
         (["--input", "input/cat/01.jpg", "--input-list", "l.txt"], 2, "expected one folder as --input"),
+        (["--input", "input", "--input-list", "-"], 3, "found a pipe"),
         (["--input", "input/cat", "--input-list", "outside.txt"], 3, "line 1 of"),
         (["--input", "input", "--input-list", "no-paths.csv"], 3, "found id, what: name it path"),
     ],

@@ -285,6 +285,8 @@ class _Listing:
             rows = rows.filter(pc.invert(columns.say(rows["is_deleted"], "true")))
         unknown, is_quoted = pa.repeat(UNKNOWN, rows.num_rows), "quoted" in there
         paths = columns.paths(rows["quoted" if is_quoted else "path"], is_quoted=is_quoted)
+        for row in pc.indices_nonzero(pc.match_substring(paths, "\0")).to_pylist():
+            raise place.error("a path", paths[row], row, "leave it out, no name has a NUL byte")
         size = columns.sizes(rows["size"], place) if "size" in there else unknown
         modified = columns.times(rows["modified"], place) if "modified" in there else unknown
         etag = columns.etags(rows["etag"]) if "etag" in there else pa.nulls(rows.num_rows, pa.string())
