@@ -126,12 +126,16 @@ def miscount(file: Path, note: Path) -> None:
     note.write_text(json.dumps({**json.loads(note.read_text()), "num_rows": 9}))
 
 
+def mismeasure(file: Path, note: Path) -> None:
+    note.write_text(json.dumps({**json.loads(note.read_text()), "num_bytes": 9}))
+
+
 def lose_both(file: Path, note: Path) -> None:
     lose(file, note)
     note.write_text("{")
 
 
-@pytest.mark.parametrize("damage", [lose, cut, miscount, lose_both])
+@pytest.mark.parametrize("damage", [lose, cut, miscount, mismeasure, lose_both])
 @pytest.mark.parametrize("is_published", [False, True])
 def test_a_file_that_is_not_as_its_record_says_is_named_and_not_published(
     is_published: bool, damage: Callable[[Path, Path], None], place: Place
@@ -145,6 +149,9 @@ def test_a_file_that_is_not_as_its_record_says_is_named_and_not_published(
     with pytest.raises(IntegrityError, match=file.name):
         publish(str(place.table))
     assert sorted(place.table.glob("_delta_log/*")) == log
+    if damage in (miscount, mismeasure):
+        (place.table / "_tlearn" / "commits" / f"{file.name}.json").unlink()
+        assert publish(str(place.table)).num_rows == len(in_files(place))
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -193,6 +193,7 @@ class Ledger:
             actual = record.sha256 if of_rows else storage.sha256_file(self.file(record.name))
             if actual != record.sha256:
                 return f"{record.name}: {_CHANGED.format(record.sha256[:16], actual[:16])}"
+            size = storage.look(self.file(record.name)).size
             with storage.open_input(self.file(record.name)) as file:
                 num_rows = pq.ParquetFile(file).metadata.num_rows
         except FileNotFoundError:
@@ -201,4 +202,6 @@ class Ledger:
             return f"{record.name}: {error}"
         if num_rows != record.num_rows:
             return f"{record.name}: expected {record.num_rows} rows, found {num_rows}"
+        if record.num_bytes not in (None, size):
+            return f"{record.name}: expected {record.num_bytes} bytes, found {size}"
         return None

@@ -115,8 +115,8 @@ def _records(ledger: Ledger) -> dict[str, Record]:
 def _require_none(ledger: Ledger, problems: Sequence[str]) -> None:
     if problems:
         raise IntegrityError(
-            f"expected the files of {ledger.output} as the ledger says, found {some(problems)}: restore what is "
-            f"missing or changed, or remove it and its record in {FOLDER}/commits/, and publish again"
+            f"expected the files of {ledger.output} as the ledger says, found {some(problems)}: restore the file, "
+            f"or remove its record in {FOLDER}/commits/ (it is made anew where the file is there), and publish again"
         )
 
 
