@@ -338,6 +338,49 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "no gz": (lambda at: (at / "l.txt.gz").write_text("a.jpg\n") and at / "l.txt.gz", ["could not read"]),
     "half a parquet": (lambda at: (at / "l.parquet").write_bytes(b"PAR1abc") and at / "l.parquet", ["could not read"]),
+    "half a csv": (lambda at: text(at / "l.csv", ["path", "id"], ["a.jpg"]), ["write it again"]),
+    "a size below 0": (lambda at: text(at / "l.csv", ["a.jpg", 5], ["b.jpg", -1]), ["in bytes", "-1", "line 2"]),
+    "a size below 0 in parquet": (
+        lambda at: parquet(at / "l.parquet", path=["a.jpg", "b.jpg"], size=[5, -12]),
+        ["a size in bytes", "-12", "row 2"],
+    ),
+    "a path that is a number": (lambda at: parquet(at / "l.parquet", path=[1, 2]), ["expected text", "int64"]),
+    "a path with a NUL byte": (
+        lambda at: text(at / "l.txt", *["b.jpg"] * 20_000, "a\0.jpg"),
+        ["expected a path, found a\\x00.jpg in line 20,001", "leave it out"],
+    ),
+    "a key with a NUL byte": (
+        lambda at: text(at / "l.csv", ["bucket", "key"], ["b", "a%00.jpg"]),
+        ["found a\\x00.jpg in line 2"],
+    ),
+    "a header without a path": (
+        lambda at: text(at / "l.csv", ["picture", "weight"], ["a.jpg", 5]),
+        ["a column of paths", "picture, weight", "name it path"],
+    ),
+    **{
+        f"{what} in {name}": (
+            lambda at, name=name, content=content: (at / name).write_bytes(content) and at / name,
+            ["could not read it", words, "write it as Parquet, CSV"],
+        )
+        for name in ("l.txt", "l.csv", "l")
+        for what, content, words in (
+            ("json", b'[{"path": "a.jpg"}]', "it is JSON"),
+            ("json of several lines", b'\xef\xbb\xbf\n{\n  "files": [\n    "a.jpg"]}\n', "it is JSON"),
+            ("json lines", b'{"path": "a.jpg"}\n{"path": "b.jpg"}\n', "it is JSON"),
+            ("xml", b"<?xml version='1.0'?><a/>", "it is XML"),
+            ("utf-16", "a.jpg\nb.jpg\n".encode("utf-16"), "it is UTF-16"),
+            ("utf-16 without a mark", "a.jpg\nb.jpg\n".encode("utf-16-be"), "NUL bytes"),
+            ("find -print0", b"a.jpg\0b.jpg\0", "NUL bytes"),
+            ("a database", b"SQLite format 3\0", "NUL bytes"),
+        )
+    },
+    **{
+        f"a csv of another name: {line}": (
+            lambda at, line=line: text(at / "l.dat", line, "a.jpg,5"),
+            ["of a CSV", "ends in .csv"],
+        )
+        for line in ("path,size", "id;Key;size", "a.jpg,37308", "b/a.jpg\t5\t2026-01-01T00:00:00Z", '"a.jpg","5"')
+    },
     "nothing": (lambda at: at / "l.txt", ["not there"]),
     "an empty folder": (lambda at: (at / "lists").mkdir() or at / "lists", [".parquet", "found none"]),
     "orc": (lambda at: manifest(at, "ORC", "struct<bucket:string>", "1.orc"), ["ORC", "Parquet or CSV"]),
@@ -351,6 +394,35 @@ def test_what_is_wrong_with_a_list_is_one_line(wrong: str, tmp_path: Path) -> No
     with pytest.raises(InputError) as raised:
         listed(write(tmp_path))
     assert all(word in str(raised.value) for word in words) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "names", [["a, b.jpg", "c.jpg"], ["file, 1.jpg"], ["[1] {x}.jpg"], ["{6F9619FF}.jpg"], ["a,b"]]
+)
+def test_names_that_look_like_another_kind_of_list_are_names(names: list[str], tmp_path: Path) -> None:
+    assert [path for path, *_ in listed(text(tmp_path / "l.txt", *names))] == names
+
+
+@pytest.mark.parametrize("cell", ["37308", " 37308 ", "37308.0", "37308.", "37308.000 "])
+@pytest.mark.parametrize("nothing", ["", " ", "NULL", "NaN", "nan", "None", "NaT", "<NA>", "N/A"])
+def test_cells_of_pandas_and_databases_are_understood(cell: str, nothing: str, tmp_path: Path) -> None:
+    rows = [["a.jpg", cell, "1767225600.123"], ["b.jpg", nothing, nothing]]
+    expected = [("a.jpg", 37308, TIME - 123_000, None), ("b.jpg", UNKNOWN, UNKNOWN, None)]
+    assert listed(text(tmp_path / "l.csv", ["path", "size", "mtime"], *rows)) == expected
+    assert listed(text(tmp_path / "plain.csv", *rows)) == expected
+
+
+def test_numbers_with_gaps_are_floats_to_pandas(tmp_path: Path) -> None:
+    numbers = pa.array([5.0, float("nan"), None])
+    given = parquet(tmp_path / "l.parquet", path=["a.jpg", "b.jpg", "c.jpg"], size=numbers, mtime=numbers)
+    assert [row[1:3] for row in listed(given)] == [(5, 5_000_000), (UNKNOWN, UNKNOWN), (UNKNOWN, UNKNOWN)]
+
+
+def test_a_pipe_is_no_list(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for given in (str(tmp_path / "pipe"), "-", "/dev/null"):
+        with pytest.raises(InputError, match="expected a file as --input-list, found a pipe or a device"):
+            listed(given)
 
 
 @pytest.mark.parametrize("name", ["l.txt", "l.csv", "l.txt.gz"])
@@ -387,6 +459,29 @@ def test_what_is_listed_is_scored_and_compared_with_what_the_list_says(columns: 
     assert summary["statuses"] == ({"scored": 2} if columns else {"scored": 1})
 
 
+def test_what_is_listed_twice_counts_once(place: Place) -> None:
+    given = told(place)
+    assert len(given.read_text().splitlines()) == 1 + 30 + 3
+    summary = place.score(input_list=str(given))
+    assert (summary["listed"], summary["unchanged"], summary["added"]) == (30, 0, 30)
+
+
+def test_an_empty_list_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    given = text(place.root / "l.txt")
+    place.score(input_list=str(given))
+    assert f"found no picture in {place.root}/input by the list {given}" in caplog.text
+
+
+@pytest.mark.parametrize(("num_wrong", "is_doubted"), [(0, False), (10, False), (20, True)])
+def test_a_list_of_other_files_is_doubted(
+    num_wrong: int, is_doubted: bool, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = sorted((place.root / "input").rglob("*.jpg"))
+    rows = [[file, file.stat().st_size + (number < num_wrong)] for number, file in enumerate(files)]
+    assert place.score(input_list=str(text(place.root / "l.csv", *rows)))["statuses"].get("changed", 0) == num_wrong
+    assert (f"{num_wrong} of 30 files are not as the list says" in caplog.text) == is_doubted
+
+
 def test_python_and_submitted_jobs_take_lists(place: Place) -> None:
     first, second = text(place.root / "1.txt", "cat/01.jpg"), text(place.root / "2.txt", "dog/00.jpg", "cat/01.jpg")
     paths = {"model": place.model, "input": place.root / "input", "output": place.root / "one.parquet"}
@@ -407,8 +502,9 @@ def test_python_and_submitted_jobs_take_lists(place: Place) -> None:
         (["--input", "input", "--input-list", "nowhere.txt"], 3, "nowhere.txt"),
         (["--input", "input/cat", "input/dog", "--input-list", "l.txt"], 2, "expected one folder as --input"),
         (["--input", "input/cat/01.jpg", "--input-list", "l.txt"], 2, "expected one folder as --input"),
+        (["--input", "input", "--input-list", "-"], 3, "found a pipe"),
         (["--input", "input/cat", "--input-list", "outside.txt"], 3, "line 1 of"),
-        (["--input", "input", "--input-list", "no-paths.csv"], 3, "expected a size"),
+        (["--input", "input", "--input-list", "no-paths.csv"], 3, "found id, what: name it path"),
     ],
     ids=str,
 )

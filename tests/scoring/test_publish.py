@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,7 +19,7 @@ from test_tables import make_old
 from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
-from tlearn.errors import InputError, LockedError, UsageError
+from tlearn.errors import InputError, IntegrityError, LockedError, UsageError
 from tlearn.scoring import publish as publishing
 from tlearn.scoring import table
 from tlearn.scoring.ledger import Ledger
@@ -74,10 +76,24 @@ def nothing(place: Place) -> None:
     pass
 
 
+def lose_the_record(place: Place) -> None:
+    (place.table / "_tlearn" / "commits" / f"{max(place.table.glob('*.parquet')).name}.json").unlink()
+
+
+def cut_the_record(place: Place) -> None:
+    (place.table / "_tlearn" / "commits" / f"{max(place.table.glob('*.parquet')).name}.json").write_text("{")
+
+
+def add_one_and_lose_its_record(place: Place) -> None:
+    add_one(place)
+    lose_the_record(place)
+
+
 @pytest.mark.parametrize(
     ("change", "added", "removed"),
-    [(nothing, 0, 0), (add_one, 1, 0), (rescore, 1, 0), (take_out, 0, 1), (write_again, 1, 0)],
-)
+    [(nothing, 0, 0), (add_one, 1, 0), (rescore, 1, 0), (take_out, 0, 1), (write_again, 1, 0),
+     (lose_the_record, 0, 0), (cut_the_record, 0, 0), (add_one_and_lose_its_record, 1, 0)],
+)  # fmt: skip
 def test_the_log_has_the_rows_of_the_files_after_any_change(
     change: Callable[[Place], None], added: int, removed: int, place: Place
 ) -> None:
@@ -86,7 +102,7 @@ def test_the_log_has_the_rows_of_the_files_after_any_change(
     assert in_log(place) == in_files(place)
     change(place)
     published = publish(f"{place.table}/")
-    assert (published.added, published.removed, published.version) == (added, removed, int(change is not nothing))
+    assert (published.added, published.removed, published.version) == (added, removed, int(bool(added + removed)))
     assert in_log(place) == in_files(place)
     sizes = {
         add["path"]: add["size_bytes"]
@@ -96,6 +112,63 @@ def test_the_log_has_the_rows_of_the_files_after_any_change(
     before = {path: path.read_bytes() for path in place.table.rglob("*") if path.is_file()}
     assert publish(str(place.table)).added == 0
     assert before == {path: path.read_bytes() for path in place.table.rglob("*") if path.is_file()}
+
+
+def lose(file: Path, note: Path) -> None:
+    file.rename(file.with_name("moved.bak"))
+
+
+def cut(file: Path, note: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def miscount(file: Path, note: Path) -> None:
+    note.write_text(json.dumps({**json.loads(note.read_text()), "num_rows": 9}))
+
+
+def mismeasure(file: Path, note: Path) -> None:
+    note.write_text(json.dumps({**json.loads(note.read_text()), "num_bytes": 9}))
+
+
+def lose_both(file: Path, note: Path) -> None:
+    lose(file, note)
+    note.write_text("{")
+
+
+@pytest.mark.parametrize("damage", [lose, cut, miscount, mismeasure, lose_both])
+@pytest.mark.parametrize("is_published", [False, True])
+def test_a_file_that_is_not_as_its_record_says_is_named_and_not_published(
+    is_published: bool, damage: Callable[[Path, Path], None], place: Place
+) -> None:
+    three_runs(place)
+    if is_published:
+        publish(str(place.table))
+    log = sorted(place.table.glob("_delta_log/*"))
+    file = max(place.table.glob("*.parquet"))
+    damage(file, place.table / "_tlearn" / "commits" / f"{file.name}.json")
+    with pytest.raises(IntegrityError, match=file.name):
+        publish(str(place.table))
+    assert sorted(place.table.glob("_delta_log/*")) == log
+    if damage in (miscount, mismeasure):
+        (place.table / "_tlearn" / "commits" / f"{file.name}.json").unlink()
+        assert publish(str(place.table)).num_rows == len(in_files(place))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(
+    "content", [b"{", b"\x00" * 50, b'{"protocol":{"minReaderVersion":9,"minWriterVersion":99}}\n']
+)
+def test_a_log_that_cannot_be_read_can_be_removed_and_is_made_anew(number: int, content: bytes, place: Place) -> None:
+    place.score()
+    publish(str(place.table))
+    add_one(place)
+    publish(str(place.table))
+    (place.table / "_delta_log" / f"{number:020}.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"could not read .*_delta_log: .*; remove this folder and publish again"):
+        publish(str(place.table))
+    shutil.rmtree(place.table / "_delta_log")
+    assert publish(str(place.table)).added == 2
+    assert in_log(place) == in_files(place)
 
 
 def test_the_transaction_of_a_commit_is_the_number_of_its_newest_file(place: Place) -> None:

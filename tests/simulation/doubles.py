@@ -300,6 +300,7 @@ class _Planning:
         for file in unknown:
             if file.path not in self.planned:
                 fresh.setdefault(file.path, file)
+        num_listed = len(fresh)  # each once
         self._read_candidates(fresh)
         self.planned |= fresh
         for path, file in list(fresh.items()):
@@ -307,7 +308,7 @@ class _Planning:
             if known is not None and file.sha256 is not None and known.result["sha256"] == file.sha256:
                 self.index.rows[path, self.scope.model] = dataclasses.replace(known, modified=file.modified)
                 del fresh[path]
-        self.num_unchanged += len(unknown) - len(fresh)
+        self.num_unchanged += num_listed - len(fresh)
         return [self._row(fresh[path]) for path in sorted(fresh)]
 
     def _read_candidates(self, fresh: dict[str, _Todo]) -> None:

@@ -30,6 +30,12 @@ def _something(path: Path, flag: str) -> None:
         raise InputError(f"expected a file or a folder at {path}, found nothing: check {flag}")
 
 
+def _list(path: Path, flag: str) -> None:
+    """Of - and pipes, which are no lists, whoever reads them says so."""
+    if path.name != "-":
+        _something(path, flag)
+
+
 def _file(path: Path, flag: str) -> None:
     if not os.path.isfile(path):
         came = "a folder" if os.path.exists(path) else "nothing"
@@ -79,7 +85,7 @@ _CHECKS: Mapping[str, Callable[[Path, str], None]] = {
     "b": _something,
     "data": _folder,
     "input": _something,
-    "input_list": _something,
+    "input_list": _list,
     "images": _folder,
     "run": _folder,
     "table": _something,

@@ -13,10 +13,13 @@ from tlearn.storage import UNKNOWN, encode_name
 SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("modified", pa.int64()), ("etag", pa.string())])
 """Of listed files: as Entry has it, UNKNOWN where a size or a time is not known."""
 
-_TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.binary())
+_TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
+_NOTHING = pa.array(["", "null", "nan", "nat", "none", "n/a", "<na>"])
+"""What pandas and databases write, in any case of letters, where there is no value."""
 _ENCODED = "%(?:25)*[89A-Fa-f][0-9A-Fa-f]"
 """Of names that `encode_name` changes."""
-_NUMBER = r"^\s*(\d+)(?:\.\d*)?\s*$"
+_NUMBER = r"^(\d+)(?:\.\d*)?$"
+_WHOLE = r"^(\d+)\.0*$"
 _FRACTION = r"(\.\d{6})\d+"
 _ZONE = r":\d\d(?:\.\d+)?\s?(?:Z|[+-]\d\d(?::?\d\d)?)$"
 _UNITS = ((10**11, 10**6), (10**14, 10**3))
@@ -38,7 +41,13 @@ class Place:
 
 
 def paths(column: pa.Array, *, is_quoted: bool = False) -> pa.Array:
-    """Names of files, as `storage.encode_name` has them; with `is_quoted` they are quoted as in a URL. "" for none."""
+    """Names of files, as `storage.encode_name` has them; with `is_quoted` they are quoted as in a URL. "" for none.
+
+    Raises ArrowTypeError for what is no text.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if kind not in (*_TEXTS, pa.null()):
+        raise pa.ArrowTypeError(f"expected text in the column of paths, found {kind}")
 
     def encoded(name: bytes | str) -> str:
         data = name.encode() if isinstance(name, str) else name
@@ -60,8 +69,17 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def sizes(column: pa.Array, place: Place) -> pa.Array:
-    """Bytes. Raises InputError for what is no whole number."""
-    return _converted(column, lambda column: column.cast(pa.int64()), place, "a size in bytes")
+    """Bytes. Raises InputError for what is no whole number, or less than 0."""
+    return _converted(column, _whole, place, "a size in bytes")
+
+
+def is_size(cell: str) -> bool:
+    """Whether it is one, or says nothing."""
+    try:
+        sizes(pa.array([cell]), Place("", 1))
+    except InputError:
+        return False
+    return True
 
 
 def times(column: pa.Array, place: Place) -> pa.Array:
@@ -87,8 +105,11 @@ def say(column: pa.Array, word: str) -> pa.Array:
 def _converted(column: pa.Array, convert: Callable[[pa.Array], pa.Array], place: Place, expected: str) -> pa.Array:
     """int64, UNKNOWN where the column says nothing."""
     if column.type in _TEXTS or pa.types.is_dictionary(column.type):
-        column = plain(column)
-        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        column = pc.utf8_trim_whitespace(plain(column))
+        is_nothing = pc.is_in(pc.utf8_lower(column), _NOTHING)
+        column = pc.if_else(is_nothing, pa.scalar(None, pa.string()), column)
+    elif pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
         return pc.fill_null(convert(column), UNKNOWN)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -101,12 +122,20 @@ def _converted(column: pa.Array, convert: Callable[[pa.Array], pa.Array], place:
         raise
 
 
+def _whole(column: pa.Array) -> pa.Array:
+    is_text = pa.types.is_string(column.type)
+    numbers = (pc.replace_substring_regex(column, _WHOLE, r"\1") if is_text else column).cast(pa.int64())
+    if pc.any(pc.less(numbers, 0)).as_py():
+        raise pa.ArrowInvalid("less than 0")
+    return numbers
+
+
 def _microseconds(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_string(kind):
         if pc.all(pc.match_substring_regex(column, _NUMBER)).as_py():
             return _since_1970(pc.replace_substring_regex(column, _NUMBER, r"\1").cast(pa.int64()))
-        texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), _FRACTION, r"\1")
+        texts = pc.replace_substring_regex(column, _FRACTION, r"\1")
         has_zone = pc.match_substring_regex(texts, _ZONE)
         column = pc.if_else(has_zone, texts, pc.binary_join_element_wise(texts, "Z", "")).cast(
             pa.timestamp("us", "UTC")

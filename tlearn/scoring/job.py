@@ -76,6 +76,8 @@ def _score(config: ScoreConfig, labels: Mapping[str, str] | None, *, has_rows: b
         counts, ignored, runs = _Job(places, output, known, lease, has_rows).done()
     output.clean_up()
     scored = summarize(output.location, model, counts, ignored, runs, time.monotonic() - started)
+    if config.input_list:
+        _doubt(scored)
     rows = None
     if has_rows:
         rows = output.shown(pa.concat_tables([table.of_rows([]), *(run.rows for run in runs if run.rows is not None)]))
@@ -85,6 +87,16 @@ def _score(config: ScoreConfig, labels: Mapping[str, str] | None, *, has_rows: b
         if report.write(config, given.folder, rows, scored, histograms(runs), labels):
             scored = dataclasses.replace(scored, report=config.report)
     return scored, rows
+
+
+def _doubt(scored: Scored) -> None:
+    """Warn of a list that is of other files, or of another time: each file that is not as it says loses its score."""
+    num_files, num_changed = scored.scored + scored.failed, scored.statuses.get("changed", 0)
+    if 2 * num_changed > num_files:
+        warn(
+            f"WARNING: {num_changed:,} of {num_files:,} files are not as the list says: "
+            "is it of this folder, and new enough?"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from tlearn import storage
 from tlearn.data import paths as names
-from tlearn.data.names import Ignored
+from tlearn.data.names import Ignored, is_picture
 from tlearn.errors import InputError, printable, some
 from tlearn.scoring import columns
 from tlearn.scoring.columns import SCHEMA, Place
@@ -45,6 +45,13 @@ _IN_ORDER = ("path", "size", "modified", "etag")
 _LISTS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 """What counts in a folder of lists."""
 _URI = re.compile("[a-z][a-z0-9+.-]*://")
+_OTHERS = {
+    "JSON": re.compile(rb"""\A(\xef\xbb\xbf)?\s*[\[{]\s*(["\[{\]}]|\Z)"""),
+    "XML or HTML": re.compile(rb"(?i)\A(\xef\xbb\xbf)?\s*<(\?xml|!doctype|html)\b"),
+    "UTF-16": re.compile(rb"\A(\xff\xfe|\xfe\xff)"),
+    "no text, it holds NUL bytes": re.compile(rb"\0"),
+}
+"""Kinds of files that are no lists, by what they begin with or hold: their bytes would make strange paths."""
 _NUM_ROWS = 65_536
 _NUM_BYTES = 2**20
 _HEAD_BYTES = 2**16
@@ -74,7 +81,8 @@ class ListFile:
         try:
             yield
         except (pa.ArrowException, csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise self.unreadable(str(error)) from None
+            reason = str(error).partition("\n")[0]
+            raise self.unreadable(f"{reason}; write it again, as Parquet, CSV or a path in each line") from None
         except FileNotFoundError:
             raise self.unreadable("it is not there") from None
 
@@ -96,7 +104,12 @@ def of(given: Sequence[str], folder: str) -> tuple[ListFile, ...]:
 def _files(location: str) -> list[ListFile]:
     if location.endswith("/manifest.json"):
         return _of_manifest(ListFile(location))
-    if storage.kind(location) != "folder":
+    kind = storage.kind(location)
+    if kind == "other" or (kind is None and location == storage.absolute("-")):
+        raise InputError(
+            f"expected a file as --input-list, found a pipe or a device ({location}): write it into a file first"
+        )
+    if kind != "folder":
         return [ListFile(location)]
     entries = storage.stream(location, lambda name: not name.startswith((".", "_")))
     paths = sorted(entry.path for entry in entries if entry.path.lower().endswith(_LISTS))
@@ -143,7 +156,17 @@ def _rows(each: ListFile, folder: str) -> Rows:
     with each.opened() as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
-        yield from _of_parquet(each, file) if head.startswith(b"PAR1") else _of_text(each, folder, file, head)
+        if head.startswith(b"PAR1"):
+            yield from _of_parquet(each, file)
+        else:
+            _require_text(each, head)
+            yield from _of_text(each, folder, file, head)
+
+
+def _require_text(each: ListFile, head: bytes) -> None:
+    """Raise InputError for one of _OTHERS."""
+    if kind := next((kind for kind, pattern in _OTHERS.items() if pattern.search(head)), None):
+        raise each.unreadable(f"it is {kind}; write it as Parquet, CSV or a path in each line, in UTF-8")
 
 
 def _of_parquet(each: ListFile, file: Any) -> Rows:
@@ -187,9 +210,11 @@ def _of_text(each: ListFile, folder: str, file: Any, head: bytes) -> Rows:
 
 def _layout(each: ListFile, line: str, folder: str) -> tuple[str, Sequence[str], dict[str, int], bool]:
     """Of a text by its first line: what parts the columns, that line's cells, what they are, whether it is a header."""
-    if each.header is None and not each.location.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
-        return _IN_NO_PATH, [line], {"path": 0}, False
     delimiter = max(",;\t", key=line.count)
+    if each.header is None and not each.location.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
+        if _is_of_table(line, line.split(delimiter)):
+            raise each.unreadable(f"its first line is of a CSV ({line.strip()}); give it a name that ends in .csv")
+        return _IN_NO_PATH, [line], {"path": 0}, False
     cells = next(csv.reader([line], delimiter=delimiter), [""])
     if each.header is not None or _number(cells, "path") is not None:
         header = each.header or cells
@@ -197,8 +222,21 @@ def _layout(each: ListFile, line: str, folder: str) -> tuple[str, Sequence[str],
         if "bucket" in numbers and _plain(header[numbers["path"]]) == "key":
             numbers["quoted"] = numbers.pop("path")
         return delimiter, cells, numbers, each.header is None
+    if len(cells) > 1 and not (_is_named(cells[0]) or cells[0] == _bucket(folder) or columns.is_size(cells[1])):
+        _named(each, cells)
     order = ("bucket", "quoted", *_IN_ORDER[1:]) if len(cells) > 1 and cells[0] == _bucket(folder) else _IN_ORDER
     return delimiter, cells, dict(zip(order, range(len(cells)), strict=False)), False
+
+
+def _is_of_table(line: str, cells: Sequence[str]) -> bool:
+    """Whether a line has a header, or a path and more, and is no path itself."""
+    is_headed = _number(cells, "path") is not None
+    return len(cells) > 1 and not _is_named(line) and (is_headed or _is_named(cells[0]))
+
+
+def _is_named(path: str) -> bool:
+    """Whether it ends as a picture."""
+    return is_picture(path.strip('" \r'), needs_suffix=True)
 
 
 def _named(each: ListFile, header: Sequence[str]) -> dict[str, int]:
@@ -247,6 +285,8 @@ class _Listing:
             rows = rows.filter(pc.invert(columns.say(rows["is_deleted"], "true")))
         unknown, is_quoted = pa.repeat(UNKNOWN, rows.num_rows), "quoted" in there
         paths = columns.paths(rows["quoted" if is_quoted else "path"], is_quoted=is_quoted)
+        for row in pc.indices_nonzero(pc.match_substring(paths, "\0")).to_pylist():
+            raise place.error("a path", paths[row], row, "leave it out, no name has a NUL byte")
         size = columns.sizes(rows["size"], place) if "size" in there else unknown
         modified = columns.times(rows["modified"], place) if "modified" in there else unknown
         etag = columns.etags(rows["etag"]) if "etag" in there else pa.nulls(rows.num_rows, pa.string())

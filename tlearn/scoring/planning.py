@@ -121,7 +121,9 @@ class Planning:
 
     def _remark(self) -> None:
         if not self.counts.listed:
-            warn(f"WARNING: found no picture in {self.places.input.folder}")
+            lists = [each.location for each in self.places.input.listed]
+            where = f" by the list {some(lists)}" if lists else ""
+            warn(f"WARNING: found no picture in {self.places.input.folder}{where}")
         if self.ignored.closed:
             warn(f"WARNING: found folders that cannot be read: {some(self.ignored.closed)}; their files wait")
         for remark in self.ignored.remarks():

@@ -1,7 +1,8 @@
 """A log over a table that grows, by which lakes read it: TABLE/_delta_log/, over the very same files.
 
 The ledger is the truth and the log follows it: what the ledger records and the log lacks is added, what the log has
-and the ledger lacks is removed. All of it is one commit of the log, so whoever publishes again, or at the same time,
+and the ledger lacks is removed. A record that is gone is made anew first, from its file; a file that is not as its
+record says is not published. All of it is one commit of the log, so whoever publishes again, or at the same time,
 adds nothing twice.
 """
 
@@ -19,8 +20,8 @@ import pyarrow as pa
 
 from tlearn import storage
 from tlearn.console import event
-from tlearn.errors import InputError, LockedError, StorageError, UsageError
-from tlearn.scoring import table
+from tlearn.errors import InputError, IntegrityError, LockedError, StorageError, UsageError, some
+from tlearn.scoring import repair, table
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
 
 if TYPE_CHECKING:
@@ -63,59 +64,88 @@ def require_extra() -> None:
 def publish(location: str) -> Published:
     """Bring the log of a table up to its ledger.
 
-    Raises UsageError without the extra, InputError where there is no such table, StorageError, and LockedError where
-    others change the log again and again.
+    Raises UsageError without the extra, InputError where there is no such table, IntegrityError where a file is not as
+    its record says and where the log cannot be read, StorageError, and LockedError where others change the log again
+    and again.
     """
     require_extra()
-    from deltalake.exceptions import CommitFailedError, DeltaError
-
     ledger = Ledger(storage.absolute(location.rstrip("/")))
     if FOLDER not in storage.folders(ledger.output):
         raise InputError(f"expected a table that grows in {location}, found no ledger: give the DIR of tlearn score")
     for _ in range(_MAX_ATTEMPTS):
-        try:
-            published = _brought_up(ledger)
-        except (DeltaError, OSError) as error:
-            line = str(error).partition("\n")[0]
-            if isinstance(error, CommitFailedError) or "already exists" in line:
-                continue  # another was faster; what is left to do is looked up again
-            raise StorageError(f"could not write {ledger.output}/_delta_log: {line}") from error
-        event("published", **published.to_json())
-        return published
+        published = _brought_up(ledger)
+        if published is not None:
+            event("published", **published.to_json())
+            return published
     raise LockedError(f"expected to be alone at the log of {location}, others change it again and again: try later")
 
 
-def _brought_up(ledger: Ledger) -> Published:
-    """Make one commit of the log, if there is anything to say. Raises DeltaError and OSError."""
-    records = {record.name: record for record in ledger.records()}
-    if old := next((record.name for record in records.values() if record.num_bytes is None), None):
-        raise InputError(
-            f"expected files of today's columns, found {old} of an earlier version: tlearn score renews it"
-        )
-    log = _log(ledger.output)
-    known = {} if log is None else _known(log)
+def _brought_up(ledger: Ledger) -> Published | None:
+    """Make one commit of the log, if there is anything to say; None where another was faster."""
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    records = _records(ledger)
+    log, known = _log(ledger.output)
     added = [record for name, record in records.items() if known.get(name) != (record.num_bytes, record.num_rows)]
     removed = sorted(known.keys() - records.keys())
+    _require_none(ledger, [problem for record in added if (problem := ledger.problem(record, of_rows=True))])
     if log is None or added or removed:
-        log = _commit(ledger.output, log, added, removed, _number(records))
+        try:
+            log = _commit(ledger.output, log, added, removed, _number(records))
+        except (DeltaError, OSError) as error:
+            line = _line(error)
+            if isinstance(error, CommitFailedError) or "already exists" in line:
+                return None
+            raise StorageError(f"could not write {ledger.output}/_delta_log: {line}") from error
     num_rows = sum(record.num_rows for record in records.values())
     return Published(log.version(), len(added), len(removed), len(records), num_rows)
 
 
-def _log(location: str) -> "DeltaTable | None":
+def _records(ledger: Ledger) -> dict[str, Record]:
+    """What the log is to have, by name. Raises InputError for a file of an earlier version, and IntegrityError."""
+    records = {record.name: record for record in repair.records(ledger)}
+    if old := next((record.name for record in records.values() if record.num_bytes is None), None):
+        raise InputError(
+            f"expected files of today's columns, found {old} of an earlier version: tlearn score renews it"
+        )
+    _require_none(ledger, ledger.look([*records.values()], for_strangers=False))
+    return records
+
+
+def _require_none(ledger: Ledger, problems: Sequence[str]) -> None:
+    if problems:
+        raise IntegrityError(
+            f"expected the files of {ledger.output} as the ledger says, found {some(problems)}: restore the file, "
+            f"or remove its record in {FOLDER}/commits/ (it is made anew where the file is there), and publish again"
+        )
+
+
+def _log(location: str) -> tuple["DeltaTable | None", dict[str, tuple[int, int]]]:
+    """The log, and size and number of rows of every file that it has, by name.
+
+    Raises IntegrityError where it is damaged, or of a kind that is not understood, and StorageError.
+    """
     from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
+    from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(location, storage_options=_options(location))
+        log = DeltaTable(location, storage_options=_options(location))
+        files = pa.table(log.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
     except TableNotFoundError:
-        return None
+        return None, {}
+    except DeltaError as error:
+        line = _line(error)
+        raise IntegrityError(
+            f"could not read {location}/_delta_log: {line}; remove this folder and publish again: the log follows "
+            "from the files of the table, which stay as they are"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"could not read {location}/_delta_log: {_line(error)}") from error
+    return log, {file["path"]: (file["size_bytes"], file["num_records"]) for file in files}
 
 
-def _known(log: "DeltaTable") -> dict[str, tuple[int, int]]:
-    """Size and number of rows of every file that the log has, by name."""
-    files = pa.table(log.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
-    return {file["path"]: (file["size_bytes"], file["num_records"]) for file in files}
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _number(names: Iterable[str]) -> int:

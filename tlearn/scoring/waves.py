@@ -207,6 +207,7 @@ class _Planning:
             return SCHEMA.empty_table()
         self.num_waves += 1
         self.index.sql(_FRESH, unknown=unknown)
+        num_fresh = self.index.sql("select count(*) as number from fresh")["number"][0].as_py()
         num_opened = self._hash_candidates()
         planned = "insert into planned select key, path, size, modified, alike, $wave from fresh"
         self.index.sql(planned, {"wave": self.num_waves})
@@ -214,7 +215,7 @@ class _Planning:
             self._leave_out_touched()
         rows = self.index.sql(_TODO, known=self._known_results() if num_opened else _KNOWN.empty_table())
         self.num_opened += num_opened
-        self.num_unchanged += unknown.num_rows - rows.num_rows
+        self.num_unchanged += num_fresh - rows.num_rows
         return rows.cast(SCHEMA)
 
     def _hash_candidates(self) -> int:
