@@ -121,12 +121,15 @@ class Keys:
 
 
 def _again(request: Callable[[], Page]) -> Page:
-    """Of an answer that breaks off obstore asks again for a file, but not for a listing."""
+    """Of an answer that breaks off obstore asks again for a file, but not for a listing.
+
+    Where nobody is, it has asked often enough.
+    """
     for tries_left in reversed(range(_TRIES)):
         try:
             with answered():
                 return request()
-        except (FileNotFoundError, OddName):
+        except (FileNotFoundError, OddName, ConnectionError):
             raise
         except OSError:
             if not tries_left:
