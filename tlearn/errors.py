@@ -26,7 +26,8 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: signal.Signals):
         super().__init__()
-        self.word, self.code = self.WORDS[number], 128 + number
+        self.code = 128 + number
+        self.line = f"{self.WORDS[number]}; the same command goes on from here"
 
 
 class TlearnError(Exception):

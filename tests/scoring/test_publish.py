@@ -178,7 +178,7 @@ def test_who_is_never_alone_at_the_log_says_so(place: Place, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["table", "--as", "delta"], 0, "1 files with 30 rows in the log of table, version 0: 1 added, 0 removed"),
+        (["table", "--as", "delta"], 0, "1 file with 30 rows in the log of table, version 0: 1 added, 0 removed"),
         (["table/"], 0, "version 0"),
         (["table", "--as", "iceberg"], 2, "expected for --as one of"),
         (["input"], 3, "found no ledger"),

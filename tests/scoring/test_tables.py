@@ -358,6 +358,28 @@ def test_a_table_is_what_its_ledger_says_whatever_else_is_in_its_folder(
     assert "foreign.parquet: not in the ledger" in capsys.readouterr().out
 
 
+def test_what_is_not_as_the_ledger_says_is_said_with_what_to_do(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    assert main(["verify", str(place.table)]) == 0
+    assert capsys.readouterr().out == "1 file, as the ledger says\n"
+    (file,), (note,) = place.table.glob("*.parquet"), (place.table / "_tlearn" / "commits").iterdir()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"num_rows": 1}))
+    assert main(["verify", str(place.table)]) == 6
+    said = capsys.readouterr()
+    assert "expected 1 row, found 30: remove _tlearn/commits/scores-000001.parquet.json" in said.out
+    assert "found 1 difference:" in said.err
+    file.rename(place.root / "elsewhere.parquet")
+    remedy = "but missing: restore it, or remove _tlearn/commits/scores-000001.parquet.json to have its images scored"
+    assert main(["verify", str(place.table)]) == 6 and remedy in capsys.readouterr().out
+    assert place.score()["unchanged"] == 30
+    said = capsys.readouterr()
+    assert said.err.startswith("WARNING: ") and remedy in said.err
+    note.unlink()
+    assert place.score()["added"] == 30 and main(["verify", str(place.table)]) == 0
+
+
 def foreign(path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
 
