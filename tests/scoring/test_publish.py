@@ -14,6 +14,7 @@ import pytest
 from test_scoring import Place
 from test_tables import make_old
 
+import tlearn
 from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
@@ -102,6 +103,15 @@ def test_the_transaction_of_a_commit_is_the_number_of_its_newest_file(place: Pla
     three_runs(place)
     publish(str(place.table))
     assert deltalake.DeltaTable(place.table).transaction_version("tlearn") == 3
+
+
+def test_the_log_is_published_from_python_as_by_the_command(place: Place) -> None:
+    place.score()
+    published = tlearn.publish(place.table)
+    assert isinstance(published, tlearn.Published) and (published.added, published.num_rows) == (1, 30)
+    assert in_log(place) == in_files(place)
+    with pytest.raises(InputError, match="a table that grows"):
+        tlearn.publish(place.root)
 
 
 def test_only_what_the_ledger_records_is_published(place: Place) -> None:

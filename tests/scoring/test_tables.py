@@ -28,7 +28,7 @@ from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
 from tlearn.distributed import submit
-from tlearn.errors import StorageError, UsageError
+from tlearn.errors import IntegrityError, StorageError, UsageError
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.scoring import output as outputs
 from tlearn.scoring import table
@@ -376,6 +376,8 @@ def test_what_is_not_as_the_ledger_says_is_said_with_what_to_do(
     assert place.score()["unchanged"] == 30
     said = capsys.readouterr()
     assert said.err.startswith("WARNING: ") and remedy in said.err
+    with pytest.raises(IntegrityError, match="it is gone: restore it"):
+        place.score(cache=str(place.root / "other-cache"))
     note.unlink()
     assert place.score()["added"] == 30 and main(["verify", str(place.table)]) == 0
 
