@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tlearn.errors import Unanswered
 from tlearn.storage.entries import Entry, encode_name
 from tlearn.storage.stores import OddName, answered, filesystem, store
 
@@ -129,7 +130,7 @@ def _again(request: Callable[[], Page]) -> Page:
         try:
             with answered():
                 return request()
-        except (FileNotFoundError, OddName, ConnectionError):
+        except (FileNotFoundError, OddName, Unanswered):
             raise
         except OSError:
             if not tries_left:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlearn.errors import InputError, StorageError, TlearnError
+from tlearn.errors import InputError, StorageError, TlearnError, Unanswered
 from tlearn.storage import clock
 from tlearn.storage.entries import Content, Entry, PathKind, decode_name, encode_name
 from tlearn.storage.failures import Taken
@@ -164,7 +164,7 @@ class Remote:
         for _ in range(_TRIES):
             try:
                 return put(seen, data)
-            except ConnectionError:
+            except Unanswered:
                 raise
             except OSError as error:
                 failure = error
@@ -216,7 +216,7 @@ class Remote:
                 break
             except FileExistsError:
                 return True
-            except ConnectionError:
+            except Unanswered:
                 raise
             except OSError as error:
                 if "implemented" in str(error).lower():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tlearn.errors import InputError, StorageError
+from tlearn.errors import InputError, StorageError, StoreError, Unanswered
 
 READ_SECONDS = 60.0
 """A store that says nothing for so long is asked again, where asking twice does no harm."""
@@ -222,7 +222,7 @@ class OddName(OSError):
 def answered() -> Iterator[None]:
     """Turn the errors of obstore into OSErrors of one line; a refusal by a condition into FileExistsError.
 
-    A ConnectionError is one to an address at which nobody is after all of obstore's tries. Raises InputError.
+    Raises InputError for an address that is none.
     """
     from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 
@@ -238,7 +238,7 @@ def answered() -> Iterator[None]:
         line = _first_line(error)
         if "error sending request" in line:
             raise _unanswered(str(error)) from None
-        raise (FileNotFoundError if "404 Not Found" in line else OSError)(line) from None
+        raise (FileNotFoundError if "404 Not Found" in line else StoreError)(line) from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of Rust, which no module exports
             raise
@@ -247,13 +247,13 @@ def answered() -> Iterator[None]:
         ) from None
 
 
-def _unanswered(said: str) -> OSError:
+def _unanswered(said: str) -> StoreError:
     """From obstore's description of an error: which address gave no answer, and why."""
     address = re.search(r"https?://[^/\s]+", said)
     kind, *_ = *re.findall(r"kind: (\w+)", said), "unknown"
     *_, reason = kind, *re.findall(r'^ *(?:message|error): "?(\w[^"\n,({]*)', said, re.MULTILINE)
     line = f"no answer from {address[0] if address else 'the store'} ({reason.strip()})"
-    return ConnectionError(line) if kind == "Connect" else OSError(line)
+    return Unanswered(line) if kind == "Connect" else StoreError(line)
 
 
 def _first_line(error: BaseException) -> str:
