@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -448,6 +449,21 @@ def test_python_m_tlearn_is_tlearn() -> None:
     assert (done.returncode, done.stdout.split()[0]) == (0, "tlearn")
     done = subprocess.run([sys.executable, "-m", "tlearn", "trian"], capture_output=True, text=True)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(("number", "word"), [("SIGINT", "stopped"), ("SIGTERM", "terminated"), ("SIGHUP", "hung up")])
+def test_a_signal_while_it_imports_ends_a_command_with_its_word(number: str, word: str) -> None:
+    code = (
+        f"import os, signal, sys; signal.signal(signal.{number}, signal.default_int_handler)\n"
+        "class Signalled:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == 'tyro': os.kill(os.getpid(), signal.{number})\n"
+        "sys.meta_path.insert(0, Signalled())\n"
+        "from tlearn.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True)
+    said = f"tlearn: {word}; the same command goes on from here\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.Signals[number], "", said)
 
 
 def test_a_shell_completes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:

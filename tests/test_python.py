@@ -28,8 +28,9 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_face_is_these_names() -> None:
     assert tlearn.__all__ == [
-        "RECIPES", "Comparison", "Evaluated", "Exported", "Findings", "Predictor", "Row", "Run", "ScoreConfig",
-        "Scored", "TlearnError", "TrainConfig", "check", "compare", "evaluate", "export", "load", "score", "train",
+        "RECIPES", "Comparison", "Evaluated", "Exported", "Findings", "Predictor", "Published", "Row", "Run",
+        "ScoreConfig", "Scored", "TlearnError", "TrainConfig", "check", "compare", "evaluate", "export", "load",
+        "publish", "score", "train",
     ]  # fmt: skip
     assert all(getattr(tlearn, name).__doc__ for name in tlearn.__all__)
     assert set(tlearn.__all__) <= set(dir(tlearn))
@@ -128,6 +129,8 @@ def test_settings_of_python_are_those_of_the_command_line() -> None:
         lambda: tlearn.score("model", "input", 3),
         lambda: tlearn.evaluate("model", None),
         lambda: tlearn.compare("run", ""),
+        lambda: tlearn.publish(""),
+        lambda: tlearn.publish(None),
     ],
 )
 def test_what_is_no_path_is_an_error_of_usage(call: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@
     for row in model.predict(["a.jpg", "b.jpg"]):
         print(row.path, row.status, row.prediction, row.probability)
     scored = tlearn.score(run.model, "inbox/", "scores/")         # a table that grows
+    log = tlearn.publish("scores/")                               # of Delta Lake, over the same files
     good = tlearn.evaluate(run.model, "photos/")                  # accuracy, how sure, confusion
     both = tlearn.compare("runs/a", "runs/b", no_worse_than=0.01) # is one better, and how sure is that
     checked = tlearn.check("photos/")                             # what is in the folder, what is wrong with it
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tlearn.scoring.evaluate import Evaluated as Evaluated
     from tlearn.scoring.export import Exported as Exported
     from tlearn.scoring.predict import Predictor as Predictor
+    from tlearn.scoring.publish import Published as Published
     from tlearn.scoring.summary import Scored as Scored
     from tlearn.scoring.table import Row as Row
     from tlearn.training.run import Run as Run
@@ -49,6 +51,7 @@ __all__ = [
     "Exported",
     "Findings",
     "Predictor",
+    "Published",
     "Row",
     "Run",
     "ScoreConfig",
@@ -60,6 +63,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "publish",
     "score",
     "train",
 ]
@@ -72,6 +76,7 @@ _HOMES = {
     "Exported": "tlearn.scoring.export",
     "Findings": "tlearn.doctor.check",
     "Predictor": "tlearn.scoring.predict",
+    "Published": "tlearn.scoring.publish",
     "Row": "tlearn.scoring.table",
     "Run": "tlearn.training.run",
     "ScoreConfig": "tlearn.config",
@@ -188,6 +193,20 @@ def score(
     config = recipes.replaced(ScoreConfig(model="", input="", output=""), {**paths, **settings})
     with console.shown(quiet=config.quiet, verbose=config.verbose), of_the_machine():
         return job.score(config)
+
+
+def publish(table: str | PathLike[str]) -> "Published":
+    """Bring the log of Delta Lake of a table that grows up to its files; score(..., publish="delta") does it too.
+
+    Raises UsageError without the extra lake, InputError where there is no such table, IntegrityError, StorageError or
+    LockedError, all of them TlearnErrors.
+    """
+    from tlearn import storage
+    from tlearn.errors import of_the_machine
+    from tlearn.scoring import publish as publishing
+
+    with storage.reached(), of_the_machine():
+        return publishing.publish(_path(table, "table"))
 
 
 def evaluate(model: str | PathLike[str], data: str | PathLike[str], **settings: Any) -> "Evaluated":

@@ -26,7 +26,8 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: signal.Signals):
         super().__init__()
-        self.word, self.code = self.WORDS[number], 128 + number
+        self.code = 128 + number
+        self.line = f"{self.WORDS[number]}; the same command goes on from here"
 
 
 class TlearnError(Exception):
@@ -77,6 +78,19 @@ class LockedError(TlearnError, RuntimeError):
     code = 75
 
 
+class StoreError(OSError):
+    """What an object store answers that is none of Python's own errors, in one line."""
+
+
+class Unanswered(StoreError):
+    """Nobody is at the address, after all tries."""
+
+
+def unreached(error: OSError) -> StorageError:
+    """What a command says of an answer of a disk or a store."""
+    return StorageError(f"expected storage that answers, got {error}: check the path, its rights and the connection")
+
+
 _OF_THE_MACHINE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ESTALE,
 )  # fmt: skip
@@ -84,9 +98,11 @@ _OF_THE_MACHINE = (
 
 @contextlib.contextmanager
 def of_the_machine() -> Iterator[None]:
-    """Turn what a disk refuses (rights, space, a home that is /dev/null), wherever it does, into StorageError."""
+    """Turn what a disk (rights, space, a home that is /dev/null) or a store refuses, wherever, into StorageError."""
     try:
         yield
+    except StoreError as error:
+        raise unreached(error) from error
     except OSError as error:
         if isinstance(error, TlearnError) or error.errno not in _OF_THE_MACHINE:
             raise

@@ -16,6 +16,7 @@ import pytest
 from test_scoring import Place
 from test_tables import make_old
 
+import tlearn
 from tlearn import storage
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
@@ -177,6 +178,15 @@ def test_the_transaction_of_a_commit_is_the_number_of_its_newest_file(place: Pla
     assert deltalake.DeltaTable(place.table).transaction_version("tlearn") == 3
 
 
+def test_the_log_is_published_from_python_as_by_the_command(place: Place) -> None:
+    place.score()
+    published = tlearn.publish(place.table)
+    assert isinstance(published, tlearn.Published) and (published.added, published.num_rows) == (1, 30)
+    assert in_log(place) == in_files(place)
+    with pytest.raises(InputError, match="a table that grows"):
+        tlearn.publish(place.root)
+
+
 def test_only_what_the_ledger_records_is_published(place: Place) -> None:
     place.score()
     expected = in_files(place)
@@ -251,7 +261,7 @@ def test_who_is_never_alone_at_the_log_says_so(place: Place, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["table", "--as", "delta"], 0, "1 files with 30 rows in the log of table, version 0: 1 added, 0 removed"),
+        (["table", "--as", "delta"], 0, "1 file with 30 rows in the log of table, version 0: 1 added, 0 removed"),
         (["table/"], 0, "version 0"),
         (["table", "--as", "iceberg"], 2, "expected for --as one of"),
         (["input"], 3, "found no ledger"),

@@ -28,7 +28,7 @@ from tlearn.classes import Classes
 from tlearn.cli import main
 from tlearn.config import ScoreConfig
 from tlearn.distributed import submit
-from tlearn.errors import StorageError, UsageError
+from tlearn.errors import IntegrityError, StorageError, UsageError
 from tlearn.evaluation.interval import accuracy_interval
 from tlearn.scoring import output as outputs
 from tlearn.scoring import table
@@ -358,6 +358,30 @@ def test_a_table_is_what_its_ledger_says_whatever_else_is_in_its_folder(
     assert "foreign.parquet: not in the ledger" in capsys.readouterr().out
 
 
+def test_what_is_not_as_the_ledger_says_is_said_with_what_to_do(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.score()
+    assert main(["verify", str(place.table)]) == 0
+    assert capsys.readouterr().out == "1 file, as the ledger says\n"
+    (file,), (note,) = place.table.glob("*.parquet"), (place.table / "_tlearn" / "commits").iterdir()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"num_rows": 1}))
+    assert main(["verify", str(place.table)]) == 6
+    said = capsys.readouterr()
+    assert "expected 1 row, found 30: remove _tlearn/commits/scores-000001.parquet.json" in said.out
+    assert "found 1 difference:" in said.err
+    file.rename(place.root / "elsewhere.parquet")
+    remedy = "but missing: restore it, or remove _tlearn/commits/scores-000001.parquet.json to have its images scored"
+    assert main(["verify", str(place.table)]) == 6 and remedy in capsys.readouterr().out
+    assert place.score()["unchanged"] == 30
+    said = capsys.readouterr()
+    assert said.err.startswith("WARNING: ") and remedy in said.err
+    with pytest.raises(IntegrityError, match="it is gone: restore it"):
+        place.score(cache=str(place.root / "other-cache"))
+    note.unlink()
+    assert place.score()["added"] == 30 and main(["verify", str(place.table)]) == 0
+
+
 def foreign(path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
 
@@ -650,6 +674,11 @@ def test_a_store_that_refuses_ends_with_7_and_one_line(
         ["scores", f"{refused}/t"],
         ["scores", f"{refused}/t.parquet"],
         ["verify", f"{refused}/t/"],
+        ["check", f"{refused}/in", "--quick"],
+        ["train", f"{refused}/in", "--output", str(place.table)],
+        ["evaluate", place.model, f"{refused}/in"],
+        ["compare", f"{refused}/a", f"{refused}/b"],
+        ["report", f"{refused}/run"],
         ["score", "--model", place.model, "--input", f"{refused}/in", "--output", f"{place.table}/"],
         ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t/"],
         ["score", "--model", place.model, "--input", folder, "--output", f"{refused}/t.parquet"],

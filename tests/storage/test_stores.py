@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from buckets import Faults
+from obstore.store import S3Store
 
 from tlearn import storage
 from tlearn.errors import InputError, StorageError
-from tlearn.storage import keys, stores
+from tlearn.scoring.inputs import Input
+from tlearn.storage import keys, remote, stores
 
 pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
 
@@ -27,6 +29,10 @@ NAMES = [
     "a.jpg", "sub/b c.jpg", "sub/%20.jpg", "sub/%FF.jpg", "#1?.jpg", "é ü/ß.jpg", "a+b=c&d.jpg", "[x]{y}~*|<>`^\"'.jpg",
     "back\\slash.jpg", ".hidden", "sub/deep/er/x", "日本.jpg", "a;b,c@d$e!.jpg",
 ]  # fmt: skip
+NO_ADDRESSES = [
+    "127.0.0.1:9", "http://", "http://:9", "http://a:bad", "http://a:99999", "ftp://a", "http://a b", "http://é",
+]  # fmt: skip
+BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=0.1), "base": 2}
 REFUSED = ["a//2.jpg", "//3.jpg", "sub/../4.jpg", "./5.jpg", "sub/./6.jpg"]
 
 
@@ -356,12 +362,22 @@ def test_the_key_and_the_address_of_a_bucket_are_those_that_a_person_has_said(
     ("variables", "location", "message"),
     [
         ({"AWS_PROFILE": "mistyped"}, "s3://bucket/key", "no profile mistyped in ~/.aws/config"),
-        ({}, "az://container/key", "Account must be specified"),
+        ({}, "az://container/key", "Account must be specified; look at AZURE_STORAGE_ACCOUNT_NAME"),
         ({}, "hdfs://host/key", "a URI like s3://, gs:// or az://BUCKET/NAME, got hdfs://host/key"),
         ({}, "s3://", "a URI like s3://"),
         ({"AWS_CONFIG_FILE": __file__}, "s3://bucket/key", "expected settings that fit s3://bucket, got"),
         ({}, "s3://bucket--use1-az4--x-s3/key", "a directory bucket"),
-        ({"AWS_CA_BUNDLE": "/nowhere"}, "s3://bucket/key", "/nowhere"),
+        ({"AWS_CA_BUNDLE": "/nowhere"}, "s3://bucket/key", "AWS_CA_BUNDLE=/nowhere, which cannot be read"),
+        ({"AWS_CA_BUNDLE": __file__}, "s3://bucket/key", f"AWS_CA_BUNDLE={__file__}, in which is no certificate"),
+        ({}, "S3://bucket/key", "write s3:// in small letters"),
+        *(
+            ({name: address}, "s3://bucket/key", f"{name}={address}, which is not like http://HOST:PORT")
+            for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+            for address in NO_ADDRESSES
+        ),
+        ({"AWS_REGION": "eu west"}, "s3://bucket/key", "expected an address of a store"),
+        ({"AWS_REGION": "eu-1"}, "s3://buc ket/key", "expected an address of a store"),
+        ({"GOOGLE_BASE_URL": "127.0.0.1:9"}, "gs://bucket/key", "expected an address of a store"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(
@@ -372,6 +388,57 @@ def test_settings_that_do_not_fit_are_one_line(
     with pytest.raises(InputError) as raised:
         storage.exists(location)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_address_at_which_nobody_is_is_named_and_asked_by_obstore_alone(
+    nowhere: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    once = S3Store(
+        "bucket", endpoint="http://127.0.0.1:1", skip_signature=True, client_options={"allow_http": True},
+        retry_config={"max_retries": 0, "backoff": BACKOFF},
+    )  # fmt: skip
+    asked: list[str] = []
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(once, name)
+
+    (tmp_path / "file").write_bytes(b"1")
+    for call in (
+        lambda: storage.read("s3://bucket/in/file"),
+        lambda: list(storage.stream("s3://bucket/in")),
+        lambda: storage.names("s3://bucket/in"),
+        lambda: storage.kind("s3://bucket/in"),
+        lambda: storage.create("s3://bucket/in/file", b"1"),
+        lambda: storage.publish(tmp_path / "file", "s3://bucket/in/file"),
+    ):
+        asked.clear()
+        with nowhere.context() as patch:
+            patch.setattr(stores, "_store", lambda scheme, bucket: Counted())
+            with pytest.raises(OSError, match=r"no answer from http://127.0.0.1:1 \(Connection refused\)$"):
+                call()
+        assert len(asked) == 1
+    with nowhere.context() as patch, pytest.raises(OSError, match="no answer from"):
+        patch.setattr(stores, "_store", lambda scheme, bucket: Counted())
+        patch.setitem(remote._conditional, "s3://bucket", True)
+        asked.clear()
+        storage.create("s3://bucket/in/file", b"1")
+    assert len(asked) == 1
+
+
+def test_a_bucket_that_is_missing_is_named(place: str, tmp_path: Path) -> None:
+    for call in (
+        lambda: storage.create("s3://missing/out/file", b""),
+        lambda: storage.write_bytes("s3://missing/out/file", b""),
+        lambda: storage.is_conditional("s3://missing/out"),
+    ):
+        with pytest.raises(StorageError, match="there is no bucket s3://missing: make it, or check the name"):
+            call()
+    for call in (lambda: storage.require_folder("s3://missing/in"), lambda: Input.of("s3://missing/in", ())):
+        with pytest.raises(InputError, match="found no bucket s3://missing: check"):
+            call()
+    assert (storage.nothing(f"{place}/in"), storage.nothing(str(tmp_path / "in"))) == ("nothing", "nothing")
 
 
 def test_a_fork_is_told_that_it_cannot_use_the_stores_of_its_parent(

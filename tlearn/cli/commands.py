@@ -22,6 +22,7 @@ from tlearn.config import (
     VerifyConfig,
     WeightsConfig,
 )
+from tlearn.data.findings import many
 from tlearn.errors import InputError, IntegrityError
 from tlearn.recipes import checked_as
 
@@ -61,7 +62,8 @@ def _score(command: Command) -> int:
         return code
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(scored.statuses.items()))
     print(
-        f"{scored.listed} files listed, {scored.unchanged} unchanged, {scored.added} rows added "
+        f"{many(scored.listed, 'file', 'files')} listed, {scored.unchanged:,} unchanged, "
+        f"{many(scored.added, 'row', 'rows')} added "
         f"({statuses or 'nothing new'}): {config.output}; {_pace(scored)}"
     )
     if scored.accuracy is not None and scored.accuracy_interval is not None:
@@ -142,7 +144,7 @@ def _scores(command: Command) -> int:
         shown = newest.table(config.num_rows)
     for line in table.lines(shown, config.top_k):
         print(line)
-    print(f"{len(newest.order)} paths: {config.output or config.table}")
+    print(f"{many(len(newest.order), 'path', 'paths')}: {config.output or config.table}")
     return errors.DONE
 
 
@@ -167,8 +169,11 @@ def _verify(command: Command) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        raise IntegrityError(f"expected a table that is as its ledger says, found {len(problems)} differences")
-    print(f"{len(ledger.records())} files, as the ledger says")
+        found = many(len(problems), "difference", "differences")
+        raise IntegrityError(
+            f"expected a table that is as its ledger says, found {found}: the lines above say what to do"
+        )
+    print(f"{many(len(ledger.records()), 'file', 'files')}, as the ledger says")
     return errors.DONE
 
 

@@ -9,7 +9,7 @@ from tlearn.errors import Stopped, StorageError, TlearnError, printable
 
 
 def stopped(stop: Stopped) -> int:
-    return say(f"{stop.word}; the same command goes on from here", stop.code)
+    return say(stop.line, stop.code)
 
 
 def unread() -> int:

@@ -105,7 +105,7 @@ def _absolute(path: str) -> str:
 def _is_folder(path: str) -> bool:
     kind = storage.kind(path)
     if kind not in ("file", "folder"):
-        came = "nothing" if kind is None else "a pipe or a device"
+        came = storage.nothing(path) if kind is None else "a pipe or a device"
         raise InputError(f"expected a folder or a picture at {path}, found {came}: check the path")
     return kind == "folder"
 

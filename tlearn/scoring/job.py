@@ -122,7 +122,7 @@ class _Job:
         """`runs` takes up what is finished. Raises storage.Taken."""
         state, gone_on = self.output.catch_up(self.index), list[Finished]()
         for problem in self.output.problems(state):
-            warn(f"{self.output.location}: {problem}")
+            warn(f"WARNING: {self.output.location}: {problem}")
         if self.output.goes_on:
             gone_on = [*self._finish(self.places.stopped(state))]
             runs += gone_on

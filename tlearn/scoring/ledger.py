@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlearn import storage
+from tlearn.data.findings import many
 from tlearn.errors import IntegrityError
 
 FOLDER = "_tlearn"
@@ -21,6 +22,7 @@ FOLDER = "_tlearn"
 _NAME = re.compile(r"scores-(\d{6,})(-[0-9a-f]{16})?\.parquet")
 """Of a commit by its number; earlier versions had the run in it too."""
 _CHANGED = "expected sha256 {}, got {}: it was changed after it was written; move it away"
+_RESTORE = f"restore it, or remove {FOLDER}/commits/{{}}.json to have its images scored again"
 _STRANGE = "{}: not in the ledger; a reader of *.parquet sees it all the same"
 
 
@@ -137,10 +139,7 @@ class Ledger:
         try:
             return storage.open_input(self.file(name))
         except FileNotFoundError:
-            raise IntegrityError(
-                f"expected {name} in {self.output}, it is gone: restore it, or remove {FOLDER}/commits/"
-                f"{name}.json to have its images scored again"
-            ) from None
+            raise IntegrityError(f"expected {name} in {self.output}, it is gone: {_RESTORE.format(name)}") from None
 
     def file(self, name: str) -> str:
         return storage.join(self.output, name)
@@ -197,11 +196,13 @@ class Ledger:
             with storage.open_input(self.file(record.name)) as file:
                 num_rows = pq.ParquetFile(file).metadata.num_rows
         except FileNotFoundError:
-            return f"{record.name}: recorded with {record.num_rows} rows, but missing"
+            rows = many(record.num_rows, "row", "rows")
+            return f"{record.name}: recorded with {rows}, but missing: {_RESTORE.format(record.name)}"
         except (pa.ArrowInvalid, OSError) as error:
             return f"{record.name}: {error}"
         if num_rows != record.num_rows:
-            return f"{record.name}: expected {record.num_rows} rows, found {num_rows}"
+            found = f"{record.name}: expected {many(record.num_rows, 'row', 'rows')}, found {num_rows:,}"
+            return f"{found}: remove {FOLDER}/commits/{record.name}.json, the next run makes it anew"
         if record.num_bytes not in (None, size):
             return f"{record.name}: expected {record.num_bytes} bytes, found {size}"
         return None

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from tlearn import storage
 from tlearn.console import event
+from tlearn.data.findings import many
 from tlearn.errors import InputError, IntegrityError, LockedError, StorageError, UsageError, some
 from tlearn.scoring import repair, table
 from tlearn.scoring.ledger import FOLDER, Ledger, Record
@@ -47,9 +48,9 @@ class Published:
         return dataclasses.asdict(self)
 
     def line(self, location: str) -> str:
+        what = f"{many(self.num_files, 'file', 'files')} with {many(self.num_rows, 'row', 'rows')}"
         return (
-            f"{self.num_files:,} files with {self.num_rows:,} rows in the log of {location}, version {self.version}: "
-            f"{self.added:,} added, {self.removed:,} removed"
+            f"{what} in the log of {location}, version {self.version}: {self.added:,} added, {self.removed:,} removed"
         )
 
 

@@ -52,7 +52,7 @@ def write(
     assert config.report is not None
     rows = rows.filter(pc.and_(pc.is_valid(rows["prediction"]), pc.equal(rows["model"], scored.model)))
     if not rows.num_rows:
-        warn(f"no page in {config.report}: no picture has a score")
+        warn(f"WARNING: no page in {config.report}: no picture has a score")
         return False
     predictor = predict.load(config.model, config.engine, config.precision, config.cascade)
     model = predictor.description

@@ -228,7 +228,7 @@ def _files(location: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     ledger = Ledger(location)
     if names := ledger.names():
         for stranger in set(ledger.strangers()).difference(names):
-            warn(f"left out {storage.join(location, stranger)}: it is not in the ledger")
+            warn(f"WARNING: left out {storage.join(location, stranger)}: it is not in the ledger")
         yield from ((name, functools.partial(ledger.open, name)) for name in names)
         return
     names = [storage.join(location, name) for name in storage.names(location) if name.endswith(".parquet")]

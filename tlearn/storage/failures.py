@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from tlearn.errors import StorageError, TlearnError
+from tlearn.errors import TlearnError, unreached
 
 
 class Taken(FileExistsError):
@@ -18,6 +18,4 @@ def reached() -> Iterator[None]:
     except (TlearnError, Taken):  # some of the first are OSErrors too
         raise
     except OSError as error:
-        raise StorageError(
-            f"expected storage that answers, got {error}: check the path, its rights and the connection"
-        ) from error
+        raise unreached(error) from error

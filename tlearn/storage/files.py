@@ -68,6 +68,11 @@ def kind(location: str) -> PathKind | None:
     return _at(location).kind()
 
 
+def nothing(location: str) -> str:
+    """What a message says of a path at which there is nothing: of a URI, whether the bucket is. Raises OSError."""
+    return Remote(location).nothing() if is_remote(location) else "nothing"
+
+
 def look(location: str) -> Entry:
     """A file as the listing of its folder has it. Raises OSError."""
     return _at(location).look()

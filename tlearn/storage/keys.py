@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tlearn.errors import Unanswered
 from tlearn.storage.entries import Entry, encode_name
 from tlearn.storage.stores import OddName, answered, filesystem, store
 
@@ -121,12 +122,15 @@ class Keys:
 
 
 def _again(request: Callable[[], Page]) -> Page:
-    """Of an answer that breaks off obstore asks again for a file, but not for a listing."""
+    """Of an answer that breaks off obstore asks again for a file, but not for a listing.
+
+    Where nobody is, it has asked often enough.
+    """
     for tries_left in reversed(range(_TRIES)):
         try:
             with answered():
                 return request()
-        except (FileNotFoundError, OddName):
+        except (FileNotFoundError, OddName, Unanswered):
             raise
         except OSError:
             if not tries_left:

@@ -91,7 +91,8 @@ class Lease:
         try:
             if not storage.is_conditional(self.folder):
                 console.warn(
-                    f"{self.folder} is on a store that ignores If-None-Match: let no two runs write it at the same time"
+                    f"WARNING: {self.folder} is on a store that ignores If-None-Match: "
+                    "let no two runs write it at the same time"
                 )
             if not self._put(storage.create):
                 self._take_over()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlearn.errors import InputError, StorageError, TlearnError
+from tlearn.errors import InputError, StorageError, TlearnError, Unanswered
 from tlearn.storage import clock
 from tlearn.storage.entries import Content, Entry, PathKind, decode_name, encode_name
 from tlearn.storage.failures import Taken
@@ -33,7 +33,7 @@ class Remote:
 
     def require_folder(self) -> None:
         if not self._is_folder():
-            raise InputError(f"expected a folder at {self.location}, found none: check the URI")
+            raise InputError(f"expected a folder at {self.location}, found {self.nothing()}: check the URI")
 
     def stream(self, enters: Callable[[str], bool]) -> Iterator[Entry]:
         self.require_folder()
@@ -71,6 +71,14 @@ class Remote:
             return Keys(self.location).is_any() or not store(self.location)[1]
         except FileNotFoundError:
             return False
+
+    def nothing(self) -> str:
+        """What there is where `kind` finds nothing: the bucket may be what is missing."""
+        return "nothing" if Remote(self._bucket).exists() else f"no bucket {self._bucket}"
+
+    @property
+    def _bucket(self) -> str:
+        return "/".join(self.location.split("/")[:3])
 
     def look(self) -> Entry:
         meta = self._meta()
@@ -140,8 +148,11 @@ class Remote:
 
     def _put(self, whole: Any, **options: Any) -> Any:
         client, key = store(self.location)
-        with answered():
-            return client.put(_whole(key), whole, chunk_size=_PART_BYTES, max_concurrency=4, **options)
+        try:
+            with answered():
+                return client.put(_whole(key), whole, chunk_size=_PART_BYTES, max_concurrency=4, **options)
+        except FileNotFoundError:
+            raise OSError(f"there is no bucket {self._bucket}: make it, or check the name") from None
 
     def _put_if(self, seen: str | None, data: bytes) -> str:
         """Write where there is still the version that was seen, or none; the version of what was written.
@@ -153,6 +164,8 @@ class Remote:
         for _ in range(_TRIES):
             try:
                 return put(seen, data)
+            except Unanswered:
+                raise
             except OSError as error:
                 failure = error
             there = self._there()
@@ -186,16 +199,15 @@ class Remote:
 
     def is_conditional(self) -> bool:
         """Whether the store refuses to create what there is: tried once in a process, beside the file."""
-        bucket = "/".join(self.location.split("/")[:3])
-        if bucket not in _conditional:
+        if self._bucket not in _conditional:
             probe = Remote(f"{self.location}.{uuid.uuid4().hex[:12]}.tmp")
             with self._storing():
                 probe._put(b"")
                 try:
-                    _conditional[bucket] = probe._is_refused()
+                    _conditional[self._bucket] = probe._is_refused()
                 finally:
                     probe.remove()
-        return _conditional[bucket]
+        return _conditional[self._bucket]
 
     def _is_refused(self) -> bool:
         for tries_left in reversed(range(_TRIES)):
@@ -204,6 +216,8 @@ class Remote:
                 break
             except FileExistsError:
                 return True
+            except Unanswered:
+                raise
             except OSError as error:
                 if "implemented" in str(error).lower():
                     break

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from tlearn.errors import InputError, StorageError
+from tlearn.errors import InputError, StorageError, StoreError, Unanswered
 
 READ_SECONDS = 60.0
 """A store that says nothing for so long is asked again, where asking twice does no harm."""
@@ -61,7 +62,9 @@ def _first_process() -> int:
 def _parsed(location: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(s3|gs|az)://([^/?]+)/?(.*)", location, re.DOTALL)
     if match is None:
-        raise InputError(f"expected a path, or a URI like s3://, gs:// or az://BUCKET/NAME, got {location}")
+        scheme = location.partition("://")[0].lower()
+        small = f": write {scheme}:// in small letters" if not location.startswith(scheme) else ""
+        raise InputError(f"expected a path, or a URI like s3://, gs:// or az://BUCKET/NAME, got {location}{small}")
     scheme, bucket, key = match.groups()
     return scheme, bucket, key.rstrip("/")
 
@@ -81,7 +84,7 @@ def _store(scheme: str, bucket: str) -> Any:
     options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 10, "backoff": backoff}}
     try:
         if certificates := os.environ.get("AWS_CA_BUNDLE"):
-            client["root_certificate"] = Path(certificates).read_bytes()
+            client["root_certificate"] = _certificates(certificates)
         if bucket.endswith("--x-s3"):
             raise ValueError("a directory bucket, whose listing has no order: use a general purpose bucket")
         if scheme == "s3":
@@ -90,7 +93,19 @@ def _store(scheme: str, bucket: str) -> Any:
             options["skip_signature"] = True
         return GCSStore(bucket, **options) if scheme == "gs" else AzureStore(bucket, **options)
     except (BaseError, ValueError, OSError, configparser.Error) as error:
-        raise InputError(f"expected settings that fit {scheme}://{bucket}, got: {_first_line(error)}") from None
+        is_account = scheme == "az" and isinstance(error, BaseError)
+        look = "; look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY" if is_account else ""
+        raise InputError(f"expected settings that fit {scheme}://{bucket}, got: {_first_line(error)}{look}") from None
+
+
+def _certificates(path: str) -> bytes:
+    try:
+        certificates = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"AWS_CA_BUNDLE={path}, which cannot be read ({error.strerror})") from None
+    if b"BEGIN CERTIFICATE" not in certificates:
+        raise ValueError(f"AWS_CA_BUNDLE={path}, in which is no certificate")
+    return certificates
 
 
 def _settings_of_s3(bucket: str) -> dict[str, Any]:
@@ -133,8 +148,21 @@ def _region_of_s3(profile: dict[str, str]) -> str | None:
 
 
 def _endpoint_of_s3(profile: dict[str, str]) -> str | None:
-    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
-    return next(filter(None, named), None) or profile.get("endpoint_url")
+    """Raises ValueError for what is no address: obstore would panic at the first request."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    name = next(filter(os.environ.get, names), "endpoint_url")
+    address = os.environ.get(name) or profile.get(name)
+    if address is not None and not _is_address(address):
+        raise ValueError(f"{name}={address}, which is not like http://HOST:PORT")
+    return address
+
+
+def _is_address(address: str) -> bool:
+    try:
+        urlsplit(address).port  # noqa: B018  # raises where it is no number, or too large
+    except ValueError:
+        return False
+    return address.isascii() and re.fullmatch(r"https?://[^\s/?#:]\S*", address, re.IGNORECASE) is not None
 
 
 def _region_of_bucket(bucket: str) -> str | None:
@@ -192,7 +220,10 @@ class OddName(OSError):
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
-    """Turn the errors of obstore into OSErrors of one line; a refusal by a condition into FileExistsError."""
+    """Turn the errors of obstore into OSErrors of one line; a refusal by a condition into FileExistsError.
+
+    Raises InputError for an address that is none.
+    """
     from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 
     try:
@@ -205,10 +236,27 @@ def answered() -> Iterator[None]:
         raise OddName(_first_line(error)) from None
     except (BaseError, ValueError, NotImplementedError) as error:
         line = _first_line(error)
-        raise (FileNotFoundError if "404 Not Found" in line else OSError)(line) from None
+        if "error sending request" in line:
+            raise _unanswered(str(error)) from None
+        raise (FileNotFoundError if "404 Not Found" in line else StoreError)(line) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, which no module exports
+            raise
+        raise InputError(
+            f"expected an address of a store, got {_first_line(error)}: look at the URI, AWS_REGION, GOOGLE_BASE_URL"
+        ) from None
 
 
-def _first_line(error: Exception) -> str:
+def _unanswered(said: str) -> StoreError:
+    """From obstore's description of an error: which address gave no answer, and why."""
+    address = re.search(r"https?://[^/\s]+", said)
+    kind, *_ = *re.findall(r"kind: (\w+)", said), "unknown"
+    *_, reason = kind, *re.findall(r'^ *(?:message|error): "?(\w[^"\n,({]*)', said, re.MULTILINE)
+    line = f"no answer from {address[0] if address else 'the store'} ({reason.strip()})"
+    return Unanswered(line) if kind == "Connect" else StoreError(line)
+
+
+def _first_line(error: BaseException) -> str:
     """What a client says, without the source of it and without the markup of the store's answer."""
     said = re.search("<Message>(.*?)</Message>", str(error))
     line = re.split(r"\n|: <", str(error), maxsplit=1)[0]
