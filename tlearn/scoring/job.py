@@ -120,27 +120,27 @@ class _Job:
 
     def _try(self, runs: list[Finished]) -> tuple[Counts, Ignored]:
         """`runs` takes up what is finished. Raises storage.Taken."""
-        state, gone_on = self.output.catch_up(self.index), list[Finished]()
+        state, num_before = self.output.catch_up(self.index), len(runs)
         for problem in self.output.problems(state):
             warn(f"WARNING: {self.output.location}: {problem}")
         if self.output.goes_on:
-            gone_on = [*self._finish(self.places.stopped(state))]
-            runs += gone_on
+            self._finish(self.places.stopped(state), runs)
+        if gone_on := runs[num_before:]:
             state = self.output.catch_up(self.index)
         # What went on above was this very rescore; if to its end, there is nothing more to do again.
         rescore = self.places.config.rescore and not (gone_on and gone_on[-1].is_last)
         planning = Planning(self.places, self.output, self.index, state, rescore=rescore)
         with ahead(planning.runs) as planned:
-            for finished in self._finish(planned):
-                runs.append(finished)
+            self._finish(planned, runs)
         self.places.remove()
         return planning.counts, planning.ignored
 
-    def _finish(self, runs: Iterator[Run | None]) -> Iterator[Finished]:
+    def _finish(self, runs: Iterator[Run | None], finished: list[Finished]) -> None:
         """Compute what the runs still lack; merge each as soon as it is there, and make it visible."""
         work = functools.partial(compute.chunks, self.places)
         with contextlib.closing(Stream(runs).runs(work)) as computed:
-            yield from map(self._merged, self.output.groups(computed, self.index))
+            for group in self.output.groups(computed, self.index):
+                finished.append(self._merged(group))
 
     def _merged(self, group: Iterator[Computed]) -> Finished:
         """One file of these runs."""
