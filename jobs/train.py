@@ -2,7 +2,7 @@
 
 import sys
 
-from tlearn.cli import main
+from tlearn.__main__ import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["train"]

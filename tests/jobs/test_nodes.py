@@ -202,6 +202,40 @@ def test_features_are_the_same_bytes_when_a_node_is_lost(
     require_nothing_left()
 
 
+def test_folders_are_planned_by_tasks_of_a_cluster_and_each_picture_is_scored_once(
+    tmp_path: Path, data: Path, nodes: Cluster
+) -> None:
+    save_model(tmp_path / "model", PREPROCESS)
+    more = nodes.add_node(num_cpus=1)
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(64, 80):
+        (other / f"{number}.png").write_bytes(picture(number))
+
+    def added() -> tuple[int, int]:
+        config = ScoreConfig(
+            model=str(tmp_path / "model"),
+            input=(str(data), str(other)),
+            output=f"{tmp_path}/table/",
+            cache=str(tmp_path / "cache"),
+            engine="torch",
+            precision="fp32",
+            quiet=True,
+        )
+        scored = scoring.score(config)
+        return scored.listed, scored.added
+
+    assert added() == (81, 81)
+    assert added() == (81, 0)
+    (other / "new.png").write_bytes(picture(80))
+    assert added() == (82, 1)
+    nodes.remove_node(more)
+    paths = [row["path"] for file in (tmp_path / "table").glob("*.parquet") for row in rows(file)]
+    assert len(paths) == len(set(paths)) == 82
+    assert len(list((tmp_path / "cache").rglob("*-of-002.duckdb"))) == 2
+    require_nothing_left()
+
+
 RAY = "from ray.scripts.scripts import main; main()"
 WAIT = """
 import ray, time
