@@ -9,7 +9,8 @@ known. The network is replaced by a constant, so what is measured is listing, pl
 grows with the folder.
 
 Lists: planning alone, of a Parquet file with paths of 84 bytes, sizes of 36 to 442 kB, times and e-tags. One file in a
-thousand is a copy of another, and these two are read; reading is replaced. Plans are written, and removed.
+thousand is a copy of another, and these two are read; reading is replaced. Plans are written, and removed. What is
+taken in are files of 262,144 rows, as the largest waves make them.
 
 Shares: so many lists of so many files, split and planned by shares, by two processes at once, beside one of each.
 
@@ -95,8 +96,8 @@ copy (
 """
 
 
-def listed(file: Path) -> Iterator[pa.Table]:
-    for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(65536):
+def listed(file: Path, size: int = 65536) -> Iterator[pa.Table]:
+    for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(size):
         yield pa.Table.from_batches([batch])
 
 
@@ -130,7 +131,8 @@ def one_list(root: Path, what: str) -> None:
     started, added = time.monotonic(), 0
     with index.opened(root / f"{what == 'first'}.duckdb") as known:
         if what == "taken in":
-            known.ingest("scores-000001.parquet", "", (scored(files) for files in listed(root / "list.parquet")))
+            for number, files in enumerate(listed(root / "list.parquet", waves.MOST)):
+                known.ingest(f"scores-{number:06}.parquet", "", [scored(files)])
         else:
             facts = Facts("0" * 64, "input", rescore=False, abstain_below=None, number=1)
             scope = waves.Scope("input", "0" * 64, 2**26, rescore=False)

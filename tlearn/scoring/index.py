@@ -94,6 +94,20 @@ class Index:
             with suppress(OSError):  # without a seal it is made anew
                 self._seal.write_text(_state(self._path))
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Attach `beside`, a database for what is joined and forgotten. Temporary tables would hold up to two bytes of
+        memory for every row.
+        """
+        _remove_all(self._path, ".beside")  # of somebody who was ended in the middle
+        quoted = str(self._path.with_suffix(".beside")).replace("'", "''")
+        self.sql(f"attach '{quoted}' as beside")
+        try:
+            yield
+        finally:
+            self.sql("detach beside")
+            _remove_all(self._path, ".beside")
+
     def sql(self, statement: str, parameters: dict[str, Any] | None = None, **tables: pa.Table) -> pa.Table:
         """What a statement gives; `tables` are those that it reads by their names beside the index's own."""
         with self._lock:
@@ -163,9 +177,9 @@ def _state(path: Path) -> str:
     return f"{version} {path.stat().st_size} {path.stat().st_mtime_ns}"
 
 
-def _remove_all(path: Path) -> None:
-    """The file, those that DuckDB puts beside it, and what earlier versions had in its place."""
-    for file in path.parent.glob(f"{path.stem}.*"):
+def _remove_all(path: Path, suffix: str = ".") -> None:
+    """The file, those that DuckDB puts beside it, and what earlier versions had in its place; or those of a suffix."""
+    for file in path.parent.glob(f"{path.stem}{suffix}*"):
         if file.is_dir():
             shutil.rmtree(file, ignore_errors=True)
         else:

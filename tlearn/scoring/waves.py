@@ -122,21 +122,21 @@ def waves(
     `batches` have the columns path, size, modified and etag, in any order of the files; what comes twice counts once.
     `on_new_paths` is called while there is likely to be something to compute, with the number of new paths so far.
     """
-    planning = _Planning(index, scope, on_new_paths)
-    limits = chain(sizes, repeat(None))
-    limit, waiting = next(limits), None
-    for unknown in planning.rounds(batches):
-        waiting = unknown if waiting is None else pa.concat_tables([waiting, unknown])
-        if limit is None or waiting.num_rows < limit:
-            continue
-        num_rows = waiting.num_rows - waiting.num_rows % limit  # of several waves, so that fewer joins are made
-        rows, waiting = planning.todo(waiting.slice(0, num_rows)), waiting.slice(num_rows)
-        while rows.num_rows:
-            yield planning.wave(rows.slice(0, limit), is_last=False)
-            rows, limit = rows.slice(rows.num_rows if limit is None else limit), next(limits)
-    last = planning.wave(planning.todo(waiting), is_last=True)
-    index.sql("drop table planned")  # its gigabytes; computing may take days
-    yield last
+    with index.beside():
+        planning = _Planning(index, scope, on_new_paths)
+        limits = chain(sizes, repeat(None))
+        limit, waiting = next(limits), None
+        for unknown in planning.rounds(batches):
+            waiting = unknown if waiting is None else pa.concat_tables([waiting, unknown])
+            if limit is None or waiting.num_rows < limit:
+                continue
+            num_rows = waiting.num_rows - waiting.num_rows % limit  # of several waves, so that fewer joins are made
+            rows, waiting = planning.todo(waiting.slice(0, num_rows)), waiting.slice(num_rows)
+            while rows.num_rows:
+                yield planning.wave(rows.slice(0, limit), is_last=False)
+                rows, limit = rows.slice(rows.num_rows if limit is None else limit), next(limits)
+        last = planning.wave(planning.todo(waiting), is_last=True)
+    yield last  # without those gigabytes: computing may take days
 
 
 def _taken(tables: list[pa.Table]) -> pa.Table:
@@ -149,8 +149,8 @@ def _taken(tables: list[pa.Table]) -> pa.Table:
 class _Planning:
     """One listing, some waves of what is unknown after others, in tables of DuckDB's.
 
-    fresh: what these waves bring. planned: what all have brought. hashed: what has been read of it. `alike` is the same
-    for files of one size and e-tag.
+    fresh: what these waves bring. planned: what all have brought. twins: of it, what is alike something fresh, which
+    means of the same size and e-tag. hashed: what has been read.
     """
 
     def __init__(self, index: Index, scope: Scope, on_new_paths: Callable[[int], object]):
@@ -162,7 +162,7 @@ class _Planning:
             "planned": "size bigint, modified bigint, alike ubigint",
             "hashed": "content blob",
         }.items():
-            index.sql(f"create or replace temp table {table} (key uhugeint, path varchar, {others}, wave int)")
+            index.sql(f"create table beside.{table} (key uhugeint, path varchar, {others}, wave int)")
 
     def wave(self, rows: pa.Table, *, is_last: bool) -> Wave:
         num_compute = pc.sum(_is_computed(rows)).as_py() or 0
@@ -209,7 +209,7 @@ class _Planning:
         self.index.sql(_FRESH, unknown=unknown)
         num_fresh = self.index.sql("select count(*) as number from fresh")["number"][0].as_py()
         num_opened = self._hash_candidates()
-        planned = "insert into planned select key, path, size, modified, alike, $wave from fresh"
+        planned = "insert into beside.planned select key, path, size, modified, alike, $wave from fresh"
         self.index.sql(planned, {"wave": self.num_waves})
         if num_opened:
             self._leave_out_touched()
@@ -221,13 +221,14 @@ class _Planning:
     def _hash_candidates(self) -> int:
         """Read what may hold known bytes: only files of the same size can be the same. Returns how many were read."""
         limits = {"max_bytes": self.scope.max_bytes, "wave": self.num_waves}
+        self.index.sql(_TWINS)
         candidates = self.index.sql(_CANDIDATES, {**self.known, **limits})
         with ThreadPoolExecutor(8) as threads:
             for start in range(0, candidates.num_rows, _READ_AT_ONCE):
                 files = candidates.slice(start, _READ_AT_ONCE)
                 found = threads.map(self._sha256, *(files[name].to_pylist() for name in ("path", "size", "modified")))
                 self.index.sql(
-                    "insert into hashed select md5_number(path), path, content, wave from files",
+                    "insert into beside.hashed select md5_number(path), path, content, wave from files",
                     files=files.append_column("content", pa.array(found, pa.binary())),
                 )
         return int(candidates.num_rows)
@@ -271,17 +272,27 @@ where {_IS_KNOWN}
 
 _FRESH = """
 create or replace temp table fresh as
-with keyed as (
-    select md5_number(path) as key, path, size, modified, hash(size, etag) as alike, number from unknown
+with firsts as materialized (
+    select md5_number(path) as key, min(number) as number from unknown group by key
+), seen as materialized (
+    select number from firsts join beside.planned using (key)
 )
-from keyed anti join planned using (key) where number in (select min(number) from keyed group by key)
+select md5_number(path) as key, path, size, modified, hash(size, etag) as alike, number from unknown
+where number in (select number from firsts) and number not in (from seen)
 """
+"""Each path once. Keys and numbers are joined, not paths: a join of these would not find room in memory."""
+
+_TWINS = """
+create or replace temp table twins as
+select p.rowid as row, alike from beside.planned as p semi join fresh using (alike)
+"""
+"""Planned before, and alike one of the new: found in one column, so that the paths of the others are not read."""
 
 _CANDIDATES = """
 with shared as (
     select alike from fresh group by alike having count(*) > 1
     union
-    select alike from planned semi join fresh using (alike)
+    select alike from twins
 ), known as (
     select distinct size from rows as r semi join fresh using (size)
     where r.model = $model and r.number <= $last_number
@@ -289,31 +300,32 @@ with shared as (
 select path, size, modified, wave from (
     select path, size, modified, $wave as wave from fresh where alike in (from shared) or size in (from known)
     union all
-    select path, size, modified, wave from planned semi join fresh using (alike) anti join hashed using (key)
+    select path, size, modified, wave from beside.planned anti join beside.hashed using (key)
+    where rowid in (select row from twins)
 ) where size between 0 and $max_bytes order by path
 """
 """Of a size of which there is another: new, planned before, or with a row, if not from this listing."""
 
 _TOUCHED = f"""
 create or replace temp table touched as
-select f.key, f.modified from fresh as f join hashed as h using (key) join rows as r using (key)
+select f.key, f.modified from fresh as f join beside.hashed as h using (key) join rows as r using (key)
 where r.content = h.content and {_IS_KNOWN}
 """
 
 _RESULTS = f"""
 select distinct on (content) content, lower(hex(content)) as sha256, {", ".join(KEPT)} from rows as r
-where content in (select content from fresh join hashed using (key)) and {_IS_KNOWN}
+where content in (select content from fresh join beside.hashed using (key)) and {_IS_KNOWN}
 order by content, key
 """
 
 _TODO = """
 with firsts as (
     select content, arg_min(path, (wave, path)) as first
-    from hashed semi join (select content from fresh join hashed using (key)) as h using (content)
+    from beside.hashed semi join (select content from fresh join beside.hashed using (key)) as h using (content)
     group by content
 )
 select f.path, f.size, f.modified, if(k.result is null and first <> f.path, first, null) as same_as, k.result
-from fresh as f left join hashed as h using (key)
+from fresh as f left join beside.hashed as h using (key)
 left join known as k on k.content = h.content left join firsts on firsts.content = h.content
 order by f.path
 """
