@@ -314,6 +314,30 @@ def test_an_index_that_is_not_what_was_closed_is_made_anew(
     assert sorted(file.name for file in tmp_path.glob("index.*")) == ["index.duckdb", "index.seal"]
 
 
+def test_what_is_beside_an_index_is_gone_with_its_waves_however_they_end(folder: Folder, tmp_path: Path) -> None:
+    path = tmp_path / "it's an index.duckdb"
+    for number in range(9):
+        folder.put(f"{number}.jpg", "x" * number)
+    scope = Scope(str(folder.root), MODEL, 100, rescore=False)
+    beside = path.with_suffix(".beside")
+    with indices.opened(path) as index:
+        found = waves(index, folder.batches(), scope, (2, 2))
+        next(found)
+        assert beside.exists()
+        found.close()
+        assert not beside.exists()
+    beside.write_bytes(b"of a thread that could not be waited for")
+    with indices.opened(path) as index:
+        assert total(folder.waves(index)).listed == 9
+    assert not beside.exists()
+
+
+def test_nothing_is_printed_of_a_long_statement(index: Index, capfd: pytest.CaptureFixture[str]) -> None:
+    index.sql("set progress_bar_time = 1")
+    index.sql("select sum(hash(a * b)) from range(10_000) as one (a), range(10_000) as two (b)")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_index_that_has_failed_is_not_trusted_again(folder: Folder, tmp_path: Path) -> None:
     path = tmp_path / "index.duckdb"
     with pytest.raises(StorageError, match="--cache"), indices.opened(path) as index:

@@ -22,7 +22,7 @@ from tlearn.scoring.table import COPIED, SCHEMA
 INGESTED = ("path", "model", "bytes", "modified", "scored_at", *COPIED)
 """Columns of the table that the index is made from."""
 
-SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[str, Any] = {
     # With what is outside of it, Arrow's tables and the allocator's slack, a driver stays below 1 GB.
     "memory_limit": "300MB",
     # Their buffers are outside of the limit.
@@ -75,7 +75,7 @@ class Index:
             _remove_all(path)
         self._seal.unlink(missing_ok=True)
         self._lock, self._is_broken = threading.RLock(), False
-        self._database = duckdb.connect(str(path), config={**SETTINGS, "temp_directory": f"{path}.tmp"})
+        self._database = connect(str(path), temp_directory=f"{path}.tmp")
         self.sql("create table if not exists commits (name varchar, sha256 varchar)")
         nothing = _ingested(SCHEMA.empty_table())
         self.sql(f"create table if not exists rows as {_ROWS}", {"number": 0}, ingested=nothing)
@@ -163,6 +163,13 @@ class Index:
             self.sql("insert into commits values ($name, $sha256)", {"name": name, "sha256": sha256})
             self.sql("commit")
         self.sql("drop table incoming")
+
+
+def connect(path: str, **settings: Any) -> duckdb.DuckDBPyConnection:
+    """Open a database; ":memory:" is none of a file."""
+    database = duckdb.connect(path, config={**_SETTINGS, **settings})
+    database.sql("set enable_progress_bar_print = false")  # it would be in the output of a command
+    return database
 
 
 def _ingested(rows: pa.Table) -> pa.Table:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -93,7 +92,7 @@ def split(given: tuple[Partitions, int]) -> Ignored:
     ignored = Ignored()
     with tempfile.TemporaryDirectory() as folder:
         batches = (batch for table in partitions.inputs[number].batches(ignored) for batch in table.to_batches())
-        with duckdb.connect(config={**index.SETTINGS, "threads": 1, "temp_directory": folder}) as database:
+        with index.connect(":memory:", threads=1, temp_directory=folder) as database:
             database.register("listed", pa.RecordBatchReader.from_batches(columns.SCHEMA, batches))
             database.execute(
                 f"copy (select *, md5_number(path) % {partitions.count} as share from listed) to '{folder}/shares' "
