@@ -24,7 +24,7 @@ from tlearn.scoring.table import COPIED
 FIRST, MOST = 4096, 2**18
 """New files of a wave: of the first, which is soon found, and of the largest, which is planned and merged in memory."""
 
-_LARGEST_NEW, _LARGEST_ROUND = 2**19, 2**21
+_LARGEST_NEW, _LARGEST_ROUND = 2**19, 3 * 2**19
 """Listed files that are joined with the index at once, where most are new and where few are: a file takes 100 to 200
 bytes of memory, and a join reads the index from end to end.
 """
