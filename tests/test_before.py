@@ -105,6 +105,7 @@ def test_a_finished_run_gets_its_folds_and_keeps_all_else(
     assert summary == json.loads((BEFORE / "run" / "summary.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.usefixtures("cluster")
 def test_its_features_are_not_computed_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

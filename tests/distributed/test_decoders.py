@@ -140,6 +140,7 @@ class Poisoned(Compute):
         super().__init__(task, threads, poison)
 
 
+@pytest.mark.long
 def test_a_picture_that_kills_actors_of_features_costs_one_picture(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def rows_of(pictures: Path, saved: Path, run_folder: Path, decode: Decode, fetch
     return pq.read_table(run_folder / "000000.parquet").drop_columns("scored_at").to_pylist(maps_as_pydicts="strict")
 
 
+@pytest.mark.long
 def test_rows_are_the_same_but_for_a_picture_that_kills_its_process(
     pictures: Path, saved: Path, tmp_path: Path
 ) -> None:

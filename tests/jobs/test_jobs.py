@@ -184,7 +184,10 @@ ON_TWO_CPUS = [*TLEARN[:-1], f"{_TWO_CPUS}; {TLEARN[-1]}"]
 ALONE = {"RAY_ADDRESS": "local"}
 
 
-@pytest.mark.parametrize(("first", "then"), [({}, {}), (ALONE, {}), ({}, ALONE), (ALONE, ALONE)])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [({}, ALONE), *(pytest.param(*both, marks=pytest.mark.long) for both in [({}, {}), (ALONE, {}), (ALONE, ALONE)])],
+)
 def test_a_killed_run_ends_as_if_it_had_not_been_killed_by_ray_train_or_without(
     data: Path, features: Path, run: Path, tmp_path: Path, first: dict[str, str], then: dict[str, str]
 ) -> None:
@@ -235,6 +238,7 @@ def test_a_stopped_run_writes_a_checkpoint_within_the_epoch_and_ends(
     assert updates_done(run) and list(run.glob("checkpoints/*/stop"))
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_not_used(data: Path, features: Path, run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

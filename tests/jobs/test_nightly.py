@@ -143,6 +143,7 @@ def living_scorers() -> list[int]:
     return [one["Pid"] for one in actors if one["State"] == "ALIVE" and "Held" in one["ActorClassName"]]
 
 
+@pytest.mark.long
 def test_a_killed_actor_costs_no_row(
     place: Path, undisturbed: list[dict[str, Any]], hold: Path, tmp_path: Path
 ) -> None:

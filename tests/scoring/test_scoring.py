@@ -396,7 +396,9 @@ def check_reader(place: Place) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["before", "halfway", "after"])
+@pytest.mark.parametrize(
+    "when", ["halfway", *(pytest.param(when, marks=pytest.mark.long) for when in ("before", "after"))]
+)
 def test_a_crash_at_any_step_and_the_same_command_again_is_as_if_there_had_been_none(
     when: str, place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
