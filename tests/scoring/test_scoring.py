@@ -22,7 +22,7 @@ from tlearn import console, storage
 from tlearn.config import ScoreConfig
 from tlearn.distributed.chunks import chunk_size
 from tlearn.errors import IntegrityError, LockedError, StorageError
-from tlearn.scoring import compute, planning, table
+from tlearn.scoring import compute, planning, table, waves
 from tlearn.scoring import job as scoring
 from tlearn.scoring.ledger import Ledger
 from tlearn.scoring.planning import Places
@@ -145,6 +145,20 @@ def test_changed_bytes_and_a_new_model_are_scored_again(place: Place, tmp_path: 
     assert newest["cat/01.jpg"]["sha256"] == hashlib.sha256(b"other").hexdigest() and len(newest) == 30
     assert place.score(model=instant.save_model(tmp_path / "second", 1))["added"] == 30
     assert place.score()["added"] == 0
+
+
+def test_a_touched_file_that_cannot_be_read_when_it_is_planned_has_no_second_row(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.score()
+    expected = place.outcomes()
+    os.utime(place.root / "input" / "cat" / "01.jpg", (1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(waves._Planning, "_sha256", lambda *_: None)
+        again = place.score()
+    assert (again["listed"], again["unchanged"], again["added"]) == (30, 29, 0)
+    assert place.outcomes() == expected
+    assert place.score(rescore=True)["added"] == 30
 
 
 def test_a_touched_file_has_no_second_row_and_is_opened_once(place: Place) -> None:

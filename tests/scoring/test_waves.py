@@ -274,7 +274,7 @@ def test_the_index_gives_the_newest_row_of_a_path_and_model(folder: Folder, inde
     (folder.root / "a.jpg").write_text("second")
     newest = folder.row(entry)
     ingest(index, newest)
-    assert index.outcomes(["a.jpg", "b.jpg"], MODEL) == {"a.jpg": ("scored", None)}
+    assert index.outcomes(["a.jpg", "b.jpg"], MODEL) == {"a.jpg": ("scored", None, newest.sha256)}
     assert index.outcomes([], MODEL) == index.outcomes(["a.jpg"], "no model") == {}
     results = index.results(["b.jpg", "a.jpg"], MODEL).to_pylist(maps_as_pydicts="strict")
     assert results == table.of_rows([newest]).select(["path", *COPIED]).to_pylist(maps_as_pydicts="strict")

@@ -22,7 +22,7 @@ from tlearn.distributed.chunks import ChunkResult
 from tlearn.scoring import parts, plan, table
 from tlearn.scoring.planning import Places
 from tlearn.scoring.stream import Stream
-from tlearn.scoring.table import COPIED, Row
+from tlearn.scoring.table import COPIED, OUTCOME, Row
 from tlearn.scoring.waves import SCHEMA, Counts, Scope, Wave
 from tlearn.storage import Content, Entry, clock
 
@@ -212,9 +212,9 @@ class MemoryIndex:
         number = len(self.names)
         self.rows |= {(path, model): _Known(number, *facts) for path, model, *facts in self.read[sha256]}
 
-    def outcomes(self, paths: Sequence[str], model: str) -> dict[str, tuple[str, str | None]]:
+    def outcomes(self, paths: Sequence[str], model: str) -> dict[str, tuple[Any, ...]]:
         found = {path: self.rows[path, model].result for path in paths if (path, model) in self.rows}
-        return {path: (row["status"], row["error"]) for path, row in found.items()}
+        return {path: tuple(row[name] for name in OUTCOME) for path, row in found.items()}
 
     def results(self, paths: Sequence[str], model: str) -> pa.Table:
         found = [{"path": path, **self.rows[path, model].result} for path in paths if (path, model) in self.rows]

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from tlearn.errors import StorageError
-from tlearn.scoring.table import COPIED, SCHEMA
+from tlearn.scoring.table import COPIED, OUTCOME, SCHEMA
 
 INGESTED = ("path", "model", "bytes", "modified", "scored_at", *COPIED)
 """Columns of the table that the index is made from."""
@@ -123,10 +123,11 @@ class Index:
                 for name in tables:
                     self._database.unregister(name)
 
-    def outcomes(self, paths: Sequence[str], model: str) -> dict[str, tuple[str, str | None]]:
-        """Status and error of the latest row of each path that has one. Each call is a scan: ask for many at once."""
-        found = self._latest(paths, model, "status, error").to_pylist()
-        return {row["path"]: (row["status"], row["error"]) for row in found}
+    def outcomes(self, paths: Sequence[str], model: str) -> dict[str, tuple[Any, ...]]:
+        """OUTCOME of the latest row of each path that has one. Each call is a scan: ask for many at once."""
+        found = self._latest(paths, model, "status, error, lower(hex(content)) as sha256")
+        outcomes = zip(*(found[name].to_pylist() for name in OUTCOME), strict=True)
+        return dict(zip(found["path"].to_pylist(), outcomes, strict=True))
 
     def results(self, paths: Sequence[str], model: str) -> pa.Table:
         """Columns path and COPIED of the latest row of each path that has one, in any order. Scans as `outcomes`."""

@@ -22,7 +22,7 @@ from tlearn.scoring import plan as plans
 from tlearn.scoring import table
 from tlearn.scoring.index import Index
 from tlearn.scoring.plan import Copy, Plan, Run
-from tlearn.scoring.table import COPIED, Row
+from tlearn.scoring.table import COPIED, OUTCOME, Row
 from tlearn.storage import UNKNOWN, Entry
 
 FACTS = b"tlearn"
@@ -75,7 +75,7 @@ class Merged:
     num_rows: int
     statuses: Counter[str]
     num_repeated: int
-    """Files that failed again as they did before: counted, but given no further row."""
+    """Files of which the latest row says the same: counted, but given no further row."""
     histograms: Histograms | None
     num_labelled: int = 0
     """Rows with a label and a prediction."""
@@ -86,8 +86,9 @@ class Merged:
 def merge(runs: Iterable[Run], index: Index, target: Path, compute: Callable[[Entry], Row]) -> Merged:
     """Write the parts of each run, in order, and then its copies, as one file, whole and on disk.
 
-    A file that fails as its latest row in the index says gets no row. A copy of a file that was gone or could not be
-    read is computed here. Raises StorageError where rows are missing.
+    A file gets no row that says what its latest one in the index does: it has failed again, or it was touched, and was
+    not to be read when that was looked for. A rescore repeats what has not failed. A copy of a file that was gone or
+    could not be read is computed here. Raises StorageError where rows are missing.
     """
     merging = _Merge(index, compute)
     storage.write(str(target), lambda sink: merging.write_to(sink, runs))
@@ -118,7 +119,8 @@ class _Merge:
                 before = self.num_rows + self.num_repeated
                 with plans.opened(run.folder) as plan:
                     for rows in _OneRun(self, run, plan).tables():
-                        writer.write_table(self._counted(rows, run.model.digest))
+                        is_rescore = bool(plan.facts.get("rescore"))
+                        writer.write_table(self._counted(rows, run.model.digest, is_rescore=is_rescore))
                     num_merged = self.num_rows + self.num_repeated - before
                     if num_merged != plan.num_rows:
                         raise StorageError(
@@ -129,11 +131,11 @@ class _Merge:
             facts |= {"statuses": dict(self.statuses), "committed_at": datetime.now(UTC).isoformat()}
             writer.add_key_value_metadata({FACTS.decode(): json.dumps(facts)})
 
-    def _counted(self, rows: pa.Table, model: str) -> pa.Table:
+    def _counted(self, rows: pa.Table, model: str, *, is_rescore: bool) -> pa.Table:
         """The rows that are kept."""
         counts = pc.value_counts(rows["status"]).to_pylist()
         self.statuses.update({count["values"]: count["counts"] for count in counts})
-        kept = self._without_repeated(rows, model)
+        kept = self._without_repeated(rows, model, is_rescore=is_rescore)
         self.num_rows += kept.num_rows
         self.num_repeated += rows.num_rows - kept.num_rows
         is_right = pc.equal(kept["label"], kept["prediction"])  # null where one of them is
@@ -141,13 +143,13 @@ class _Merge:
         self.num_right += pc.sum(is_right).as_py() or 0
         return kept
 
-    def _without_repeated(self, rows: pa.Table, model: str) -> pa.Table:
-        is_settled = pc.is_in(rows["status"], pa.array(SETTLED))
-        if pc.all(is_settled).as_py() in (True, None):
+    def _without_repeated(self, rows: pa.Table, model: str, *, is_rescore: bool) -> pa.Table:
+        asked = rows.filter(pc.invert(pc.is_in(rows["status"], pa.array(SETTLED)))) if is_rescore else rows
+        known = self.index.outcomes(asked["path"].to_pylist(), model)
+        if not known:
             return rows
-        failed = rows.filter(pc.invert(is_settled)).select(["path", "status", "error"]).to_pylist()
-        known = self.index.outcomes([row["path"] for row in failed], model)
-        repeated = [row["path"] for row in failed if known.get(row["path"]) == (row["status"], row["error"])]
+        said = asked.filter(pc.is_in(asked["path"], pa.array([*known]))).select(["path", *OUTCOME]).to_pylist()
+        repeated = [path for path, *outcome in map(dict.values, said) if known[path] == tuple(outcome)]
         return rows.filter(pc.invert(pc.is_in(rows["path"], pa.array(repeated, pa.string()))))
 
 

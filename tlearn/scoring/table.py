@@ -26,6 +26,9 @@ COPIED = (
 )  # fmt: skip
 """Columns that two paths with the same bytes share."""
 
+OUTCOME = ("status", "error", "sha256")
+"""Columns in which two rows of a path are the same that say the same."""
+
 LATEST = """
 select * from read_parquet('{folder}/*.parquet')
 qualify row_number() over (partition by path order by scored_at desc) = 1
