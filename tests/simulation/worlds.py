@@ -104,9 +104,9 @@ class World:
         schedule.run(commands)
         if schedule.violation is not None:
             return
-        schedule.advance(schedule.now + 24 * HOUR)
         if not self.input.present:
             self.input.put(NAMES[0], b"x")
+        schedule.advance(schedule.now + 24 * HOUR)  # by then it is listed
         schedule.note("undisturbed", by="world")
         if not schedule.alone(Writer("last", "a", 1000), self._end):
             schedule.violate(f"an undisturbed command does not end well: {schedule.trace[-1]}")
